@@ -1,0 +1,1 @@
+//! The shim that an application links to talk to its sidecar

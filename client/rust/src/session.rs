@@ -1,0 +1,297 @@
+//! A session: the handshake, the mapped segments, the socket that tells of the sidecar's death.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use shmesh_shm::handshake::{
+    self, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION, Welcome,
+};
+use shmesh_shm::{Dirty, ForkGuard, LaneEnd, Mapping, Protocol, Side, doorbell};
+
+use crate::clock;
+use crate::error::ConnectError;
+use crate::wire::Wire;
+
+/// How often a busy session looks for messages of the sidecar, in nanoseconds.
+const INBOX_EVERY_NS: u64 = 20_000_000;
+/// Most answers to lookups that a session remembers.
+pub(crate) const MAX_LOOKUPS: usize = 1024;
+
+/// What to ask for when attaching.
+#[derive(Clone, Debug)]
+pub(crate) struct Attach {
+    pub socket: PathBuf,
+    pub name: String,
+    pub calling_lanes: u16,
+    pub serving: bool,
+    pub max_spin: Duration,
+}
+
+/// One attachment to a sidecar, shared by its lanes.
+#[derive(Debug)]
+pub(crate) struct Session {
+    socket: UnixStream,
+    workers: Vec<OwnedFd>,
+    dirty: Dirty,
+    guard: Option<ForkGuard>,
+    gone: AtomicBool,
+    going: AtomicBool,
+    looked_at: AtomicU64,
+    inbox: Mutex<Inbox>,
+}
+
+/// What came, and what was asked, on the session socket.
+#[derive(Debug, Default)]
+struct Inbox {
+    bytes: Vec<u8>,
+    endpoints: HashMap<u32, Vec<String>>,
+}
+
+impl Session {
+    /// Attaches: HELLO, WELCOME, descriptors, mappings. The lanes come in the order of WELCOME.
+    pub fn attach(attach: &Attach) -> Result<(Arc<Session>, Vec<Wire>), ConnectError> {
+        let mut socket = connect(&attach.socket)?;
+        greet(&mut socket, attach)?;
+        let (welcome, descriptors) = welcome(&socket)?;
+        socket.set_nonblocking(true).map_err(mapping_error)?;
+        Session::open(socket, welcome, descriptors, attach.max_spin)
+    }
+
+    fn open(
+        socket: UnixStream,
+        welcome: Welcome,
+        descriptors: Vec<OwnedFd>,
+        max_spin: Duration,
+    ) -> Result<(Arc<Session>, Vec<Wire>), ConnectError> {
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next().ok_or(ConnectError::NoLanes);
+        let (to_proxy, to_app) = (next()?, next()?);
+        let workers = (0..welcome.workers).map(|_| next()).collect::<Result<Vec<_>, _>>()?;
+        let geometry = welcome.geometry;
+        let bytes = geometry.segment_bytes(welcome.lanes.len() as u16);
+        let to_proxy = Arc::new(Mapping::read_write(&to_proxy, bytes).map_err(mapping_error)?);
+        let to_app = Arc::new(Mapping::read_only(&to_app, bytes).map_err(mapping_error)?);
+        let session = Arc::new(Session {
+            socket,
+            workers,
+            dirty: Dirty::new(&to_proxy, &to_app),
+            guard: ForkGuard::new().ok(),
+            gone: AtomicBool::new(false),
+            going: AtomicBool::new(false),
+            looked_at: AtomicU64::new(clock::now()),
+            inbox: Mutex::default(),
+        });
+        let wire = |(lane, info): (u16, &LaneInfo)| -> Result<Wire, ConnectError> {
+            let end = LaneEnd::new(Side::App, &to_proxy, &to_app, &geometry, lane);
+            Ok(Wire::new(end, session.clone(), next()?, *info, max_spin))
+        };
+        let wires = (0..).zip(&welcome.lanes).map(wire).collect::<Result<Vec<_>, _>>()?;
+        Ok((session, wires))
+    }
+
+    /// Marks the lane and rings its worker.
+    pub fn ring(&self, info: LaneInfo) {
+        self.dirty.mark(u16::from(info.worker), info.bit);
+        if let Some(bell) = self.workers.get(usize::from(info.worker))
+            && doorbell::ring_worker(bell).is_err()
+        {
+            self.set_gone();
+        }
+    }
+
+    /// The sidecar's end is closed, or it broke the protocol. Once true it stays so.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    pub fn set_gone(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// The sidecar is stopping: nothing new should be opened here.
+    pub fn is_going(&self) -> bool {
+        self.going.load(Ordering::Relaxed)
+    }
+
+    /// This process is a child of the one that attached.
+    pub fn is_forked(&self) -> bool {
+        self.guard.as_ref().is_some_and(ForkGuard::is_child)
+    }
+
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Looks for messages of the sidecar if it is time; `now` in nanoseconds.
+    pub fn look_if_due(&self, now: u64) {
+        if now.saturating_sub(self.looked_at.load(Ordering::Relaxed)) >= INBOX_EVERY_NS {
+            self.looked_at.store(now, Ordering::Relaxed);
+            self.look();
+        }
+    }
+
+    /// Takes the messages of the sidecar that are there, and notices its end.
+    pub fn look(&self) {
+        // Another thread that looks at this moment does it for both.
+        if let Ok(mut inbox) = self.inbox.try_lock() {
+            self.look_into(&mut inbox);
+        }
+    }
+
+    /// Asks where calls with this key go. False = not now (the socket is full), or never (the session is gone).
+    pub fn lookup(&self, id: u32, protocol: Protocol, key: &[u8]) -> bool {
+        let mut bytes = Vec::new();
+        let message = Message::Lookup(Lookup { id, protocol, key: key.to_vec() });
+        if message.encode(&mut bytes).is_err() {
+            return false;
+        }
+        // Messages may not mix; and half a message would end the session, so what does not fit at once is finished here.
+        let _inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&self.socket).write(&bytes) {
+            Ok(sent) if sent == bytes.len() => true,
+            Ok(sent) => self.finish(&bytes[sent..]),
+            Err(_) => false,
+        }
+    }
+
+    /// What the sidecar answered to a lookup. Takes what it still said if it is gone.
+    pub fn endpoints(&self, id: u32) -> Option<Vec<String>> {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look_into(&mut inbox);
+        inbox.endpoints.get(&id).cloned()
+    }
+
+    fn finish(&self, mut rest: &[u8]) -> bool {
+        let deadline = Instant::now() + Duration::from_millis(SILENCE_MS_MAX);
+        while !rest.is_empty() {
+            match (&self.socket).write(rest) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(_) => {
+                    self.set_gone();
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn look_into(&self, inbox: &mut Inbox) {
+        let mut piece = [0; 4096];
+        loop {
+            match (&self.socket).read(&mut piece) {
+                Ok(0) => break self.gone.store(true, Ordering::Relaxed),
+                Ok(len) => inbox.bytes.extend_from_slice(&piece[..len]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => break self.gone.store(true, Ordering::Relaxed),
+            }
+        }
+        loop {
+            match Message::decode(&inbox.bytes) {
+                Ok(Some((message, used))) => {
+                    inbox.bytes.drain(..used);
+                    self.take(inbox, message);
+                }
+                Ok(None) => return,
+                Err(_) => return self.set_gone(),
+            }
+        }
+    }
+
+    fn take(&self, inbox: &mut Inbox, message: Message) {
+        match message {
+            Message::Endpoints(endpoints) => {
+                if inbox.endpoints.len() < MAX_LOOKUPS || inbox.endpoints.contains_key(&endpoints.id) {
+                    inbox.endpoints.insert(endpoints.id, endpoints.endpoints);
+                }
+            }
+            Message::GoAway => self.going.store(true, Ordering::Relaxed),
+            // Nothing else may come after WELCOME.
+            _ => self.set_gone(),
+        }
+    }
+}
+
+fn connect(path: &Path) -> Result<UnixStream, ConnectError> {
+    let socket_error = |error: io::Error| ConnectError::Socket {
+        path: path.display().to_string(),
+        kind: error.kind(),
+        reason: error.to_string(),
+    };
+    let socket = UnixStream::connect(path).map_err(socket_error)?;
+    let silence = Some(Duration::from_millis(SILENCE_MS_MAX));
+    socket.set_read_timeout(silence).map_err(socket_error)?;
+    socket.set_write_timeout(silence).map_err(socket_error)?;
+    Ok(socket)
+}
+
+fn greet(socket: &mut UnixStream, attach: &Attach) -> Result<(), ConnectError> {
+    let hello = Hello {
+        version_min: VERSION,
+        version_max: VERSION,
+        calling_lanes: attach.calling_lanes,
+        serving: attach.serving,
+        features: 0,
+        name: attach.name.clone(),
+    };
+    let mut bytes = Vec::new();
+    Message::Hello(hello).encode(&mut bytes)?;
+    // A sidecar that refuses at once may have closed already; what it said is still there to be read.
+    let _ = socket.write_all(&bytes);
+    Ok(())
+}
+
+fn welcome(socket: &UnixStream) -> Result<(Welcome, Vec<OwnedFd>), ConnectError> {
+    let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
+    loop {
+        match Message::decode(&bytes)? {
+            Some((Message::Welcome(welcome), _)) if welcome.version != VERSION => {
+                return Err(version(welcome.version, welcome.version));
+            }
+            Some((Message::Welcome(welcome), _)) => {
+                let (announced, came) = (welcome.descriptors(), descriptors.len());
+                if announced != came {
+                    return Err(ConnectError::Descriptors { announced, came });
+                }
+                return Ok((welcome, descriptors));
+            }
+            Some((Message::Refused(refused), _)) => return Err(refusal(refused)),
+            Some(_) => return Err(ConnectError::Handshake(handshake::HandshakeError::Range)),
+            None => {}
+        }
+        let mut piece = [0; 4096];
+        match handshake::receive(socket.as_fd(), &mut piece, &mut descriptors) {
+            Ok(0) => return Err(ConnectError::Closed),
+            Ok(len) => bytes.extend_from_slice(&piece[..len]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(ConnectError::Silent { seconds: SILENCE_MS_MAX / 1000 });
+            }
+            Err(_) => return Err(ConnectError::Closed),
+        }
+    }
+}
+
+fn refusal(refused: Refused) -> ConnectError {
+    if refused.code == RefusedCode::Version as u16 {
+        return version(refused.version_min, refused.version_max);
+    }
+    ConnectError::Refused { code: refused.code, sentence: refused.sentence }
+}
+
+fn version(theirs_min: u16, theirs_max: u16) -> ConnectError {
+    ConnectError::Version { ours_min: VERSION, ours_max: VERSION, theirs_min, theirs_max }
+}
+
+fn mapping_error(error: io::Error) -> ConnectError {
+    ConnectError::Mapping(error.to_string())
+}

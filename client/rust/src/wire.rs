@@ -1,0 +1,128 @@
+//! A lane with its bells: publishes and rings, waits and wakes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use shmesh_shm::handshake::LaneInfo;
+use shmesh_shm::{LaneEnd, Step, Waiter, doorbell};
+
+use crate::clock;
+use crate::session::Session;
+
+/// `spin_loop` hints between two looks while pausing.
+const PAUSES: usize = 16;
+
+/// The app's end of one lane.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub end: LaneEnd,
+    pub session: Arc<Session>,
+    pub info: LaneInfo,
+    bell: OwnedFd,
+    waiter: Waiter,
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// Something is there, or may be: look.
+    News,
+    /// The time is over.
+    TimedOut,
+    /// The session is gone and everything that it left was taken.
+    Gone,
+}
+
+impl Wire {
+    pub fn new(
+        end: LaneEnd,
+        session: Arc<Session>,
+        bell: OwnedFd,
+        info: LaneInfo,
+        max_spin: Duration,
+    ) -> Wire {
+        Wire { end, session, info, bell, waiter: Waiter::new(max_spin) }
+    }
+
+    /// Makes what was put and taken visible, and rings the worker if it sleeps for that.
+    pub fn publish(&mut self) {
+        if self.end.publish() {
+            self.session.ring(self.info);
+        }
+    }
+
+    /// Waits until there are records, or with `for_room` until the sidecar made room. `until` in nanoseconds of the
+    /// clock. Everything was published before.
+    pub fn wait(&mut self, until: Option<u64>, for_room: bool) -> Waited {
+        if self.has_news(for_room) {
+            return Waited::News;
+        }
+        let mut now = clock::now();
+        self.session.look_if_due(now);
+        self.waiter.begin(now);
+        loop {
+            if until.is_some_and(|until| now >= until) {
+                return Waited::TimedOut;
+            }
+            if self.session.is_gone() {
+                return if self.has_news(for_room) { Waited::News } else { Waited::Gone };
+            }
+            match self.waiter.step(now) {
+                Step::Pause => (0..PAUSES).for_each(|_| std::hint::spin_loop()),
+                Step::Yield => std::thread::yield_now(),
+                Step::Park => self.sleep(until.map(|until| until.saturating_sub(now)), for_room),
+            }
+            let news = self.has_news(for_room);
+            now = clock::now();
+            if news {
+                self.waiter.end(now);
+                return Waited::News;
+            }
+        }
+    }
+
+    /// Whether there is something to look at. A few loads.
+    pub fn has_news(&self, for_room: bool) -> bool {
+        self.end.has_work() || for_room && self.end.room_moved()
+    }
+
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// After the bell rang: takes the rings off it. Its end is the session's end.
+    pub fn drain_bell(&self) {
+        if !doorbell::drain_lane(&self.bell).unwrap_or(false) {
+            self.session.set_gone();
+        }
+    }
+
+    /// Sleeps until rung, until the session ends, or for so many nanoseconds.
+    fn sleep(&mut self, timeout_ns: Option<u64>, for_room: bool) {
+        if self.end.park(for_room) {
+            sleep_on(&[self.bell()], &self.session, timeout_ns);
+            self.end.unpark();
+            self.drain_bell();
+        }
+    }
+}
+
+/// Sleeps until one of the bells rings, the session ends, or the time is over.
+pub(crate) fn sleep_on(bells: &[BorrowedFd<'_>], session: &Session, timeout_ns: Option<u64>) {
+    let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(bells.len() + 1);
+    // No events: only the end wakes. Readable it may well be, when the sidecar pushes endpoints.
+    fds.push(PollFd::new(session.socket(), PollFlags::empty()));
+    fds.extend(bells.iter().map(|bell| PollFd::new(*bell, PollFlags::POLLIN)));
+    let timeout = timeout_ns.map(|ns| TimeSpec::from_duration(Duration::from_nanos(ns)));
+    match ppoll(&mut fds, timeout, None) {
+        Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
+        Err(_) => session.set_gone(),
+    }
+    if fds[0].any().unwrap_or(true) {
+        session.look();
+    }
+}

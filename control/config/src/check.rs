@@ -1,0 +1,247 @@
+//! The keys of a file to a snapshot; everything that is wrong with them at once.
+
+mod clusters;
+mod listeners;
+mod routes;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use shmesh_policy::{AccessLog, AdminSpec, AllowUids, Limits, SessionSpec, Snapshot, Timeouts};
+
+use crate::error::Fault;
+use crate::file::{AccessLogEntry, AdminEntry, File, LimitsEntry, SessionEntry, TimeoutsEntry};
+use crate::located::{At, Key, Place};
+use crate::scalar::{Count, Interval, Size};
+
+/// Most worker threads: what a session over shared memory can have (docs/spec/shm-v1.md §8).
+const WORKERS_MAX: u32 = 32;
+/// Most lanes of a session (docs/spec/shm-v1.md §8).
+const LANES_MAX: u32 = 200;
+/// Most sessions. Each takes a dozen descriptors and more.
+const SESSIONS_MAX: u32 = 4096;
+
+/// What the file says, or all its faults in the order of their places.
+pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let (timeouts, limits) = (timeouts(&file, &mut faults), limits(file.limits.0, &mut faults));
+    let admin = admin(file.admin.0, &mut faults);
+    let session = session(file.session.0, &mut faults);
+    let access_log = access_log(file.access_log.0, &mut faults);
+    let workers = faults.read(file.workers.0, |count: &Count| count.read(1, WORKERS_MAX)).map(|count| count as usize);
+    let named = clusters::read(entries(file.clusters), &timeouts, &mut faults);
+    let routes = routes::read(entries(file.routes), &named, &mut faults);
+    let listeners = listeners::read(entries(file.listeners), &named, &admin, &mut faults);
+    if listeners.is_empty() && faults.list.is_empty() {
+        // As a file looks that is being written at this moment.
+        faults.add(
+            Place::START,
+            "there is no listener, so nothing would be served; write for example \
+             `listeners: [ { name: http-out, tcp: 127.0.0.1:15001, protocol: http } ]`",
+        );
+    }
+    if !faults.list.is_empty() {
+        faults.list.sort_by_key(|fault| (fault.line, fault.column));
+        return Err(faults.list);
+    }
+    Ok(Snapshot {
+        version: 0,
+        admin: admin.spec,
+        listeners,
+        routes,
+        clusters: named.clusters,
+        timeouts,
+        limits,
+        session,
+        access_log,
+        workers,
+    })
+}
+
+/// Collects what is wrong.
+#[derive(Default)]
+struct Faults {
+    list: Vec<Fault>,
+}
+
+impl Faults {
+    fn add(&mut self, place: Place, message: impl Into<String>) {
+        self.list.push(Fault::new(place, message));
+    }
+
+    /// The value, if it can be used; the sentence about it otherwise.
+    fn take<T>(&mut self, place: Place, value: Result<T, String>) -> Option<T> {
+        value.map_err(|message| self.add(place, message)).ok()
+    }
+
+    /// Reads a key that may be absent.
+    fn read<S, T>(&mut self, key: Option<At<S>>, read: impl FnOnce(&S) -> Result<T, String>) -> Option<T> {
+        key.and_then(|at| self.take(at.place, read(&at.value)))
+    }
+}
+
+/// Names of listeners, or of clusters, and the lines where they stand.
+struct Names {
+    of: &'static str,
+    lines: HashMap<String, u64>,
+}
+
+impl Names {
+    fn new(of: &'static str) -> Names {
+        Names { of, lines: HashMap::new() }
+    }
+
+    /// The name, unless it is missing (then `entry` is to blame), malformed, or taken.
+    fn read(&mut self, name: Option<At<crate::scalar::Name>>, entry: Place, faults: &mut Faults) -> Option<String> {
+        let Some(name) = name else {
+            faults.add(entry, format!("this {} has no name; write `name: …`", self.of));
+            return None;
+        };
+        let text = faults.take(name.place, name.value.read())?.to_owned();
+        if let Some(line) = self.lines.get(&text) {
+            let message = format!("the {} on line {line} has the name `{text}` already; write another", self.of);
+            faults.add(name.place, message);
+            return None;
+        }
+        self.lines.insert(text.clone(), name.place.line);
+        Some(text)
+    }
+}
+
+/// The admin address, and whether the file names it.
+struct Admin {
+    spec: AdminSpec,
+    written: bool,
+}
+
+fn admin(entry: Option<At<AdminEntry>>, faults: &mut Faults) -> Admin {
+    let mut spec = AdminSpec::default();
+    let Some(At { value: entry, .. }) = entry else {
+        return Admin { spec, written: false };
+    };
+    spec.allow_remote = entry.allow_remote.0.is_some_and(|allow| allow.value);
+    let Some(At { value, place }) = entry.address.0 else {
+        return Admin { spec, written: false };
+    };
+    if let Some(address) = faults.take(place, value.read()) {
+        if !address.ip().is_loopback() && !spec.allow_remote {
+            let loopback = SocketAddr::new(AdminSpec::default().address.ip(), address.port());
+            faults.add(
+                place,
+                format!(
+                    "other machines could reach the admin interface on `{address}`, and it has no authentication; \
+                     write `{loopback}`, or add `allow_remote: true`"
+                ),
+            );
+        }
+        spec.address = address;
+    }
+    Admin { spec, written: true }
+}
+
+fn timeouts(file: &File, faults: &mut Faults) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    if let Some(At { value: TimeoutsEntry { connect, first_byte, idle, head_read }, .. }) = &file.timeouts.0 {
+        let settings = [
+            (&mut timeouts.connect, connect),
+            (&mut timeouts.first_byte, first_byte),
+            (&mut timeouts.idle, idle),
+            (&mut timeouts.head_read, head_read),
+        ];
+        for (setting, key) in settings {
+            *setting = faults.read(key.0.clone(), Interval::read).unwrap_or(*setting);
+        }
+    }
+    // Zero is a wish here: stop without waiting.
+    let drain = faults.read(file.drain_timeout.0.clone(), Interval::read_with_zero);
+    timeouts.drain = drain.unwrap_or(timeouts.drain);
+    timeouts
+}
+
+fn limits(entry: Option<At<LimitsEntry>>, faults: &mut Faults) -> Limits {
+    const KIB: u32 = 1024;
+    const MIB: u32 = 1024 * KIB;
+    let mut limits = Limits::default();
+    let Some(At { value: entry, .. }) = entry else {
+        return limits;
+    };
+    let start_line_place = entry.start_line_bytes.0.as_ref().map(|at| at.place);
+
+    let sizes = [
+        (&mut limits.head_bytes, entry.head_bytes, KIB, MIB),
+        (&mut limits.start_line_bytes, entry.start_line_bytes, 256, MIB),
+        (&mut limits.dubbo_body_bytes, entry.dubbo_body_bytes, KIB, 1024 * MIB),
+        (&mut limits.buffered_bytes_per_connection, entry.buffered_bytes_per_connection, 16 * KIB, 64 * MIB),
+    ];
+    for (setting, key, least, most) in sizes {
+        *setting = faults.read(key.0, |size: &Size| size.read(least, most)).unwrap_or(*setting);
+    }
+    let counts = [
+        (&mut limits.connections_per_worker, entry.connections_per_worker, 1, 1_000_000),
+        (&mut limits.pool_idle_per_cluster, entry.pool_idle_per_cluster, 0, 65_536),
+        (&mut limits.calls_per_connection, entry.calls_per_connection, 1, 65_536),
+        (&mut limits.streams_per_lane, entry.streams_per_lane, 1, 65_536),
+    ];
+    for (setting, key, least, most) in counts {
+        *setting = faults.read(key.0, |count: &Count| count.read(least, most)).unwrap_or(*setting);
+    }
+    let headers = faults.read(entry.headers.0, |count: &Count| count.read(1, 1024));
+    limits.headers = headers.map_or(limits.headers, |count| count as u16);
+
+    if limits.start_line_bytes > limits.head_bytes {
+        match start_line_place {
+            Some(place) => faults.add(
+                place,
+                format!(
+                    "a request line of {} does not fit in a head of {}; write less here, or more at `head_bytes`",
+                    crate::scalar::bytes(limits.start_line_bytes),
+                    crate::scalar::bytes(limits.head_bytes)
+                ),
+            ),
+            // Only the head was made smaller: the line follows.
+            None => limits.start_line_bytes = limits.head_bytes,
+        }
+    }
+    limits
+}
+
+fn session(entry: Option<At<SessionEntry>>, faults: &mut Faults) -> SessionSpec {
+    let mut session = SessionSpec::default();
+    let Some(At { value: entry, .. }) = entry else {
+        return session;
+    };
+    if let Some(uids) = allow_uids(entry.allow_uids.0, faults) {
+        session.allow_uids = uids;
+    }
+    let sessions = faults.read(entry.sessions_max.0, |count: &Count| count.read(1, SESSIONS_MAX));
+    session.sessions_max = sessions.unwrap_or(session.sessions_max);
+    let lanes = faults.read(entry.lanes_max.0, |count: &Count| count.read(1, LANES_MAX));
+    session.lanes_max = lanes.unwrap_or(session.lanes_max);
+    session
+}
+
+/// `None` when the key is absent.
+fn allow_uids(key: Option<At<Vec<At<Count>>>>, faults: &mut Faults) -> Option<AllowUids> {
+    let At { value: entries, place } = key?;
+    if entries.is_empty() {
+        faults
+            .add(place, "nobody could attach; write at least one uid, or leave the key out to allow your own and root");
+    }
+    // The last uid stands for "no change" (chown(2)), so no process has it.
+    let uids = entries.into_iter().filter_map(|uid| faults.take(uid.place, uid.value.read(0, u32::MAX - 1)));
+    Some(AllowUids::Listed(uids.collect()))
+}
+
+fn access_log(entry: Option<At<AccessLogEntry>>, faults: &mut Faults) -> Option<AccessLog> {
+    let At { value: entry, place } = entry?;
+    let Some(At { value: path, place }) = entry.path.0 else {
+        faults.add(place, "this access log has no file; write `path: /var/log/shmesh/access.log`");
+        return None;
+    };
+    faults.take(place, path.read_file()).map(|path| AccessLog { path })
+}
+
+/// The entries of a list that may be absent.
+fn entries<T>(key: Key<Vec<At<T>>>) -> Vec<At<T>> {
+    key.0.map(|at| at.value).unwrap_or_default()
+}

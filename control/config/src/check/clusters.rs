@@ -1,0 +1,99 @@
+//! Clusters and their endpoints.
+
+use std::collections::HashMap;
+
+use shmesh_policy::{Cluster, ClusterId, Endpoint, Timeouts};
+
+use super::{Faults, Names};
+use crate::file::ClusterEntry;
+use crate::located::{At, Place};
+use crate::nearest::nearest;
+use crate::scalar::{Interval, Name, Target};
+
+/// The clusters by their names.
+///
+/// A cluster with a fault has a name all the same, so that what refers to it is not blamed as well.
+pub(super) struct NamedClusters {
+    pub clusters: Vec<Cluster>,
+    ids: HashMap<String, ClusterId>,
+}
+
+pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: &mut Faults) -> NamedClusters {
+    let mut named = NamedClusters { clusters: Vec::with_capacity(entries.len()), ids: HashMap::new() };
+    let mut names = Names::new("cluster");
+    for At { value: entry, place } in entries {
+        let label =
+            entry.name.0.as_ref().map_or_else(|| "this cluster".into(), |name| format!("cluster `{}`", name.value.0));
+        let name = names.read(entry.name.0, place, faults);
+        let dynamic = entry.dynamic_forward_proxy.0.is_some_and(|dynamic| dynamic.value);
+        let endpoints = endpoints(entry.endpoints.0, dynamic, place, &label, faults);
+        let connect_timeout = faults.read(entry.connect_timeout.0, Interval::read);
+        let first_byte_timeout = faults.read(entry.first_byte_timeout.0, Interval::read);
+        let Some(name) = name else { continue };
+        named.ids.insert(name.clone(), ClusterId(named.clusters.len() as u32));
+        named.clusters.push(Cluster {
+            name: name.into(),
+            endpoints,
+            dynamic_forward_proxy: dynamic,
+            connect_timeout: connect_timeout.unwrap_or(timeouts.connect),
+            first_byte_timeout: first_byte_timeout.unwrap_or(timeouts.first_byte),
+        });
+    }
+    named
+}
+
+fn endpoints(
+    key: Option<At<Vec<At<Target>>>>,
+    dynamic: bool,
+    cluster: Place,
+    label: &str,
+    faults: &mut Faults,
+) -> Vec<Endpoint> {
+    match (key, dynamic) {
+        (None, true) => Vec::new(),
+        (Some(At { place, .. }), true) => {
+            faults.add(
+                place,
+                format!(
+                    "{label} forwards to the host that a request names, so it has no endpoints; leave out `endpoints`, \
+                     or `dynamic_forward_proxy`"
+                ),
+            );
+            Vec::new()
+        }
+        (None, false) => {
+            faults.add(cluster, format!("{label} has no endpoints; write `endpoints: [ \"tcp:HOST:PORT\" ]`"));
+            Vec::new()
+        }
+        (Some(At { value, place }), false) => {
+            if value.is_empty() {
+                faults.add(place, format!("{label} has no endpoints; write at least one: `[ \"tcp:HOST:PORT\" ]`"));
+            }
+            let addresses = value.into_iter().filter_map(|target| faults.take(target.place, target.value.read()));
+            addresses.map(Endpoint::new).collect()
+        }
+    }
+}
+
+impl NamedClusters {
+    /// The cluster that a route or a listener names.
+    pub fn find(&self, name: &At<Name>, faults: &mut Faults) -> Option<ClusterId> {
+        let text = faults.take(name.place, name.value.read())?;
+        let found = self.ids.get(text).copied();
+        if found.is_none() {
+            let mut names: Vec<&str> = self.ids.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            let message = match nearest(text, names.iter().copied()) {
+                Some(meant) => format!("there is no cluster `{text}`; did you mean `{meant}`?"),
+                None => format!("there is no cluster `{text}`; write the name of one that stands under `clusters`"),
+            };
+            faults.add(name.place, message);
+        }
+        found
+    }
+
+    /// Whether the cluster forwards to the host that a request names.
+    pub fn is_dynamic(&self, id: ClusterId) -> bool {
+        self.clusters[id.0 as usize].dynamic_forward_proxy
+    }
+}

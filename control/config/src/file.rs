@@ -1,0 +1,182 @@
+//! The file as it is written: its keys, and nothing decided yet.
+//!
+//! Every key may be absent here, and every scalar is a text, so that what is missing or wrong is found by
+//! [`crate::check`], all of it at once, with its place. What the doc comments say becomes the published schema.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::located::{At, Key};
+use crate::scalar::{
+    Count, Host, Interval, Method, Name, PathPrefix, PathText, ProtocolName, Size, SocketText, Target, TextPattern,
+};
+
+/// Configuration of shmesh, a sidecar proxy for RPC traffic over shared memory, Unix sockets and TCP.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(title = "shmesh configuration", extend("required" = ["listeners"]))]
+pub(crate) struct File {
+    /// The admin interface. Default: on 127.0.0.1:15000.
+    pub admin: Key<AdminEntry>,
+    /// What the sidecar listens on. At least one.
+    pub listeners: Key<Vec<At<ListenerEntry>>>,
+    /// Which cluster takes a call: more specific routes first, then the one listed first.
+    pub routes: Key<Vec<At<RouteEntry>>>,
+    /// Named sets of endpoints that serve the same.
+    pub clusters: Key<Vec<At<ClusterEntry>>>,
+    /// How long things may take.
+    pub timeouts: Key<TimeoutsEntry>,
+    /// How long calls in flight may go on after SIGTERM. Default: 30s.
+    pub drain_timeout: Key<Interval>,
+    /// How much of everything there may be.
+    pub limits: Key<LimitsEntry>,
+    /// Sessions over shared memory.
+    pub session: Key<SessionEntry>,
+    /// One line of JSON for each call. Default: off.
+    pub access_log: Key<AccessLogEntry>,
+    /// Number of worker threads. Default: as many as the process may use CPUs.
+    pub workers: Key<Count>,
+}
+
+/// The admin interface.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Admin")]
+pub(crate) struct AdminEntry {
+    /// IP address and port. Loopback, unless `allow_remote`. Default: 127.0.0.1:15000.
+    pub address: Key<SocketText>,
+    /// Whether other machines may reach it; it has no authentication of its own. Default: false.
+    pub allow_remote: Key<bool>,
+}
+
+/// Exactly one of `shm`, `unix` and `tcp`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Listener", extend("required" = ["name"]))]
+pub(crate) struct ListenerEntry {
+    /// Unique among listeners; appears in metrics and messages.
+    pub name: Key<Name>,
+    /// Session socket: apps attach shared memory here, and may then speak any protocol.
+    pub shm: Key<PathText>,
+    /// Path of a Unix socket.
+    pub unix: Key<PathText>,
+    /// IP address and port.
+    pub tcp: Key<SocketText>,
+    /// What is spoken. For `unix` and `tcp` only, and required there.
+    pub protocol: Key<ProtocolName>,
+    /// Where the bytes go. For `protocol: raw` only, and required there.
+    pub cluster: Key<Name>,
+    /// Users whose processes may attach. For `shm` only. Default: `session.allow_uids`.
+    pub allow_uids: Key<Vec<At<Count>>>,
+}
+
+/// A match and the cluster that takes the calls it matches.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Route", extend("required" = ["match", "cluster"]))]
+pub(crate) struct RouteEntry {
+    /// Which calls; `{}` takes every call.
+    pub r#match: Key<MatchEntry>,
+    /// Name of the cluster.
+    pub cluster: Key<Name>,
+}
+
+/// An absent key matches anything. `host` and `path_prefix` are HTTP only; `service`, `group` and `version` are Dubbo
+/// only.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Match")]
+pub(crate) struct MatchEntry {
+    /// Host of an HTTP request, without regard to case and port.
+    pub host: Key<Host>,
+    /// Leading segments of the path of an HTTP request: `/a` takes `/a` and `/a/b`, but not `/ab`.
+    pub path_prefix: Key<PathPrefix>,
+    /// Interface of a Dubbo call.
+    pub service: Key<TextPattern>,
+    /// Group of a Dubbo call; `""` is a call without group.
+    pub group: Key<TextPattern>,
+    /// Service version of a Dubbo call; `""` is a call without version.
+    pub version: Key<TextPattern>,
+    /// Method of an HTTP request or a Dubbo call, with its case.
+    pub method: Key<Method>,
+}
+
+/// A named set of endpoints that serve the same.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Cluster", extend("required" = ["name"]))]
+pub(crate) struct ClusterEntry {
+    /// Unique among clusters; appears in routes, metrics and messages.
+    pub name: Key<Name>,
+    /// Where it is served: taken in turn, the next one when one refuses. At least one, unless
+    /// `dynamic_forward_proxy`.
+    pub endpoints: Key<Vec<At<Target>>>,
+    /// Forwards HTTP requests in absolute form to the host that they name; no endpoints then. Default: false.
+    pub dynamic_forward_proxy: Key<bool>,
+    /// How long a connection may take to be made. Default: `timeouts.connect`.
+    pub connect_timeout: Key<Interval>,
+    /// How long the first byte of an answer may take. Default: `timeouts.first_byte`.
+    pub first_byte_timeout: Key<Interval>,
+}
+
+/// How long things may take.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Timeouts")]
+pub(crate) struct TimeoutsEntry {
+    /// Making a connection to an endpoint. Default: 1s.
+    pub connect: Key<Interval>,
+    /// From the end of a request's head to the first byte of its answer. Default: 15s.
+    pub first_byte: Key<Interval>,
+    /// A connection without a byte in either direction. Default: 60s.
+    pub idle: Key<Interval>,
+    /// From the first byte of a request's head to its last. Default: 10s.
+    pub head_read: Key<Interval>,
+}
+
+/// How much of everything there may be.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Limits")]
+pub(crate) struct LimitsEntry {
+    /// Bytes of an HTTP head with its start line. Default: 64KiB.
+    pub head_bytes: Key<Size>,
+    /// Bytes of an HTTP request line. Default: 8KiB.
+    pub start_line_bytes: Key<Size>,
+    /// Header fields of an HTTP head. Default: 128.
+    pub headers: Key<Count>,
+    /// Bytes of a Dubbo body. Default: 8MiB.
+    pub dubbo_body_bytes: Key<Size>,
+    /// Downstream connections of one worker. Default: 16384.
+    pub connections_per_worker: Key<Count>,
+    /// Idle upstream connections that a worker keeps for one cluster. Default: 256.
+    pub pool_idle_per_cluster: Key<Count>,
+    /// Calls that wait on one connection. Default: 1024.
+    pub calls_per_connection: Key<Count>,
+    /// Streams that are open on one lane. Default: 256.
+    pub streams_per_lane: Key<Count>,
+    /// Bytes that wait on one connection because the other side is slow. Default: 256KiB.
+    pub buffered_bytes_per_connection: Key<Size>,
+}
+
+/// Sessions over shared memory.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Session")]
+pub(crate) struct SessionEntry {
+    /// Users whose processes may attach. Default: the sidecar's own user, and root.
+    pub allow_uids: Key<Vec<At<Count>>>,
+    /// Sessions that are attached at once. Default: 64.
+    pub sessions_max: Key<Count>,
+    /// Lanes of one session. Default: 64.
+    pub lanes_max: Key<Count>,
+}
+
+/// One line of JSON for each call.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "AccessLog", extend("required" = ["path"]))]
+pub(crate) struct AccessLogEntry {
+    /// The file that lines are appended to.
+    pub path: Key<PathText>,
+}

@@ -1,0 +1,127 @@
+//! The effective configuration, in the shape of the file.
+
+use serde_json::{Map, Value, json};
+use shmesh_policy::{AllowUids, Bind, Cluster, Limits, Listener, Protocol, Route, Snapshot};
+
+use crate::scalar::interval;
+
+/// Every setting with the value that is in force, defaults included.
+///
+/// Apart from `version`, the keys are those of the file, so that what comes out can be written to one (JSON is YAML)
+/// and gives the same snapshot.
+pub fn to_json(snapshot: &Snapshot) -> Value {
+    let mut object = Map::new();
+    object.insert("version".into(), json!(snapshot.version));
+    object.insert(
+        "admin".into(),
+        json!({ "address": snapshot.admin.address.to_string(), "allow_remote": snapshot.admin.allow_remote }),
+    );
+    let listeners = snapshot.listeners.iter().map(|listener| listener_json(listener, snapshot));
+    object.insert("listeners".into(), listeners.collect());
+    let routes = snapshot.routes.list().iter().map(|route| route_json(route, snapshot));
+    object.insert("routes".into(), routes.collect());
+    object.insert("clusters".into(), snapshot.clusters.iter().map(cluster_json).collect());
+    object.insert(
+        "timeouts".into(),
+        json!({
+            "connect": interval(snapshot.timeouts.connect),
+            "first_byte": interval(snapshot.timeouts.first_byte),
+            "idle": interval(snapshot.timeouts.idle),
+            "head_read": interval(snapshot.timeouts.head_read),
+        }),
+    );
+    object.insert("drain_timeout".into(), json!(interval(snapshot.timeouts.drain)));
+    object.insert("limits".into(), limits_json(&snapshot.limits));
+    let mut session = json!({
+        "sessions_max": snapshot.session.sessions_max,
+        "lanes_max": snapshot.session.lanes_max,
+    });
+    if let AllowUids::Listed(uids) = &snapshot.session.allow_uids {
+        session["allow_uids"] = json!(uids);
+    }
+    object.insert("session".into(), session);
+    if let Some(log) = &snapshot.access_log {
+        object.insert("access_log".into(), json!({ "path": log.path.to_string_lossy() }));
+    }
+    if let Some(workers) = snapshot.workers {
+        object.insert("workers".into(), json!(workers));
+    }
+    Value::Object(object)
+}
+
+fn listener_json(listener: &Listener, snapshot: &Snapshot) -> Value {
+    let mut object = json!({ "name": &*listener.name });
+    match &listener.bind {
+        Bind::Shm(path) => object["shm"] = json!(path.to_string_lossy()),
+        Bind::Unix(path) => object["unix"] = json!(path.to_string_lossy()),
+        Bind::Tcp(address) => object["tcp"] = json!(address.to_string()),
+    }
+    if !matches!(listener.bind, Bind::Shm(_)) {
+        object["protocol"] = json!(listener.protocol.as_str());
+    }
+    if listener.protocol == Protocol::Raw
+        && let Some(cluster) = listener.cluster.and_then(|id| snapshot.cluster(id))
+    {
+        object["cluster"] = json!(&*cluster.name);
+    }
+    if let Some(AllowUids::Listed(uids)) = &listener.allow_uids {
+        object["allow_uids"] = json!(uids);
+    }
+    object
+}
+
+fn route_json(route: &Route, snapshot: &Snapshot) -> Value {
+    let matching = &route.matching;
+    let keys = [
+        ("host", matching.host.as_deref()),
+        ("path_prefix", matching.path_prefix.as_deref()),
+        ("service", matching.service.as_ref().map(|pattern| pattern.as_str())),
+        ("group", matching.group.as_ref().map(|pattern| pattern.as_str())),
+        ("version", matching.version.as_ref().map(|pattern| pattern.as_str())),
+        ("method", matching.method.as_ref().map(|pattern| pattern.as_str())),
+    ];
+    let matching: Map<String, Value> =
+        keys.into_iter().filter_map(|(key, text)| Some((key.to_owned(), json!(text?)))).collect();
+    json!({ "match": matching, "cluster": snapshot.cluster(route.cluster).map(|cluster| &*cluster.name) })
+}
+
+fn cluster_json(cluster: &Cluster) -> Value {
+    let mut object = json!({
+        "name": &*cluster.name,
+        "connect_timeout": interval(cluster.connect_timeout),
+        "first_byte_timeout": interval(cluster.first_byte_timeout),
+    });
+    if cluster.dynamic_forward_proxy {
+        object["dynamic_forward_proxy"] = json!(true);
+    } else {
+        let endpoints = cluster.endpoints.iter().map(|endpoint| endpoint.address.to_string());
+        object["endpoints"] = endpoints.collect();
+    }
+    object
+}
+
+fn limits_json(limits: &Limits) -> Value {
+    // Named one by one, so that a new limit cannot be forgotten.
+    let Limits {
+        head_bytes,
+        start_line_bytes,
+        headers,
+        dubbo_body_bytes,
+        connections_per_worker,
+        pool_idle_per_cluster,
+        calls_per_connection,
+        streams_per_lane,
+        buffered_bytes_per_connection,
+    } = *limits;
+    json!({
+        "head_bytes": head_bytes,
+        "start_line_bytes": start_line_bytes,
+        "headers": headers,
+        "dubbo_body_bytes": dubbo_body_bytes,
+        "connections_per_worker": connections_per_worker,
+        "pool_idle_per_cluster": pool_idle_per_cluster,
+        "calls_per_connection": calls_per_connection,
+        "streams_per_lane": streams_per_lane,
+        "buffered_bytes_per_connection": buffered_bytes_per_connection,
+    })
+}

@@ -1,0 +1,257 @@
+//! Whole files: what they give, and what is said about those that are refused.
+
+use std::path::Path;
+use std::time::Duration;
+
+use shmesh_policy::{AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, Protocol, Snapshot};
+
+use super::*;
+
+/// As scripts write it.
+const SAMPLE: &str = r#"
+admin: { address: 127.0.0.1:15000 }
+listeners:
+  - { name: apps,      shm: /run/shmesh/shmesh.sock }
+  - { name: http-uds,  unix: /run/shmesh/http.sock, protocol: http }
+  - { name: http-out,  tcp: 127.0.0.1:15001, protocol: http }
+  - { name: dubbo-out, tcp: 127.0.0.1:15002, protocol: dubbo }
+  - { name: raw-out,   tcp: 127.0.0.1:15003, protocol: raw, cluster: reviews }
+routes:
+  - { match: { host: reviews, path_prefix: / }, cluster: reviews }
+  - { match: { host: local, path_prefix: / }, cluster: local }
+  - { match: { service: com.demo.GreetService, method: "say*", group: g1, version: 1.0.0 }, cluster: greeter }
+clusters:
+  - { name: reviews, endpoints: [ "tcp:127.0.0.1:9080", "unix:/run/reviews.sock" ] }
+  - { name: greeter, endpoints: [ "tcp:127.0.0.1:20880" ] }
+  - { name: local,   endpoints: [ "shm:my-app" ] }
+"#;
+
+/// Every key.
+const FULL: &str = r#"
+admin: { address: "[::]:15000", allow_remote: true }
+listeners:
+  - name: apps
+    shm: /run/shmesh/shmesh.sock
+    allow_uids: [ 1000, 1001 ]
+  - name: http-out
+    tcp: "[::1]:15001"
+    protocol: http
+  - { name: raw, unix: /run/raw.sock, protocol: raw, cluster: b }
+routes:
+  - match: {}
+    cluster: b
+  - match: { host: "[::1]", path_prefix: /a/, method: GET }
+    cluster: a
+  - { match: { service: "*.S", group: "", version: 0.0.0 }, cluster: b }
+clusters:
+  - { name: a, dynamic_forward_proxy: true, connect_timeout: 250ms }
+  - { name: b, endpoints: [ "tcp:example.com:80" ], first_byte_timeout: 2m }
+timeouts: { connect: 2s, first_byte: 1500ms, idle: 1m, head_read: 1h }
+drain_timeout: 0s
+limits:
+  head_bytes: 32KiB
+  start_line_bytes: 4096
+  headers: 64
+  dubbo_body_bytes: 16MiB
+  connections_per_worker: 100
+  pool_idle_per_cluster: 0
+  calls_per_connection: 10
+  streams_per_lane: 11
+  buffered_bytes_per_connection: 64KiB
+session: { allow_uids: [ 0 ], sessions_max: 3, lanes_max: 4 }
+access_log: { path: /var/log/shmesh.log }
+workers: 2
+"#;
+
+/// In front of what a test looks at, so that nothing else is wrong.
+const LISTENER: &str = "listeners: [ { name: l, tcp: 127.0.0.1:1, protocol: http } ]\n";
+
+fn accepted(text: &str) -> Snapshot {
+    parse(text, "t.yaml").unwrap_or_else(|error| panic!("{text}\n{error}"))
+}
+
+fn refused(text: &str) -> String {
+    match parse(text, "t.yaml") {
+        Ok(_) => panic!("accepted: {text}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn the_sample_is_read() {
+    let snapshot = accepted(SAMPLE);
+    let names: Vec<&str> = snapshot.clusters.iter().map(|cluster| &*cluster.name).collect();
+    assert_eq!(names, ["reviews", "greeter", "local"]);
+    let addresses = snapshot.clusters.iter().flat_map(|cluster| &cluster.endpoints);
+    let addresses: Vec<String> = addresses.map(|endpoint| endpoint.address.to_string()).collect();
+    assert_eq!(addresses, ["tcp:127.0.0.1:9080", "unix:/run/reviews.sock", "tcp:127.0.0.1:20880", "shm:my-app"]);
+    let listeners: Vec<String> = snapshot
+        .listeners
+        .iter()
+        .map(|listener| format!("{} {} {} {:?}", listener.name, listener.bind, listener.protocol, listener.cluster))
+        .collect();
+    assert_eq!(
+        listeners[1..],
+        [
+            "http-uds unix:/run/shmesh/http.sock http None",
+            "http-out tcp:127.0.0.1:15001 http None",
+            "dubbo-out tcp:127.0.0.1:15002 dubbo None",
+            "raw-out tcp:127.0.0.1:15003 raw Some(ClusterId(0))",
+        ]
+    );
+    assert_eq!(snapshot.listeners[0].bind, Bind::Shm("/run/shmesh/shmesh.sock".into()));
+
+    assert_eq!(snapshot.route_http(b"Reviews:15001", b"/x", b"GET"), Some(ClusterId(0)));
+    assert_eq!(snapshot.route_http(b"local", b"", b"GET"), Some(ClusterId(2)));
+    assert_eq!(snapshot.route_http(b"other", b"/", b"GET"), None);
+    let key = DubboKey {
+        service: b"com.demo.GreetService",
+        method: b"sayHello",
+        version: Some(b"1.0.0"),
+        group: Group::Is(b"g1"),
+    };
+    assert_eq!(snapshot.route_dubbo(&key), DubboRoute::To(ClusterId(1)));
+    assert_eq!(snapshot.route_dubbo(&DubboKey { group: Group::Unknown, ..key }), DubboRoute::NeedsGroup);
+    assert_eq!(snapshot.route_dubbo(&DubboKey { method: b"ask", ..key }), DubboRoute::NoRoute);
+    assert_eq!(snapshot.timeouts, shmesh_policy::Timeouts::default());
+    assert_eq!(snapshot.limits, shmesh_policy::Limits::default());
+}
+
+#[test]
+fn every_key_is_read() {
+    let snapshot = accepted(FULL);
+    assert_eq!(snapshot.admin.address.to_string(), "[::]:15000");
+    assert!(snapshot.admin.allow_remote);
+    assert_eq!(snapshot.listeners[0].allow_uids, Some(AllowUids::Listed(vec![1000, 1001])));
+    assert_eq!(snapshot.listeners[2].cluster, Some(ClusterId(1)));
+    assert_eq!(snapshot.listeners[2].protocol, Protocol::Raw);
+    assert_eq!(snapshot.clusters[0].connect_timeout, Duration::from_millis(250));
+    assert_eq!(snapshot.clusters[0].first_byte_timeout, Duration::from_millis(1500), "from `timeouts`");
+    assert_eq!(snapshot.clusters[1].connect_timeout, Duration::from_secs(2), "from `timeouts`");
+    assert_eq!(snapshot.clusters[1].first_byte_timeout, Duration::from_secs(120));
+    assert_eq!(snapshot.timeouts.idle, Duration::from_secs(60));
+    assert_eq!(snapshot.timeouts.head_read, Duration::from_secs(3600));
+    assert_eq!(snapshot.timeouts.drain, Duration::ZERO);
+    let limits = snapshot.limits;
+    assert_eq!((limits.head_bytes, limits.start_line_bytes, limits.headers), (32768, 4096, 64));
+    assert_eq!((limits.dubbo_body_bytes, limits.buffered_bytes_per_connection), (16 << 20, 64 << 10));
+    assert_eq!((limits.connections_per_worker, limits.pool_idle_per_cluster), (100, 0));
+    assert_eq!((limits.calls_per_connection, limits.streams_per_lane), (10, 11));
+    assert_eq!(snapshot.session.allow_uids, AllowUids::Listed(vec![0]));
+    assert_eq!((snapshot.session.sessions_max, snapshot.session.lanes_max), (3, 4));
+    assert_eq!(snapshot.access_log.unwrap().path, Path::new("/var/log/shmesh.log"));
+    assert_eq!(snapshot.workers, Some(2));
+}
+
+#[test]
+fn what_is_in_force_can_be_read_again() {
+    for text in [SAMPLE, FULL, &default_yaml()] {
+        let mut json = to_json(&accepted(text));
+        assert_eq!(json["version"], 0);
+        json.as_object_mut().unwrap().remove("version");
+        let again = accepted(&serde_json::to_string_pretty(&json).unwrap());
+        let mut json_again = to_json(&again);
+        json_again.as_object_mut().unwrap().remove("version");
+        assert_eq!(json, json_again);
+    }
+    let json = to_json(&accepted(FULL));
+    assert_eq!(json["clusters"][1]["endpoints"][0], "tcp:example.com:80");
+    assert_eq!(json["routes"][1]["match"]["path_prefix"], "/a");
+    assert_eq!(json["timeouts"]["first_byte"], "1500ms");
+    assert_eq!(json["listeners"][2]["cluster"], "b");
+}
+
+#[test]
+fn a_smaller_head_takes_the_request_line_with_it() {
+    let snapshot = accepted(&format!("{LISTENER}limits: {{ head_bytes: 2KiB }}"));
+    assert_eq!(snapshot.limits.start_line_bytes, 2048);
+}
+
+/// A file, and what is said of it.
+#[test]
+fn refusals_name_the_place_and_the_mend() {
+    let table = include_str!("refusals.txt");
+    let mut cases = 0;
+    for case in table.split("\n====\n") {
+        let (text, expected) = case.split_once("\n----\n").unwrap_or_else(|| panic!("no answer in:\n{case}"));
+        let text = text.replace("LISTENER\n", LISTENER);
+        assert_eq!(refused(&text), expected.trim_end(), "for:\n{text}");
+        cases += 1;
+    }
+    assert!(cases > 80, "the table was cut: {cases}");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("shmesh.yaml");
+    let name = path.display();
+    assert_eq!(
+        load(&path).unwrap_err().to_string(),
+        format!(
+            "{name}: there is no such file; write the path of one behind --config, or leave that out to run with the \
+             default"
+        )
+    );
+    std::fs::write(&path, b"# \xc3\xa9\nadmin: \xff").unwrap();
+    assert_eq!(
+        load(&path).unwrap_err().to_string(),
+        format!("{name}:2:8: byte 0xff is not UTF-8; save the file in the encoding UTF-8")
+    );
+    std::fs::write(&path, vec![b'#'; FILE_BYTES_MAX as usize + 1]).unwrap();
+    assert_eq!(
+        load(&path).unwrap_err().to_string(),
+        format!("{name}: it is larger than 4 MiB; write the path of a configuration file")
+    );
+    let of_directory = load(directory.path()).unwrap_err().to_string();
+    assert!(
+        of_directory.starts_with(&format!("{}: it cannot be read: ", directory.path().display())),
+        "{of_directory}"
+    );
+    std::fs::write(&path, SAMPLE).unwrap();
+    assert_eq!(load(&path).unwrap().clusters.len(), 3);
+}
+
+#[test]
+fn ten_thousand_routes_are_read() {
+    let mut text = format!("{LISTENER}clusters: [ {{ name: c, endpoints: [ \"tcp:h:1\" ] }} ]\nroutes:\n");
+    for route in 0..10_000 {
+        text.push_str(&format!("  - {{ match: {{ host: h{route}, path_prefix: /p{route} }}, cluster: c }}\n"));
+    }
+    let snapshot = accepted(&text);
+    assert_eq!(snapshot.route_http(b"H9999:80", b"/p9999/x", b"GET"), Some(ClusterId(0)));
+}
+
+/// Every key is in docs/CONFIG.md, and every example there is accepted.
+#[test]
+fn the_page_tells_the_truth() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/CONFIG.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let mut keys = Vec::new();
+    collect_keys(&schema(), &mut keys);
+    assert!(keys.len() > 40, "{keys:?}");
+    for key in keys {
+        assert!(page.contains(&format!("`{key}`")), "docs/CONFIG.md does not explain `{key}`");
+    }
+    let examples = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let mut count = 0;
+    for example in examples {
+        accepted(example);
+        count += 1;
+    }
+    assert!(count > 0, "no example");
+}
+
+/// The names of all properties in a schema.
+fn collect_keys(schema: &serde_json::Value, keys: &mut Vec<String>) {
+    match schema {
+        serde_json::Value::Object(object) => {
+            if let Some(properties) = object.get("properties").and_then(|properties| properties.as_object()) {
+                keys.extend(properties.keys().cloned());
+            }
+            object.values().for_each(|value| collect_keys(value, keys));
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| collect_keys(value, keys)),
+        _ => {}
+    }
+}

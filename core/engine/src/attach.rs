@@ -1,0 +1,135 @@
+//! Lanes come and go: what a worker does when an app attaches, rings, breaks the rules, or is gone.
+
+use shmesh_io::{Bell, Driver};
+use shmesh_shm::{DirtyWatch, LaneEnd, Side};
+
+use crate::call::Failure;
+use crate::ingress::Breach;
+use crate::lane::{Lane, Slot, User};
+use crate::session::{Attached, NewLanes};
+use crate::slab::Key;
+use crate::token::Token;
+use crate::worker::Worker;
+
+impl<D: Driver> Worker<D> {
+    /// An app attached: its lanes of this worker begin, asleep until they are rung for.
+    pub(crate) fn attach(&mut self, new: NewLanes) {
+        let now = self.driver.now();
+        let watch = DirtyWatch::new(&new.to_proxy, &new.to_app, new.worker);
+        let bell = match self.driver.watch(new.bell, Token::Session(new.session).tag()) {
+            Ok(bell) => bell,
+            Err(error) => {
+                tracing::error!(session = new.session, %error, "cannot watch a session's doorbell; the session is ended");
+                self.shared.sessions.end(new.session);
+                return;
+            }
+        };
+        let mut by_bit = Vec::new();
+        for lane in new.lanes {
+            let mut end = LaneEnd::new(Side::Sidecar, &new.to_proxy, &new.to_app, &new.geometry, lane.lane);
+            // Nothing can have been published before WELCOME; from here on the app has to ring.
+            let quiet = end.park(false);
+            let slots = new.geometry.slots;
+            let key = self.lanes.insert(Lane {
+                end,
+                session: new.session,
+                app: new.app.clone(),
+                listener: new.listener,
+                serves: lane.serving.then(|| new.app.clone()),
+                bell: Bell::new(lane.bell),
+                slots: (0..slots).map(|_| Slot::new()).collect(),
+                free: if lane.serving { (0..slots).rev().collect() } else { Vec::new() },
+                routes: Vec::new(),
+                queue: Default::default(),
+                listed: false,
+                hot: !quiet,
+                blocked: false,
+                active: now,
+            });
+            if !quiet {
+                self.hot.push(key);
+            }
+            if lane.serving {
+                self.serving.insert(new.app.clone(), key);
+            }
+            let bit = lane.bit as usize;
+            if by_bit.len() <= bit {
+                by_bit.resize(bit + 1, None);
+            }
+            by_bit[bit] = Some(key);
+        }
+        self.sessions.insert(new.session, Attached { watch, bell, lanes: by_bit });
+        self.session_rung(new.session);
+    }
+
+    /// The app rang: the lanes that it marked are looked at from now on.
+    pub(crate) fn session_rung(&mut self, session: u64) {
+        let now = self.driver.now();
+        let Some(attached) = self.sessions.get_mut(&session) else { return };
+        let mut bits = attached.watch.take();
+        while bits != 0 {
+            let bit = bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let Some(&Some(key)) = attached.lanes.get(bit) else { continue };
+            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            lane.active = now;
+            if lane.blocked && !lane.listed {
+                lane.listed = true;
+                self.dirty_lanes.push(key);
+            }
+            if !lane.hot {
+                lane.hot = true;
+                lane.end.unpark();
+                self.hot.push(key);
+            }
+        }
+    }
+
+    /// The app broke the page: its session ends, and touches no other.
+    pub(crate) fn breach(&mut self, key: Key<Lane>, breach: Breach) {
+        self.hot.retain(|&hot| hot != key);
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let session = lane.session;
+        tracing::warn!(session, app = %lane.app, reason = %breach, "an app broke shm-v1; its session is ended");
+        lane.hot = false;
+        self.counters.violations.add(1);
+        self.detach(session);
+        self.shared.sessions.end(session);
+    }
+
+    /// The app is gone, or is to go: its calls end, its lanes are forgotten.
+    pub(crate) fn detach(&mut self, session: u64) {
+        let Some(attached) = self.sessions.remove(&session) else { return };
+        self.driver.close(attached.bell);
+        for key in attached.lanes.into_iter().flatten() {
+            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            let serves = lane.serves.clone();
+            let users: Vec<User> = lane.slots.iter().map(|slot| slot.user).collect();
+            self.lanes.remove(key);
+            if let Some(name) = &serves
+                && self.serving.get(name) == Some(&key)
+            {
+                self.serving.remove(name);
+            }
+            for user in users {
+                match user {
+                    User::Call(call) if serves.is_some() => {
+                        // The callee is gone: whoever called it is told. A call that it had not been handed goes elsewhere.
+                        let forwarded = self.calls.get(call).is_some_and(|call| call.forwarded);
+                        if let Some(state) = self.calls.get_mut(call) {
+                            state.dest = None;
+                        }
+                        if forwarded { self.fail(call, Failure::Died) } else { self.dispatch(call) }
+                    }
+                    User::Call(call) => self.cancel(call),
+                    User::Stream(conn) => {
+                        self.conn_ended(conn, Some(std::io::ErrorKind::ConnectionReset.into()));
+                        self.drop_conn(conn);
+                    }
+                    User::Free | User::Partial | User::Discard => {}
+                }
+            }
+        }
+        self.hot.retain(|&key| self.lanes.get(key).is_some());
+    }
+}

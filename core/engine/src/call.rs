@@ -1,0 +1,210 @@
+//! A call: what was asked, by whom, where it went, how far it got. Plain data.
+
+use shmesh_io::{Chunks, Nanos, Slice};
+use shmesh_policy::Tries;
+use shmesh_proto::dubbo::FrameHeader;
+
+use crate::conn::Conn;
+use crate::lane::SlotRef;
+use crate::slab::Key;
+
+/// A call from the moment that its head was understood until its answer was handed over.
+pub struct Call {
+    /// Who asked.
+    pub origin: Peer,
+    /// Who answers; `None` until an endpoint is chosen, and between attempts.
+    pub dest: Option<Peer>,
+    /// Index of the listener through which it came.
+    pub listener: u16,
+    /// Index of the cluster that takes it.
+    pub cluster: u32,
+    /// Where a dynamic forward proxy sends it: the authority that the request names.
+    pub named_host: Option<(Box<str>, u16)>,
+    /// Endpoints not tried yet.
+    pub tries: Tries,
+    /// How often it was sent.
+    pub attempts: u32,
+    pub started: Nanos,
+    /// When it fails with a timeout unless something moves before.
+    pub deadline: Nanos,
+    /// The caller's own deadline; never moved.
+    pub hard_deadline: Nanos,
+    /// What the last endpoint said, should there be no other.
+    pub last_failure: Failure,
+    /// Goes on a fresh connection: a reused one turned out closed.
+    pub fresh: bool,
+    /// The first byte may have reached an upstream.
+    pub forwarded: bool,
+    /// A byte of the answer came.
+    pub answered: bool,
+    pub kind: Kind,
+}
+
+/// What differs between protocols.
+pub enum Kind {
+    Exchange(Exchange),
+    Dubbo(Dubbo),
+}
+
+/// One side of a call.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Peer {
+    Conn(Key<Conn>),
+    Slot(SlotRef),
+}
+
+/// An HTTP request with its answer, or raw bytes both ways: streamed, never held whole.
+pub struct Exchange {
+    pub http: bool,
+    /// Bytes flow until each side ends them; there is no answer that begins (raw connections).
+    pub tunnel: bool,
+    /// The request's head as it leaves, without framing and without its last CRLF.
+    pub head: Slice,
+    pub head_only: bool,
+    pub idempotent: bool,
+    /// Bytes of the request's body when known.
+    pub request_length: Option<u64>,
+    /// The request has a body at all.
+    pub request_has_body: bool,
+    /// Trailers of the request.
+    pub request_trailers: Vec<u8>,
+    /// Body that came before an endpoint was ready.
+    pub pending: Chunks,
+    /// What was sent of the body, kept for one more attempt.
+    pub replay: Option<Chunks>,
+    /// The request has come in whole.
+    pub request_ended: bool,
+    /// The answer as it goes to a conn: how its body is framed.
+    pub response_chunked: bool,
+    /// `request_trailers` are the answer's by now.
+    pub response_has_trailers: bool,
+    pub status: u16,
+    /// Body bytes of the request that came, where their number was announced.
+    pub received: u64,
+    /// Body bytes that a serving app has announced and not sent yet.
+    pub answer_left: Option<u64>,
+}
+
+/// A Dubbo frame with its answer, each held whole.
+pub struct Dubbo {
+    /// The request's header as the caller sent it.
+    pub header: FrameHeader,
+    /// The body until it was forwarded.
+    pub body: Chunks,
+}
+
+impl Call {
+    /// The exchange, if that is what it is.
+    pub fn exchange(&mut self) -> Option<&mut Exchange> {
+        match &mut self.kind {
+            Kind::Exchange(exchange) => Some(exchange),
+            Kind::Dubbo(_) => None,
+        }
+    }
+}
+
+/// Why a call has no answer of its own; decides what the caller is told.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Failure {
+    NoRoute,
+    /// No endpoint took the connection.
+    Refused,
+    /// No endpoint took the connection in time.
+    ConnectTimeout,
+    /// The upstream ended in the middle.
+    Died,
+    /// The first byte, or progress, did not come in time.
+    Timeout,
+    /// The upstream broke its protocol.
+    MalformedAnswer,
+    /// The caller broke its protocol.
+    MalformedRequest,
+    /// A limit was reached.
+    Overloaded,
+    /// A host name has no address.
+    Unresolved,
+    /// The caller withdrew it before anything was forwarded.
+    Withdrawn,
+    /// The request would come back to this sidecar.
+    Loop,
+}
+
+impl Failure {
+    /// Status of the HTTP answer.
+    pub fn http_status(self) -> u16 {
+        match self {
+            Failure::NoRoute => 404,
+            Failure::Refused | Failure::Overloaded | Failure::Unresolved | Failure::Withdrawn => 503,
+            Failure::ConnectTimeout | Failure::Timeout => 504,
+            Failure::Died | Failure::MalformedAnswer => 502,
+            Failure::MalformedRequest => 400,
+            Failure::Loop => 508,
+        }
+    }
+
+    /// Status of the Dubbo answer (`org.apache.dubbo.remoting.exchange.Response`).
+    pub fn dubbo_status(self) -> u8 {
+        use shmesh_proto::dubbo::status;
+        match self {
+            Failure::NoRoute => status::SERVICE_NOT_FOUND,
+            Failure::Timeout => status::SERVER_TIMEOUT,
+            Failure::MalformedAnswer => status::BAD_RESPONSE,
+            Failure::MalformedRequest => status::BAD_REQUEST,
+            Failure::Refused
+            | Failure::ConnectTimeout
+            | Failure::Died
+            | Failure::Overloaded
+            | Failure::Unresolved
+            | Failure::Withdrawn
+            | Failure::Loop => status::SERVER_ERROR,
+        }
+    }
+
+    /// Code of the RESET towards an app.
+    pub fn reset(self) -> shmesh_shm::Reset {
+        use shmesh_shm::Reset;
+        match self {
+            Failure::NoRoute | Failure::Loop => Reset::NoRoute,
+            Failure::Refused | Failure::Unresolved => Reset::Refused,
+            Failure::ConnectTimeout | Failure::Timeout => Reset::Timeout,
+            Failure::Died => Reset::Died,
+            Failure::MalformedAnswer | Failure::MalformedRequest => Reset::Malformed,
+            Failure::Overloaded => Reset::Overloaded,
+            Failure::Withdrawn => Reset::Withdrawn,
+        }
+    }
+
+    /// Value of `x-shmesh-reason`, and label of the metric.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Failure::NoRoute => "no-route",
+            Failure::Refused => "upstream-refused",
+            Failure::ConnectTimeout => "connect-timeout",
+            Failure::Died => "upstream-died",
+            Failure::Timeout => "upstream-timeout",
+            Failure::MalformedAnswer => "upstream-malformed",
+            Failure::MalformedRequest => "malformed-request",
+            Failure::Overloaded => "overloaded",
+            Failure::Unresolved => "host-unresolved",
+            Failure::Withdrawn => "withdrawn",
+            Failure::Loop => "loop",
+        }
+    }
+
+    /// What the caller reads.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Failure::NoRoute => "shmesh: no route takes this call; compare it with `routes` in GET /snapshot",
+            Failure::Refused => "shmesh: no endpoint of the cluster accepted a connection; see GET /clusters",
+            Failure::ConnectTimeout => "shmesh: no endpoint of the cluster accepted a connection in time",
+            Failure::Died => "shmesh: the upstream closed the connection before its answer was complete",
+            Failure::Timeout => "shmesh: the upstream did not answer in time",
+            Failure::MalformedAnswer => "shmesh: the upstream's answer broke the protocol",
+            Failure::MalformedRequest => "shmesh: the request broke the protocol",
+            Failure::Overloaded => "shmesh: a limit is reached; see docs/LIMITS.md and GET /metrics",
+            Failure::Unresolved => "shmesh: the host name has no address",
+            Failure::Withdrawn => "shmesh: the caller withdrew the call",
+            Failure::Loop => "shmesh: the request names this sidecar itself",
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A connection, or a stream that stands in for one: its state as plain data.
+
+use shmesh_io::{Chunks, Nanos, Slice, SockId};
+use shmesh_proto::http1::BodyReader;
+
+use crate::call::Call;
+use crate::frame::FrameReader;
+use crate::lane::SlotRef;
+use crate::slab::Key;
+use crate::upstream::AddressId;
+
+/// A byte stream in both directions with what is known of it.
+pub struct Conn {
+    /// What carries the bytes.
+    pub pipe: Pipe,
+    /// What is spoken on it, and how far it got.
+    pub role: Role,
+    /// Received and not yet understood.
+    pub input: Slice,
+    /// To be sent, in order.
+    pub out: Chunks,
+    /// Bytes that the driver is sending now; the next batch waits for it.
+    pub sending: u64,
+    /// In the worker's list of conns to flush.
+    pub listed: bool,
+    /// Receiving is armed.
+    pub receiving: bool,
+    /// The peer's bytes have ended.
+    pub ended: bool,
+    /// When `out` has left: end our direction.
+    pub finish: Finish,
+    /// Our direction has been ended.
+    pub write_ended: bool,
+    /// When something last moved.
+    pub active: Nanos,
+    /// When the conn gives up, and why; `Nanos::MAX` = never.
+    pub deadline: Nanos,
+}
+
+/// What carries a conn's bytes.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Pipe {
+    /// A socket of the driver.
+    Socket(SockId),
+    /// A stream on a lane.
+    Stream(SlotRef),
+}
+
+/// What happens when everything was sent.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Finish {
+    /// Nothing: more may come.
+    Stay,
+    /// End our direction and go on receiving.
+    Shutdown,
+    /// Close in order: end our direction, take what the peer still sends for a moment, close.
+    Close,
+}
+
+/// What is spoken on a conn, and how far it got.
+pub enum Role {
+    /// A client that speaks HTTP to us.
+    HttpDown(HttpDown),
+    /// An HTTP server.
+    HttpUp(HttpUp),
+    /// A consumer that speaks Dubbo to us.
+    DubboDown(DubboDown),
+    /// A Dubbo provider.
+    DubboUp(DubboUp),
+    /// A client whose bytes are passed through.
+    RawDown(RawDown),
+    /// Where raw bytes go.
+    RawUp(RawUp),
+    /// Everything is said; what still comes is thrown away until the peer closes too.
+    Lingering,
+}
+
+/// An HTTP client connection. One request at a time; what comes after it waits in `Conn::input`.
+pub struct HttpDown {
+    pub listener: u16,
+    /// The request that is being served.
+    pub call: Option<Key<Call>>,
+    /// The body of that request, until it was read to its end.
+    pub body: Option<BodyReader>,
+    /// The client may send another request afterwards.
+    pub keep_alive: bool,
+    /// The client speaks 1.0.
+    pub old: bool,
+    /// A byte of the next head has come.
+    pub head_started: bool,
+}
+
+/// An HTTP server connection. One request at a time.
+pub struct HttpUp {
+    pub address: AddressId,
+    /// The request that is being answered; `None` in the pool.
+    pub call: Option<Key<Call>>,
+    /// The body of the answer, once its head was read.
+    pub body: Option<BodyReader>,
+    /// The server lets us send another request afterwards.
+    pub keep_alive: bool,
+    /// It has carried a call before.
+    pub reused: bool,
+    /// The connection is made.
+    pub connected: bool,
+    /// The whole request was handed over.
+    pub request_done: bool,
+}
+
+/// A Dubbo consumer's connection.
+pub struct DubboDown {
+    pub listener: u16,
+    pub frames: FrameReader,
+    /// Calls that wait for an answer.
+    pub waiting: u32,
+}
+
+/// A Dubbo provider's connection; carries many calls.
+pub struct DubboUp {
+    pub address: AddressId,
+    pub frames: FrameReader,
+    pub connected: bool,
+    /// Calls that wait for the connection to be made.
+    pub queue: Vec<Key<Call>>,
+    /// Calls that wait for an answer.
+    pub waiting: u32,
+    /// The provider asked for no new calls.
+    pub readonly: bool,
+}
+
+/// A client whose bytes are passed through.
+pub struct RawDown {
+    pub call: Option<Key<Call>>,
+}
+
+/// Where raw bytes go; serves one call.
+pub struct RawUp {
+    pub address: AddressId,
+    pub call: Option<Key<Call>>,
+    pub connected: bool,
+}
+
+impl Conn {
+    /// A conn on which nothing has happened.
+    pub fn new(pipe: Pipe, role: Role, now: Nanos) -> Conn {
+        Conn {
+            pipe,
+            role,
+            input: Slice::empty(),
+            out: Chunks::new(),
+            sending: 0,
+            listed: false,
+            receiving: false,
+            ended: false,
+            finish: Finish::Stay,
+            write_ended: false,
+            active: now,
+            deadline: Nanos::MAX,
+        }
+    }
+
+    /// Bytes that have not left yet.
+    pub fn unsent(&self) -> u64 {
+        self.out.len_bytes() as u64 + self.sending
+    }
+
+    /// The call that this conn works for, if its role has just one.
+    pub fn call(&self) -> Option<Key<Call>> {
+        match &self.role {
+            Role::HttpDown(down) => down.call,
+            Role::HttpUp(up) => up.call,
+            Role::RawDown(down) => down.call,
+            Role::RawUp(up) => up.call,
+            Role::DubboDown(_) | Role::DubboUp(_) | Role::Lingering => None,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What is counted: each worker writes its own words, the control side adds them up when asked.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use shmesh_policy::Snapshot;
+
+/// Upper bounds of the histogram's buckets, in microseconds; one more bucket holds the rest.
+pub const BOUNDS_US: [u64; 18] = [
+    5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    10_000_000,
+];
+
+/// A word that one thread writes and others read.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the owning thread may call this.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Takes away; only the owning thread may call this.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! worker_counters {
+    ($($(#[doc = $help:literal])+ $field:ident => $name:literal;)+) => {
+        /// Plain counters of one worker.
+        #[derive(Default, Debug)]
+        pub struct WorkerCounters { $($(#[doc = $help])+ pub $field: Counter,)+ }
+
+        impl WorkerCounters {
+            /// Name, help and value of each counter.
+            pub fn each(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$(($name, concat!($($help),+).trim_ascii(), self.$field.get()),)+]
+            }
+        }
+    };
+}
+
+worker_counters! {
+    /// Records that had to wait because a ring or arena towards an app was full.
+    ring_full => "shmesh_ring_full_total";
+    /// Times that a worker went to sleep.
+    parks => "shmesh_worker_parks_total";
+    /// Connections accepted.
+    accepted => "shmesh_downstream_connections_total";
+    /// Connections refused because of connections_per_worker.
+    over_limit => "shmesh_downstream_connections_refused_total";
+    /// Connections made to upstreams.
+    connects => "shmesh_upstream_connections_total";
+    /// Connections to upstreams that failed.
+    connect_failures => "shmesh_upstream_connect_failures_total";
+    /// Calls that were sent once more because a reused connection turned out closed.
+    retries => "shmesh_upstream_retries_total";
+    /// HTTP messages from downstream that were refused as malformed.
+    http_malformed => "shmesh_http_malformed_total";
+    /// Dubbo frames from downstream that were refused as malformed.
+    dubbo_malformed => "shmesh_dubbo_malformed_total";
+    /// Dubbo heartbeats answered.
+    heartbeats => "shmesh_dubbo_heartbeats_total";
+    /// Dubbo requests whose arguments were walked over to find the group.
+    dubbo_skips => "shmesh_dubbo_skipper_total";
+    /// Answers that came after their call was over, and were dropped.
+    late_answers => "shmesh_late_answers_total";
+    /// Sessions ended because the app broke shm-v1.
+    violations => "shmesh_session_violations_total";
+    /// Calls over shared memory that the app withdrew before they were forwarded.
+    withdrawn => "shmesh_withdrawn_total";
+    /// Access log lines dropped because the writer was behind.
+    log_dropped => "shmesh_access_log_dropped_total";
+}
+
+/// Counters of one endpoint in one worker.
+#[derive(Default, Debug)]
+pub struct EndpointCounters {
+    pub connections: Counter,
+    pub failures: Counter,
+}
+
+/// Calls of one listener, cluster and code in one worker.
+#[derive(Default, Debug)]
+pub struct CallCounter {
+    pub count: Counter,
+}
+
+/// Durations of calls of one listener and cluster in one worker.
+#[derive(Default, Debug)]
+pub struct DurationCounter {
+    pub buckets: [Counter; BOUNDS_US.len() + 1],
+    pub sum_ns: Counter,
+}
+
+/// Everything that all workers count, by name.
+#[derive(Default)]
+pub struct Registry {
+    pub workers: Mutex<Vec<Arc<WorkerCounters>>>,
+    pub calls: Mutex<HashMap<(Arc<str>, Arc<str>, u16), Vec<Arc<CallCounter>>>>,
+    pub durations: Mutex<HashMap<(Arc<str>, Arc<str>), Vec<Arc<DurationCounter>>>>,
+    pub endpoints: Mutex<HashMap<String, Vec<Arc<EndpointCounters>>>>,
+}
+
+impl Registry {
+    /// Counters of an endpoint for one worker.
+    pub fn endpoint(&self, address: String) -> Arc<EndpointCounters> {
+        let counters = Arc::new(EndpointCounters::default());
+        lock(&self.endpoints).entry(address).or_default().push(counters.clone());
+        counters
+    }
+
+    /// Counters of one worker.
+    pub fn worker(&self) -> Arc<WorkerCounters> {
+        let counters = Arc::new(WorkerCounters::default());
+        lock(&self.workers).push(counters.clone());
+        counters
+    }
+}
+
+/// One worker's way to the counters of calls: found by index, registered by name when new.
+pub struct CallCounters {
+    registry: Arc<Registry>,
+    calls: HashMap<(u16, u32, u16), Arc<CallCounter>>,
+    durations: HashMap<(u16, u32), Arc<DurationCounter>>,
+    /// By name, so that a new snapshot finds what an older one registered.
+    named_calls: HashMap<(Arc<str>, Arc<str>, u16), Arc<CallCounter>>,
+    named_durations: HashMap<(Arc<str>, Arc<str>), Arc<DurationCounter>>,
+    /// Most calls are like the one before.
+    last: Option<((u16, u32, u16), Arc<CallCounter>, Arc<DurationCounter>)>,
+}
+
+impl CallCounters {
+    pub fn new(registry: Arc<Registry>) -> CallCounters {
+        CallCounters {
+            registry,
+            calls: HashMap::new(),
+            durations: HashMap::new(),
+            named_calls: HashMap::new(),
+            named_durations: HashMap::new(),
+            last: None,
+        }
+    }
+
+    /// Forgets indices, which mean something else in another snapshot.
+    pub fn snapshot_changed(&mut self) {
+        self.calls.clear();
+        self.durations.clear();
+        self.last = None;
+    }
+
+    /// Counts a call. `cluster` = `u32::MAX` if no route took it.
+    pub fn count(&mut self, snapshot: &Snapshot, listener: u16, cluster: u32, code: u16, took: Duration) {
+        let key = (listener, cluster, code);
+        if self.last.as_ref().is_none_or(|last| last.0 != key) {
+            self.last = Some((key, self.call(snapshot, key), self.duration(snapshot, (listener, cluster))));
+        }
+        if let Some((_, call, duration)) = &self.last {
+            call.count.add(1);
+            let us = took.as_micros() as u64;
+            let bucket = BOUNDS_US.iter().position(|&bound| us <= bound).unwrap_or(BOUNDS_US.len());
+            duration.buckets[bucket].add(1);
+            duration.sum_ns.add(took.as_nanos() as u64);
+        }
+    }
+
+    fn call(&mut self, snapshot: &Snapshot, key: (u16, u32, u16)) -> Arc<CallCounter> {
+        let (registry, named) = (&self.registry, &mut self.named_calls);
+        let counter = self.calls.entry(key).or_insert_with(|| {
+            let (listener, cluster) = names(snapshot, key.0, key.1);
+            let name = (listener, cluster, key.2);
+            named
+                .entry(name.clone())
+                .or_insert_with(|| {
+                    let counter = Arc::new(CallCounter::default());
+                    lock(&registry.calls).entry(name).or_default().push(counter.clone());
+                    counter
+                })
+                .clone()
+        });
+        counter.clone()
+    }
+
+    fn duration(&mut self, snapshot: &Snapshot, key: (u16, u32)) -> Arc<DurationCounter> {
+        let (registry, named) = (&self.registry, &mut self.named_durations);
+        let counter = self.durations.entry(key).or_insert_with(|| {
+            let name = names(snapshot, key.0, key.1);
+            named
+                .entry(name.clone())
+                .or_insert_with(|| {
+                    let counter = Arc::new(DurationCounter::default());
+                    lock(&registry.durations).entry(name).or_default().push(counter.clone());
+                    counter
+                })
+                .clone()
+        });
+        counter.clone()
+    }
+}
+
+/// Names behind the indices; a call that no route took has the cluster "-".
+pub fn names(snapshot: &Snapshot, listener: u16, cluster: u32) -> (Arc<str>, Arc<str>) {
+    let listener = snapshot.listeners.get(listener as usize).map_or_else(|| "-".into(), |l| l.name.clone());
+    let cluster = snapshot.clusters.get(cluster as usize).map_or_else(|| "-".into(), |c| c.name.clone());
+    (listener, cluster)
+}
+
+/// A lock whose holder panicked still guards whole values here.
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,364 @@
+//! From a call to its destination: which endpoint, which connection, and the moment after which it may have run.
+
+use std::net::SocketAddr;
+
+use shmesh_io::{Driver, Nanos, Target};
+use shmesh_policy::RoundRobin;
+use shmesh_shm::{CallState, LaneEnd};
+
+use crate::call::{Call, Failure, Kind, Peer};
+use crate::conn::{Conn, DubboUp, HttpUp, Pipe, RawUp, Role};
+use crate::frame::FrameReader;
+use crate::lane::SlotRef;
+use crate::resolve::{Answer, NAMES_MAX, Question, TTL, TTL_NEGATIVE};
+use crate::slab::Key;
+use crate::upstream::{AddressId, EndpointState};
+use crate::worker::Worker;
+
+/// What is known of a host name.
+pub struct HostState {
+    addresses: Vec<SocketAddr>,
+    turn: RoundRobin,
+    /// Until then it is used as it is.
+    fresh_until: Nanos,
+    asked: bool,
+    /// Calls that wait for the first answer.
+    waiting: Vec<Key<Call>>,
+}
+
+/// What a host name gives at once.
+enum Found {
+    At(AddressId),
+    Wait,
+    Nothing,
+}
+
+impl<D: Driver> Worker<D> {
+    /// Chooses an endpoint and gets a way to it; the call is `ready` now, or when the way is there.
+    pub(crate) fn dispatch(&mut self, key: Key<Call>) {
+        loop {
+            let Some(call) = self.calls.get_mut(key) else { return };
+            if call.named_host.is_some() {
+                self.dispatch_named(key);
+                return;
+            }
+            let Some(cluster) = self.clusters.get(call.cluster as usize) else {
+                self.fail(key, Failure::NoRoute);
+                return;
+            };
+            let Some(endpoint) = call.tries.next().and_then(|index| cluster.endpoints.get(index)) else {
+                let failure = call.last_failure;
+                self.fail(key, failure);
+                return;
+            };
+            match endpoint {
+                EndpointState::Socket(address) => {
+                    let address = *address;
+                    self.connect_call(key, address);
+                    return;
+                }
+                EndpointState::Shm(name) => {
+                    let name = name.clone();
+                    if self.open_serving(key, &name) {
+                        return;
+                    }
+                }
+                EndpointState::Host { host, port } => {
+                    let (host, port) = (host.clone(), *port);
+                    match self.find_host(key, host, port) {
+                        Found::At(address) => {
+                            self.connect_call(key, address);
+                            return;
+                        }
+                        Found::Wait => return,
+                        Found::Nothing => {
+                            if let Some(call) = self.calls.get_mut(key) {
+                                call.last_failure = Failure::Unresolved;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Once more, on a connection that nobody used before.
+    pub(crate) fn dispatch_again(&mut self, key: Key<Call>) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        call.fresh = true;
+        if let Some(cluster) = self.clusters.get_mut(call.cluster as usize) {
+            call.tries = cluster.turn.tries(cluster.endpoints.len());
+        }
+        self.dispatch(key);
+    }
+
+    /// A dynamic forward proxy: the request says where.
+    fn dispatch_named(&mut self, key: Key<Call>) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let Some((host, port)) = call.named_host.clone() else { return };
+        if call.attempts > 1 || call.last_failure == Failure::ConnectTimeout {
+            let failure = call.last_failure;
+            self.fail(key, failure);
+            return;
+        }
+        match self.find_host(key, host, port) {
+            Found::At(address) if self.is_own(address) => self.fail(key, Failure::Loop),
+            Found::At(address) => {
+                if let Some(call) = self.calls.get_mut(key) {
+                    // The next failure is the last: all addresses of a name lead to the same host.
+                    call.attempts += 1;
+                }
+                self.connect_call(key, address);
+            }
+            Found::Wait => {}
+            Found::Nothing => self.fail(key, Failure::Unresolved),
+        }
+    }
+
+    /// Whether an address is one of this sidecar's listeners: a request to it would come back for ever.
+    fn is_own(&mut self, address: AddressId) -> bool {
+        let Target::Tcp(target) = self.addresses.get(address).target else { return false };
+        self.snapshot.listeners.iter().any(|listener| match listener.bind {
+            shmesh_policy::Bind::Tcp(bound) => {
+                bound.port() == target.port() && (bound.ip() == target.ip() || bound.ip().is_unspecified() && target.ip().is_loopback())
+            }
+            _ => false,
+        })
+    }
+
+    fn find_host(&mut self, key: Key<Call>, host: Box<str>, port: u16) -> Found {
+        if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse() {
+            return Found::At(self.address(Target::Tcp(SocketAddr::new(ip, port))));
+        }
+        let now = self.driver.now();
+        let name = (host, port);
+        if !self.hosts.contains_key(&name) {
+            if self.hosts.len() >= NAMES_MAX {
+                self.hosts.retain(|_, state| state.fresh_until > now || state.asked);
+            }
+            let state = HostState {
+                addresses: Vec::new(),
+                turn: RoundRobin::default(),
+                fresh_until: 0,
+                asked: false,
+                waiting: Vec::new(),
+            };
+            self.hosts.insert(name.clone(), state);
+        }
+        let Some(state) = self.hosts.get_mut(&name) else { return Found::Nothing };
+        let stale = state.fresh_until <= now;
+        if stale && !state.asked {
+            state.asked = true;
+            self.resolver.ask(Question { host: name.0, port, reply_to: self.mail.clone() });
+        }
+        if state.addresses.is_empty() {
+            if stale {
+                state.waiting.push(key);
+                return Found::Wait;
+            }
+            return Found::Nothing;
+        }
+        // An old answer serves until the new one is there.
+        let address = state.addresses[state.turn.pick(state.addresses.len())];
+        Found::At(self.address(Target::Tcp(address)))
+    }
+
+    /// A host name was looked up.
+    pub(crate) fn resolved(&mut self, answer: Answer) {
+        let now = self.driver.now();
+        let Some(state) = self.hosts.get_mut(&(answer.host, answer.port)) else { return };
+        state.asked = false;
+        let found = !answer.addresses.is_empty();
+        let ttl = if found { TTL } else { TTL_NEGATIVE };
+        state.fresh_until = now + ttl.as_nanos() as Nanos;
+        if found || state.waiting.is_empty() {
+            // A failed look-up does not take away addresses that worked.
+            if found {
+                state.addresses = answer.addresses;
+            }
+        }
+        let addresses = state.addresses.clone();
+        let mut turn = state.turn;
+        let waiting = std::mem::take(&mut state.waiting);
+        for key in waiting {
+            if self.calls.get(key).is_none() {
+                continue;
+            }
+            if addresses.is_empty() {
+                if let Some(call) = self.calls.get_mut(key) {
+                    call.last_failure = Failure::Unresolved;
+                }
+                self.dispatch(key);
+            } else if self.calls.get(key).is_some_and(|call| call.named_host.is_some()) {
+                self.dispatch(key);
+            } else {
+                let address = addresses[turn.pick(addresses.len())];
+                let id = self.address(Target::Tcp(address));
+                self.connect_call(key, id);
+            }
+        }
+    }
+
+    /// Gives the call a connection to `address`.
+    fn connect_call(&mut self, key: Key<Call>, address: AddressId) {
+        let Some(call) = self.calls.get(key) else { return };
+        match &call.kind {
+            Kind::Exchange(exchange) if exchange.http => self.connect_http(key, address, call.fresh),
+            Kind::Exchange(_) => {
+                let role = Role::RawUp(RawUp { address, call: Some(key), connected: false });
+                self.connect(key, address, role);
+            }
+            Kind::Dubbo(_) => self.connect_dubbo(key, address),
+        }
+    }
+
+    fn connect_http(&mut self, key: Key<Call>, address: AddressId, fresh: bool) {
+        while !fresh && let Some(idle) = self.addresses.get(address).idle.pop() {
+            let Some(Conn { role: Role::HttpUp(up), ended: false, .. }) = self.conns.get_mut(idle) else {
+                continue;
+            };
+            up.call = Some(key);
+            up.keep_alive = false;
+            if let Some(call) = self.calls.get_mut(key) {
+                call.dest = Some(Peer::Conn(idle));
+            }
+            self.ready.push(key);
+            return;
+        }
+        let role = Role::HttpUp(HttpUp {
+            address,
+            call: Some(key),
+            body: None,
+            keep_alive: false,
+            reused: false,
+            connected: false,
+            request_done: false,
+        });
+        self.connect(key, address, role);
+    }
+
+    fn connect_dubbo(&mut self, key: Key<Call>, address: AddressId) {
+        let calls_max = self.snapshot.limits.calls_per_connection;
+        if let Some(shared) = self.addresses.get(address).dubbo
+            && let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(shared)
+        {
+            if up.waiting as usize + up.queue.len() >= calls_max as usize {
+                self.fail(key, Failure::Overloaded);
+                return;
+            }
+            if up.connected {
+                self.ready.push(key);
+            } else {
+                up.queue.push(key);
+            }
+            if let Some(call) = self.calls.get_mut(key) {
+                call.dest = Some(Peer::Conn(shared));
+            }
+            return;
+        }
+        let role = Role::DubboUp(DubboUp {
+            address,
+            frames: FrameReader::default(),
+            connected: false,
+            queue: vec![key],
+            waiting: 0,
+            readonly: false,
+        });
+        if let Some(conn) = self.connect(key, address, role) {
+            self.addresses.get(address).dubbo = Some(conn);
+        }
+    }
+
+    /// Starts to connect for a call.
+    fn connect(&mut self, key: Key<Call>, address: AddressId, role: Role) -> Option<Key<Conn>> {
+        let now = self.driver.now();
+        let target = self.addresses.get(address).target.clone();
+        let sock = match self.driver.connect(&target, 0) {
+            Ok(sock) => sock,
+            Err(error) => {
+                tracing::warn!(%target, %error, "cannot connect to an upstream");
+                self.fail(key, Failure::Overloaded);
+                return None;
+            }
+        };
+        let conn = self.new_conn(Conn::new(Pipe::Socket(sock), role, now));
+        let cluster = self.calls.get_mut(key).map(|call| {
+            call.dest = Some(Peer::Conn(conn));
+            call.cluster
+        });
+        let own = cluster.and_then(|index| self.snapshot.clusters.get(index as usize)).map(|c| c.connect_timeout);
+        let within = own.unwrap_or(self.snapshot.timeouts.connect).as_nanos() as Nanos;
+        self.set_conn_deadline(conn, now + within);
+        Some(conn)
+    }
+
+    /// Opens a slot on the lane on which an app serves; false if there is none.
+    fn open_serving(&mut self, key: Key<Call>, name: &str) -> bool {
+        let Some(&lane_key) = self.serving.get(name) else { return false };
+        let Some(lane) = self.lanes.get_mut(lane_key) else { return false };
+        let Some(slot) = lane.free.pop() else {
+            if let Some(call) = self.calls.get_mut(key) {
+                call.last_failure = Failure::Overloaded;
+            }
+            return false;
+        };
+        let window = u64::from(lane.end.geometry().window);
+        let state = &mut lane.slots[slot as usize];
+        let generation = state.generation + 1;
+        state.begin(generation, window, crate::lane::User::Call(key));
+        if let Some(call) = self.calls.get_mut(key) {
+            call.dest = Some(Peer::Slot(SlotRef { lane: lane_key, slot, generation }));
+        }
+        self.ready.push(key);
+        true
+    }
+
+    /// Forwards what is ready, as one batch: *forwarded* is stored for each call, then one fence, then only what the apps
+    /// have not withdrawn leaves (docs/spec/shm-v1.md §5).
+    pub(crate) fn forward_ready(&mut self) {
+        // Forwarding can make other calls ready (a failed one tries the next endpoint); they go in the same turn.
+        while !self.ready.is_empty() {
+            let mut batch = std::mem::take(&mut self.ready);
+            let mut fence = false;
+            for &key in &batch {
+                let Some(call) = self.calls.get_mut(key) else { continue };
+                call.forwarded = true;
+                if let Peer::Slot(at) = call.origin
+                    && let Some(lane) = self.lanes.get(at.lane)
+                {
+                    lane.end.set_state(at.slot, at.generation, CallState::Forwarded);
+                    fence = true;
+                }
+            }
+            if fence {
+                // SeqCst: pairs with the app's fence between withdrawing and reading the state.
+                LaneEnd::fence();
+            }
+            for key in batch.drain(..) {
+                self.forward(key);
+            }
+            if self.ready.is_empty() {
+                self.ready = batch;
+                return;
+            }
+        }
+    }
+
+    fn forward(&mut self, key: Key<Call>) {
+        let now = self.driver.now();
+        let Some(call) = self.calls.get_mut(key) else { return };
+        if let Peer::Slot(at) = call.origin
+            && self.lanes.get(at.lane).is_some_and(|lane| lane.end.is_withdrawn(at.slot, at.generation))
+        {
+            call.forwarded = false;
+            self.counters.withdrawn.add(1);
+            self.fail(key, Failure::Withdrawn);
+            return;
+        }
+        call.attempts += 1;
+        let (cluster, is_dubbo) = (call.cluster, matches!(call.kind, Kind::Dubbo(_)));
+        let within = self.first_byte_timeout(cluster);
+        self.set_call_deadline(key, now + within);
+        if is_dubbo { self.forward_dubbo(key) } else { self.forward_exchange(key) }
+    }
+}

@@ -1,0 +1,473 @@
+//! Dubbo2: frames from consumers to providers, many calls on one upstream connection, ids remapped.
+//!
+//! The id that a provider sees is the key of the call in the worker's table. A late answer finds another generation there, or
+//! nothing, and is dropped.
+
+use shmesh_io::{Chunk, Chunks, Driver, Slice};
+use shmesh_policy::{DubboKey, DubboRoute, Group};
+use shmesh_proto::dubbo::{
+    Event, FrameError, FrameHeader, PeekOutcome, attachment, event, peek_request, service_version, status, write_error,
+    write_heartbeat_reply,
+};
+use shmesh_shm::{Protocol, TOTAL_UNKNOWN};
+
+use crate::call::{Call, Dubbo, Failure, Kind, Peer};
+use crate::conn::{Conn, Finish, Role};
+use crate::frame::Frame;
+use crate::lane::{First, SlotRef};
+use crate::slab::Key;
+use crate::worker::Worker;
+
+/// Frames of the largest size that may wait on one connection because its peer is slow.
+const WAITING_FRAMES_MAX: u64 = 4;
+
+impl<D: Driver> Worker<D> {
+    /// Goes on with what a consumer sent.
+    pub(crate) fn dubbo_down_input(&mut self, key: Key<Conn>) {
+        let body_max = self.snapshot.limits.dubbo_body_bytes;
+        loop {
+            let Some(conn) = self.conns.get_mut(key) else { return };
+            let Role::DubboDown(down) = &mut conn.role else { return };
+            if conn.finish != Finish::Stay {
+                conn.input = Slice::empty();
+                return;
+            }
+            match down.frames.next(&mut conn.input, body_max) {
+                Ok(Some(frame)) => self.dubbo_frame_down(key, frame),
+                Ok(None) => return,
+                Err(error) => {
+                    self.dubbo_bad_frame(key, &error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Nothing after a broken header can be understood, so the connection ends; a frame that is only too large is answered first.
+    fn dubbo_bad_frame(&mut self, key: Key<Conn>, error: &FrameError) {
+        self.counters.dubbo_malformed.add(1);
+        tracing::info!(%error, "a Dubbo consumer's frame is refused");
+        match error {
+            FrameError::TooLarge { header, .. } if header.request && header.two_way => {
+                let sentence = format!("shmesh: {error}; limits.dubbo_body_bytes");
+                self.dubbo_answer_error(key, header, status::BAD_REQUEST, &sentence);
+                self.finish_conn(key, Finish::Close);
+            }
+            _ => self.drop_conn(key),
+        }
+    }
+
+    fn dubbo_frame_down(&mut self, key: Key<Conn>, frame: Frame) {
+        let header = frame.header;
+        if header.event {
+            self.dubbo_event(key, &header, frame.body.as_slice());
+            return;
+        }
+        if !header.request {
+            // The answer to a callback, which nobody here made.
+            self.counters.late_answers.add(1);
+            return;
+        }
+        let Some(Conn { role: Role::DubboDown(down), .. }) = self.conns.get_mut(key) else { return };
+        let listener = down.listener;
+        if header.two_way {
+            if down.waiting >= self.snapshot.limits.calls_per_connection {
+                self.dubbo_answer_error(key, &header, status::SERVER_ERROR, Failure::Overloaded.sentence());
+                return;
+            }
+            down.waiting += 1;
+        }
+        let mut body = self.spare_chunks();
+        let routed = self.dubbo_route(&header, frame.body.as_slice());
+        body.push(Chunk::Private(frame.body));
+        self.dubbo_call(Peer::Conn(key), listener, header, body, routed);
+    }
+
+    /// Starts a call, or answers in its place.
+    fn dubbo_call(
+        &mut self,
+        origin: Peer,
+        listener: u16,
+        header: FrameHeader,
+        body: Chunks,
+        routed: Result<u32, Failure>,
+    ) {
+        let call = self.new_dubbo(origin, listener, header, body, routed.unwrap_or(u32::MAX));
+        self.dubbo_go(call, routed.err());
+    }
+
+    pub(crate) fn new_dubbo(
+        &mut self,
+        origin: Peer,
+        listener: u16,
+        header: FrameHeader,
+        body: Chunks,
+        cluster: u32,
+    ) -> Key<Call> {
+        self.new_call(origin, listener, cluster, Kind::Dubbo(Dubbo { header, body }))
+    }
+
+    /// Sends a call on its way, or answers in its place.
+    pub(crate) fn dubbo_go(&mut self, call: Key<Call>, failure: Option<Failure>) {
+        match failure {
+            Some(failure) => {
+                if failure == Failure::MalformedRequest {
+                    self.counters.dubbo_malformed.add(1);
+                }
+                self.fail(call, failure);
+            }
+            None => self.dispatch(call),
+        }
+    }
+
+    /// The cluster for a request, by its strings; its arguments are walked over only if a route asks for the group.
+    fn dubbo_route(&mut self, header: &FrameHeader, body: &[u8]) -> Result<u32, Failure> {
+        let peek = match peek_request(header.serialization, body, true) {
+            Ok(PeekOutcome::Done(peek)) => peek,
+            Ok(PeekOutcome::NeedMore) => return Err(Failure::MalformedRequest),
+            Err(error) => {
+                tracing::debug!(%error, "a Dubbo request cannot be peeked");
+                return Err(Failure::MalformedRequest);
+            }
+        };
+        let mut key = DubboKey {
+            service: peek.path.of(body),
+            method: peek.method.of(body),
+            version: service_version(&peek, body),
+            group: Group::Unknown,
+        };
+        match self.snapshot.route_dubbo(&key) {
+            DubboRoute::To(cluster) => return Ok(cluster.0),
+            DubboRoute::NoRoute => return Err(Failure::NoRoute),
+            DubboRoute::NeedsGroup => {}
+        }
+        self.counters.dubbo_skips.add(1);
+        key.group = match attachment(header.serialization, body, &peek, "group") {
+            Ok(Some(group)) if !group.is_empty() => Group::Is(group.of(body)),
+            Ok(_) => Group::None,
+            Err(error) => {
+                tracing::debug!(%error, "the group of a Dubbo request cannot be found");
+                return Err(Failure::MalformedRequest);
+            }
+        };
+        match self.snapshot.route_dubbo(&key) {
+            DubboRoute::To(cluster) => Ok(cluster.0),
+            DubboRoute::NeedsGroup | DubboRoute::NoRoute => Err(Failure::NoRoute),
+        }
+    }
+
+    /// Heartbeats are answered by every hop, never forwarded.
+    fn dubbo_event(&mut self, key: Key<Conn>, header: &FrameHeader, body: &[u8]) {
+        match event(header, body) {
+            Event::Heartbeat if header.request && header.two_way => {
+                self.counters.heartbeats.add(1);
+                self.scratch.clear();
+                write_heartbeat_reply(&mut self.scratch, header);
+                let reply = self.driver.pool().append(&self.scratch);
+                if let Some(conn) = self.conns.get_mut(key) {
+                    conn.out.push(reply);
+                }
+                self.touch_conn(key);
+            }
+            Event::ReadOnly => self.dubbo_readonly(key, true),
+            Event::Writeable => self.dubbo_readonly(key, false),
+            Event::Heartbeat | Event::Other => {}
+        }
+    }
+
+    /// A provider is about to leave: it keeps its calls, new ones go over another connection.
+    fn dubbo_readonly(&mut self, key: Key<Conn>, readonly: bool) {
+        let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(key) else { return };
+        up.readonly = readonly;
+        let (address, waiting) = (self.addresses.get(up.address), up.waiting);
+        if readonly {
+            if address.dubbo == Some(key) {
+                address.dubbo = None;
+            }
+            if waiting == 0 {
+                self.drop_conn(key);
+            }
+        } else if address.dubbo.is_none() {
+            address.dubbo = Some(key);
+        }
+    }
+
+    /// The destination can take the call: its frame leaves whole.
+    pub(crate) fn forward_dubbo(&mut self, key: Key<Call>) {
+        let frames_max = WAITING_FRAMES_MAX * u64::from(self.snapshot.limits.dubbo_body_bytes);
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let dest = call.dest;
+        let Kind::Dubbo(dubbo) = &mut call.kind else { return };
+        let mut header = dubbo.header;
+        let mut body = std::mem::take(&mut dubbo.body);
+        match dest {
+            Some(Peer::Conn(conn_key)) => {
+                let Some(conn) = self.conns.get_mut(conn_key) else { return };
+                if conn.unsent() > frames_max {
+                    call.forwarded = false;
+                    self.fail(key, Failure::Overloaded);
+                    return;
+                }
+                header.id = key.to_bits();
+                conn.out.push(self.driver.pool().append(&header.encode()));
+                conn.out.append(&mut body);
+                if let Role::DubboUp(up) = &mut conn.role {
+                    up.waiting += 1;
+                }
+                self.touch_conn(conn_key);
+            }
+            Some(Peer::Slot(at)) => {
+                let first = First {
+                    open: true,
+                    stream: false,
+                    code: Protocol::Dubbo2 as u16,
+                    head: Slice::empty(),
+                    total: TOTAL_UNKNOWN,
+                    one_way: !header.two_way,
+                };
+                self.slot_first(at, first);
+                let header = self.driver.pool().append(&header.encode());
+                self.slot_push(at, Chunk::Private(header));
+                while let Some(chunk) = body.pop_front() {
+                    self.slot_push(at, chunk);
+                }
+                self.slot_end(at);
+            }
+            None => return,
+        }
+        self.spare.push(body);
+        if !header.two_way {
+            self.dubbo_one_way_done(key);
+        }
+    }
+
+    /// A one-way call ends when it was forwarded.
+    fn dubbo_one_way_done(&mut self, key: Key<Call>) {
+        let Some(call) = self.calls.get(key) else { return };
+        if matches!(call.dest, Some(Peer::Slot(_))) {
+            // The serving app says when it has it.
+            return;
+        }
+        let Some(call) = self.calls.remove(key) else { return };
+        if let Some(Peer::Conn(conn)) = call.dest
+            && let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(conn)
+        {
+            up.waiting = up.waiting.saturating_sub(1);
+        }
+        self.dubbo_tell_one_way(call.origin);
+        self.count(call.listener, call.cluster, u16::from(status::OK), call.started);
+    }
+
+    fn dubbo_tell_one_way(&mut self, origin: Peer) {
+        if let Peer::Slot(at) = origin {
+            let first = First {
+                open: false,
+                stream: false,
+                code: u16::from(status::OK),
+                head: Slice::empty(),
+                total: 0,
+                one_way: false,
+            };
+            self.slot_first(at, first);
+            self.slot_answered(at);
+        }
+    }
+
+    /// Goes on with what a provider sent.
+    pub(crate) fn dubbo_up_input(&mut self, key: Key<Conn>) {
+        let body_max = self.snapshot.limits.dubbo_body_bytes;
+        loop {
+            let Some(conn) = self.conns.get_mut(key) else { return };
+            let Role::DubboUp(up) = &mut conn.role else { return };
+            match up.frames.next(&mut conn.input, body_max) {
+                Ok(Some(frame)) => self.dubbo_frame_up(key, frame),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "a Dubbo provider's frame is refused");
+                    self.dubbo_up_broken(key, Failure::MalformedAnswer);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn dubbo_frame_up(&mut self, key: Key<Conn>, frame: Frame) {
+        let header = frame.header;
+        if header.event {
+            self.dubbo_event(key, &header, frame.body.as_slice());
+            return;
+        }
+        if header.request {
+            // A callback: the consumer that could take it is not known on a shared connection.
+            if header.two_way {
+                self.dubbo_answer_error(
+                    key,
+                    &header,
+                    status::BAD_REQUEST,
+                    "shmesh: callbacks are not carried over a shared connection",
+                );
+            }
+            return;
+        }
+        let id = Key::<Call>::from_bits(header.id);
+        let known = id.to_bits() == header.id
+            && self.calls.get(id).is_some_and(|call| call.dest == Some(Peer::Conn(key)) && call.forwarded);
+        if !known {
+            self.counters.late_answers.add(1);
+            return;
+        }
+        let mut close = false;
+        if let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(key) {
+            up.waiting = up.waiting.saturating_sub(1);
+            close = up.readonly && up.waiting == 0;
+        }
+        self.dubbo_answer(id, header, frame.body);
+        if close {
+            self.drop_conn(key);
+        }
+    }
+
+    /// A provider answered: the caller gets its own id back, everything else as it came.
+    pub(crate) fn dubbo_answer(&mut self, key: Key<Call>, mut header: FrameHeader, body: Slice) {
+        let Some(mut call) = self.calls.remove(key) else { return };
+        let Kind::Dubbo(dubbo) = &mut call.kind else { return };
+        header.id = dubbo.header.id;
+        let code = u16::from(header.status);
+        match call.origin {
+            Peer::Conn(conn_key) => {
+                let frames_max = WAITING_FRAMES_MAX * u64::from(self.snapshot.limits.dubbo_body_bytes);
+                let Some(conn) = self.conns.get_mut(conn_key) else { return };
+                conn.out.push(self.driver.pool().append(&header.encode()));
+                conn.out.push(body);
+                let stuck = conn.unsent() > frames_max;
+                self.dubbo_down_answered(conn_key);
+                if stuck {
+                    tracing::warn!("a Dubbo consumer takes no answers; its connection is cut");
+                    self.dubbo_down_ended(conn_key, true);
+                }
+            }
+            Peer::Slot(at) => {
+                let first = First {
+                    open: false,
+                    stream: false,
+                    code,
+                    head: Slice::empty(),
+                    total: body.len() as u64 + 16,
+                    one_way: false,
+                };
+                self.slot_first(at, first);
+                let header = self.driver.pool().append(&header.encode());
+                self.slot_push(at, Chunk::Private(header));
+                if !body.is_empty() {
+                    self.slot_push(at, Chunk::Private(body));
+                }
+                self.slot_answered(at);
+            }
+        }
+        self.count(call.listener, call.cluster, code, call.started);
+    }
+
+    /// A serving app has taken a one-way call.
+    pub(crate) fn dubbo_one_way_taken(&mut self, key: Key<Call>) {
+        let Some(call) = self.calls.remove(key) else { return };
+        self.dubbo_tell_one_way(call.origin);
+        self.count(call.listener, call.cluster, u16::from(status::OK), call.started);
+    }
+
+    /// The caller is told by shmesh what became of its call.
+    pub(crate) fn fail_dubbo(&mut self, origin: Peer, request: &FrameHeader, failure: Failure) {
+        match origin {
+            Peer::Conn(key) => {
+                if request.two_way {
+                    self.dubbo_answer_error(key, request, failure.dubbo_status(), failure.sentence());
+                    self.dubbo_down_answered(key);
+                }
+            }
+            Peer::Slot(at) if failure == Failure::Withdrawn => self.slot_reset(at, failure.reset(), failure.sentence()),
+            Peer::Slot(at) => self.dubbo_own_answer(at, request, failure),
+        }
+    }
+
+    fn dubbo_own_answer(&mut self, at: SlotRef, request: &FrameHeader, failure: Failure) {
+        let mut frame = Vec::new();
+        write_error(&mut frame, request, failure.dubbo_status(), failure.sentence());
+        let first = First {
+            open: false,
+            stream: false,
+            code: u16::from(failure.dubbo_status()),
+            head: Slice::empty(),
+            total: frame.len() as u64,
+            one_way: false,
+        };
+        self.slot_first(at, first);
+        self.slot_push(at, Chunk::Private(Slice::from_vec(frame)));
+        self.slot_answered(at);
+    }
+
+    fn dubbo_answer_error(&mut self, key: Key<Conn>, request: &FrameHeader, status: u8, sentence: &str) {
+        self.scratch.clear();
+        write_error(&mut self.scratch, request, status, sentence);
+        let answer = self.driver.pool().append(&self.scratch);
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.out.push(answer);
+        }
+        self.touch_conn(key);
+    }
+
+    fn dubbo_down_answered(&mut self, key: Key<Conn>) {
+        let draining = self.draining;
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let Role::DubboDown(down) = &mut conn.role else { return };
+        down.waiting = down.waiting.saturating_sub(1);
+        if down.waiting == 0 && (draining || conn.ended) {
+            conn.finish = Finish::Close;
+        }
+        self.touch_conn(key);
+    }
+
+    /// A consumer sends no more: with answers outstanding it may only have ended its direction.
+    pub(crate) fn dubbo_down_ended(&mut self, key: Key<Conn>, broken: bool) {
+        let Some(Conn { role: Role::DubboDown(down), .. }) = self.conns.get(key) else { return };
+        if !broken && down.waiting > 0 {
+            return;
+        }
+        for call in self.calls_where(|call| call.origin == Peer::Conn(key)) {
+            self.cancel(call);
+        }
+        self.drop_conn(key);
+    }
+
+    /// A provider's connection is gone: its calls may have run.
+    pub(crate) fn dubbo_up_lost(&mut self, key: Key<Conn>) {
+        self.dubbo_up_broken(key, Failure::Died);
+    }
+
+    fn dubbo_up_broken(&mut self, key: Key<Conn>, failure: Failure) {
+        if let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get(key)
+            && (up.waiting > 0 || failure != Failure::Died)
+        {
+            let address = up.address;
+            self.addresses.get(address).counters.failures.add(1);
+        }
+        let (forwarded, unsent): (Vec<_>, Vec<_>) = self
+            .calls_where(|call| call.dest == Some(Peer::Conn(key)))
+            .into_iter()
+            .partition(|&call| self.calls.get(call).is_some_and(|call| call.forwarded));
+        self.drop_conn(key);
+        for call in forwarded {
+            self.fail(call, failure);
+        }
+        for call in unsent {
+            // Not a byte of it left: another connection will do.
+            if let Some(call) = self.calls.get_mut(call) {
+                call.dest = None;
+            }
+            self.dispatch_again(call);
+        }
+    }
+
+    /// Calls that fit; looks at all of them, for rare events.
+    pub(crate) fn calls_where(&self, fits: impl Fn(&Call) -> bool) -> Vec<Key<Call>> {
+        self.calls.keys().into_iter().filter(|&key| self.calls.get(key).is_some_and(&fits)).collect()
+    }
+}

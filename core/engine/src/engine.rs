@@ -1,0 +1,341 @@
+//! The engine as the binary sees it: start, publish, drain, stop, and the numbers.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::thread::{self, JoinHandle};
+
+use arc_swap::ArcSwap;
+use shmesh_io::{Driver, EpollDriver, Limits as DriverLimits};
+use crate::tmp_io::{Choice, UringDriver, net, probe};
+use shmesh_policy::{Bind, Snapshot};
+
+use crate::access_log::AccessLog;
+use crate::counters::{Registry, lock};
+use crate::mailbox::{Mail, Postbox};
+use crate::resolve::Resolver;
+use crate::session::SessionDesk;
+use crate::session_thread::SessionThread;
+use crate::shared::Shared;
+use crate::token::Token;
+use crate::worker::{ListenerState, Worker, WorkerParts};
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    pub driver: Choice,
+    /// Number of workers; else the snapshot's, else by the CPU quota.
+    pub workers: Option<usize>,
+}
+
+/// Which driver runs, and why if it is not the preferred one.
+#[derive(Clone, Debug)]
+pub struct DriverReport {
+    pub name: &'static str,
+    pub stepped_down: Option<String>,
+}
+
+/// Why the engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("listener {name} ({bind}): {error}")]
+    Listen { name: String, bind: String, error: String },
+    #[error("--driver uring: {0}; use --driver auto or epoll")]
+    NoUring(String),
+    #[error("the access log {path}: {error}")]
+    AccessLog { path: String, error: io::Error },
+    #[error("{workers} workers are asked for; at most {max} are possible")]
+    Workers { workers: usize, max: usize },
+    #[error("a thread or its driver cannot be started: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Why a snapshot is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("listeners cannot change while shmesh runs; restart it to take them")]
+    Listeners,
+}
+
+/// As many workers as docs/spec/shm-v1.md allows.
+pub const WORKERS_MAX: usize = 32;
+
+/// A running engine.
+pub struct Engine {
+    pub(crate) shared: Arc<Shared>,
+    workers: Vec<Postbox>,
+    threads: Vec<JoinHandle<()>>,
+    in_flight: Vec<Arc<AtomicU64>>,
+    driver: DriverReport,
+    ready: AtomicBool,
+    /// Held for as long as the addresses are ours.
+    _locks: Vec<net::AddressLock>,
+}
+
+/// The listening sockets of one worker, by listener.
+type Sockets = Vec<Option<OwnedFd>>;
+
+/// What a worker's thread says when it is up.
+type Started = io::Result<Postbox>;
+
+impl Engine {
+    /// Binds the listeners and starts the threads; when this returns, every listener accepts.
+    pub fn start(snapshot: Arc<Snapshot>, options: EngineOptions) -> Result<Engine, StartError> {
+        let driver = choose(options.driver)?;
+        let workers = options.workers.or(snapshot.workers).unwrap_or_else(workers_by_quota);
+        if workers == 0 || workers > WORKERS_MAX {
+            return Err(StartError::Workers { workers, max: WORKERS_MAX });
+        }
+        let log = open_log(&snapshot)?;
+        let bound = bind(&snapshot, workers)?;
+        let shared = Arc::new(Shared {
+            version: AtomicU64::new(snapshot.version),
+            snapshot: ArcSwap::new(snapshot),
+            registry: Arc::new(Registry::default()),
+            draining: AtomicBool::new(false),
+            sessions: SessionDesk::default(),
+        });
+        let resolver = Resolver::start()?;
+
+        let mut engine = Engine {
+            shared: shared.clone(),
+            workers: Vec::new(),
+            threads: Vec::new(),
+            in_flight: Vec::new(),
+            driver,
+            ready: AtomicBool::new(false),
+            _locks: bound.locks,
+        };
+        for (index, sockets) in bound.sockets.into_iter().enumerate() {
+            let in_flight = Arc::new(AtomicU64::new(0));
+            let start = WorkerStart {
+                shared: shared.clone(),
+                index,
+                resolver: resolver.clone(),
+                log: log.clone(),
+                in_flight: in_flight.clone(),
+                sockets,
+            };
+            let (thread, postbox) = if engine.driver.name == "uring" {
+                spawn(start, || UringDriver::new(DriverLimits::default()))?
+            } else {
+                spawn(start, || EpollDriver::new(DriverLimits::default()))?
+            };
+            engine.threads.push(thread);
+            engine.workers.push(postbox);
+            engine.in_flight.push(in_flight);
+        }
+        let bell = shmesh_shm::doorbell::worker_bell()?;
+        *lock(&shared.sessions.bell) = Some(bell.try_clone()?);
+        SessionThread { shared, workers: engine.workers.clone(), listeners: bound.sessions, bell }.start()?;
+        engine.ready.store(true, Ordering::Release);
+        Ok(engine)
+    }
+
+    /// The driver that the workers run on.
+    pub fn driver(&self) -> &DriverReport {
+        &self.driver
+    }
+
+    /// Number of workers.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Makes a snapshot the current one. The workers take it between two turns.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) -> Result<(), PublishError> {
+        if self.shared.snapshot.load().listeners != snapshot.listeners {
+            return Err(PublishError::Listeners);
+        }
+        let version = snapshot.version;
+        self.shared.snapshot.store(snapshot);
+        self.shared.version.store(version, Ordering::Release);
+        for worker in &self.workers {
+            worker.wake();
+        }
+        self.shared.sessions.wake();
+        Ok(())
+    }
+
+    /// The snapshot in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    /// Every listener accepts, and nobody asked to stop.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !self.shared.draining.load(Ordering::Acquire)
+    }
+
+    /// Closes the listeners and lets what is in flight finish.
+    pub fn begin_drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+        for worker in &self.workers {
+            worker.send(Mail::Drain);
+        }
+        self.shared.sessions.wake();
+    }
+
+    /// Calls in flight.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Ends the workers at once.
+    pub fn stop(self) {
+        for worker in &self.workers {
+            worker.send(Mail::Stop);
+        }
+        for thread in self.threads {
+            // A worker that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct WorkerStart {
+    shared: Arc<Shared>,
+    index: usize,
+    resolver: Resolver,
+    log: Option<AccessLog>,
+    in_flight: Arc<AtomicU64>,
+    sockets: Sockets,
+}
+
+/// Starts a worker's thread; the driver is made on it.
+fn spawn<D: Driver>(
+    start: WorkerStart,
+    driver: impl FnOnce() -> io::Result<D> + Send + 'static,
+) -> Result<(JoinHandle<()>, Postbox), StartError> {
+    let (sender, started) = channel::<Started>();
+    let index = start.index;
+    let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let worker = match prepare(start, driver) {
+            Ok(worker) => worker,
+            Err(error) => {
+                let _ = sender.send(Err(error));
+                return;
+            }
+        };
+        let _ = sender.send(Ok(worker.mail.clone()));
+        if let Err(error) = worker.run() {
+            // Without its driver a worker can serve nobody; the process is restarted, and shims go direct.
+            tracing::error!(worker = index, %error, "the driver failed; shmesh exits");
+            std::process::exit(70);
+        }
+    })?;
+    match started.recv() {
+        Ok(Ok(postbox)) => Ok((thread, postbox)),
+        Ok(Err(error)) => Err(StartError::Thread(error)),
+        Err(_) => Err(StartError::Thread(io::Error::other("the worker ended before it began"))),
+    }
+}
+
+fn prepare<D: Driver>(start: WorkerStart, driver: impl FnOnce() -> io::Result<D>) -> io::Result<Worker<D>> {
+    let mut driver = driver()?;
+    let mail = Postbox::new(driver.waker());
+    let snapshot = start.shared.snapshot.load_full();
+    let mut listeners = Vec::new();
+    for (index, socket) in start.sockets.into_iter().enumerate() {
+        let listener = &snapshot.listeners[index];
+        listeners.push(match socket {
+            Some(socket) => Some(ListenerState {
+                sock: driver.listen(socket, Token::Listener(index).tag())?,
+                protocol: listener.protocol,
+                cluster: listener.cluster.map(|cluster| cluster.0),
+            }),
+            None => None,
+        });
+    }
+    let mut worker = Worker::new(WorkerParts {
+        driver,
+        shared: start.shared,
+        mail,
+        resolver: start.resolver,
+        log: start.log,
+        in_flight: start.in_flight,
+    });
+    worker.listeners = listeners;
+    Ok(worker)
+}
+
+struct Bound {
+    sockets: Vec<Sockets>,
+    sessions: Vec<(u16, UnixListener)>,
+    locks: Vec<net::AddressLock>,
+}
+
+/// Binds every listener: TCP once a worker, a Unix socket once for the worker that has it, session sockets for their thread.
+fn bind(snapshot: &Snapshot, workers: usize) -> Result<Bound, StartError> {
+    let mut bound = Bound { sockets: (0..workers).map(|_| Vec::new()).collect(), sessions: Vec::new(), locks: Vec::new() };
+    for (index, listener) in snapshot.listeners.iter().enumerate() {
+        let refused = |error: String| StartError::Listen {
+            name: listener.name.to_string(),
+            bind: listener.bind.to_string(),
+            error,
+        };
+        for sockets in &mut bound.sockets {
+            sockets.push(None);
+        }
+        match &listener.bind {
+            Bind::Tcp(address) => {
+                bound.locks.push(net::lock_tcp(*address).map_err(|error| refused(error.to_string()))?);
+                for sockets in &mut bound.sockets {
+                    let socket = net::listen_tcp(*address, workers > 1).map_err(|error| refused(error.to_string()))?;
+                    sockets[index] = Some(socket);
+                }
+            }
+            Bind::Unix(path) => {
+                let (socket, lock) = net::listen_unix(path, SOCKET_MODE).map_err(|error| refused(error.to_string()))?;
+                bound.locks.push(lock);
+                for sockets in &mut bound.sockets {
+                    sockets[index] = Some(socket.try_clone().map_err(|error| refused(error.to_string()))?);
+                }
+            }
+            Bind::Shm(path) => {
+                let (socket, lock) = net::listen_unix(path, SOCKET_MODE).map_err(|error| refused(error.to_string()))?;
+                bound.locks.push(lock);
+                let socket = UnixListener::from(socket);
+                socket.set_nonblocking(true).map_err(|error| refused(error.to_string()))?;
+                bound.sessions.push((index as u16, socket));
+            }
+        }
+    }
+    Ok(bound)
+}
+
+/// Mode of every socket file.
+const SOCKET_MODE: u32 = 0o660;
+
+fn choose(choice: Choice) -> Result<DriverReport, StartError> {
+    match choice {
+        Choice::Epoll => Ok(DriverReport { name: "epoll", stepped_down: None }),
+        Choice::Uring => match probe::uring() {
+            Ok(()) => Ok(DriverReport { name: "uring", stepped_down: None }),
+            Err(refusal) => Err(StartError::NoUring(refusal.to_string())),
+        },
+        Choice::Auto => Ok(match probe::uring() {
+            Ok(()) => DriverReport { name: "uring", stepped_down: None },
+            Err(refusal) => DriverReport { name: "epoll", stepped_down: Some(refusal.to_string()) },
+        }),
+    }
+}
+
+fn open_log(snapshot: &Snapshot) -> Result<Option<AccessLog>, StartError> {
+    let Some(spec) = &snapshot.access_log else { return Ok(None) };
+    let opened = AccessLog::open(&spec.path);
+    opened
+        .map(Some)
+        .map_err(|error| StartError::AccessLog { path: spec.path.display().to_string(), error })
+}
+
+/// One worker for each whole core of the cgroup's quota, or of the machine, and never more than four: a sidecar that takes
+/// more is no sidecar any more.
+fn workers_by_quota() -> usize {
+    // The standard library looks at affinity and at the cgroup's quota.
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).clamp(1, 4)
+}

@@ -1,0 +1,496 @@
+//! A streamed call under way: the request's bytes towards its destination, the answer's bytes back, each at the pace of the
+//! slower side.
+
+use shmesh_io::{Chunk, Chunks, Driver, Slice};
+use shmesh_proto::http1::{
+    BodyKind, ConnectionOption, Framing, ResponseHead, ResponseOut, Version, write_last_chunk, write_own_response,
+    write_response,
+};
+use shmesh_shm::{Reset, TOTAL_UNKNOWN};
+
+use crate::call::{Call, Exchange, Failure, Kind, Peer};
+use crate::conn::{Conn, Finish, HttpDown, Role};
+use crate::lane::First;
+use crate::route_key::without_last_line;
+use crate::slab::Key;
+use crate::worker::Worker;
+
+/// A request's body is kept for one more attempt up to this many bytes.
+const REPLAY_MAX: usize = 64 * 1024;
+
+impl<D: Driver> Worker<D> {
+    // ---- The request -------------------------------------------------------------------------------------------
+
+    /// The destination can take the request: its head, and what has come of its body.
+    pub(crate) fn forward_exchange(&mut self, key: Key<Call>) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let dest = call.dest;
+        let Kind::Exchange(exchange) = &mut call.kind else { return };
+        let head = exchange.head.clone();
+        let http = exchange.http;
+        let framing = request_framing(exchange);
+        let mut pending = std::mem::take(&mut exchange.pending);
+        let ended = exchange.request_ended;
+        let total = exchange.request_length;
+        let tunnel = exchange.tunnel;
+        let expects = exchange.request_has_body;
+        exchange.replay = http.then(Chunks::new);
+        match dest {
+            Some(Peer::Conn(conn)) => {
+                if http {
+                    self.send_request_head(conn, &head, framing);
+                }
+            }
+            Some(Peer::Slot(at)) => {
+                let Some(lane) = self.lanes.get_mut(at.lane) else { return };
+                let mut first = First {
+                    open: true,
+                    stream: tunnel,
+                    code: if http { shmesh_shm::Protocol::Http } else { shmesh_shm::Protocol::Raw } as u16,
+                    head: Slice::empty(),
+                    total: total.unwrap_or(TOTAL_UNKNOWN),
+                    one_way: false,
+                };
+                if http {
+                    self.scratch.clear();
+                    self.scratch.extend_from_slice(head.as_slice());
+                    self.scratch.extend_from_slice(b"\r\n");
+                    first.head = self.driver.pool().append(&self.scratch);
+                }
+                if let Some(slot) = lane.slot_mut(at) {
+                    slot.first = Some(first);
+                }
+                lane.enqueue(at.slot);
+                self.touch_lane(at.lane);
+                // An app behind a lane cannot say "100 Continue": the sidecar takes the body for it.
+                if expects
+                    && let Some(Call { origin: Peer::Conn(origin), .. }) = self.calls.get(key)
+                    && expects_continue(&head)
+                {
+                    let origin = *origin;
+                    self.http_continue(origin);
+                }
+            }
+            None => return,
+        }
+        while let Some(chunk) = pending.pop_front() {
+            self.write_request(key, chunk);
+        }
+        if let Some(exchange) = self.calls.get_mut(key).and_then(Call::exchange)
+            && exchange.pending.is_empty()
+        {
+            exchange.pending = pending;
+        }
+        if ended {
+            self.finish_request(key);
+        } else {
+            self.balance_request(key);
+        }
+    }
+
+    /// More of the request's body.
+    pub(crate) fn request_data(&mut self, key: Key<Call>, chunk: Chunk) {
+        let now = self.driver.now();
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let (forwarded, cluster, answered) = (call.forwarded, call.cluster, call.answered);
+        if forwarded {
+            self.write_request(key, chunk);
+        } else if let Some(exchange) = call.exchange() {
+            exchange.pending.push(chunk);
+        }
+        if !answered {
+            let within = self.first_byte_timeout(cluster);
+            self.set_call_deadline(key, now + within);
+        }
+        self.balance_request(key);
+    }
+
+    /// The request is complete.
+    pub(crate) fn request_end(&mut self, key: Key<Call>) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let forwarded = call.forwarded;
+        if let Some(exchange) = call.exchange() {
+            exchange.request_ended = true;
+        }
+        if forwarded {
+            self.finish_request(key);
+        }
+    }
+
+    fn write_request(&mut self, key: Key<Call>, chunk: Chunk) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let dest = call.dest;
+        let Kind::Exchange(exchange) = &mut call.kind else { return };
+        let chunked = exchange.http && exchange.request_length.is_none();
+        if let Some(replay) = &mut exchange.replay {
+            if replay.len_bytes() + chunk.len() <= REPLAY_MAX && matches!(chunk, Chunk::Private(_)) {
+                replay.push(chunk.clone());
+            } else {
+                exchange.replay = None;
+            }
+        }
+        match dest {
+            Some(Peer::Conn(conn)) => self.send_body(conn, chunk, chunked),
+            Some(Peer::Slot(at)) => self.slot_push(at, chunk),
+            None => {}
+        }
+    }
+
+    fn finish_request(&mut self, key: Key<Call>) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let dest = call.dest;
+        let Kind::Exchange(exchange) = &mut call.kind else { return };
+        let chunked = exchange.http && exchange.request_length.is_none();
+        match dest {
+            Some(Peer::Conn(conn_key)) => {
+                if chunked {
+                    self.scratch.clear();
+                    write_last_chunk(&mut self.scratch, &exchange.request_trailers);
+                    let last = self.driver.pool().append(&self.scratch);
+                    if let Some(conn) = self.conns.get_mut(conn_key) {
+                        conn.out.push(last);
+                    }
+                }
+                match self.conns.get_mut(conn_key) {
+                    Some(Conn { role: Role::HttpUp(up), .. }) => up.request_done = true,
+                    Some(conn) => conn.finish = Finish::Shutdown,
+                    None => {}
+                }
+                self.touch_conn(conn_key);
+            }
+            Some(Peer::Slot(at)) => self.slot_end(at),
+            None => {}
+        }
+    }
+
+    /// Pauses the request's source if its sink is full; a lane's slot gets its credit back otherwise.
+    fn balance_request(&mut self, key: Key<Call>) {
+        let Some(call) = self.calls.get(key) else { return };
+        let origin = call.origin;
+        let waiting = match (&call.kind, call.dest) {
+            (Kind::Exchange(exchange), dest) => {
+                let sink = dest.map_or(0, |dest| self.backlog(dest));
+                exchange.pending.len_bytes() as u64 + sink
+            }
+            (Kind::Dubbo(_), _) => 0,
+        };
+        if waiting >= self.backlog_max() { self.pause_source(origin) } else { self.resume_source(origin) }
+    }
+
+    // ---- The answer --------------------------------------------------------------------------------------------
+
+    /// A 1xx: handed on to clients that speak 1.1 (RFC 9110 §15.2).
+    pub(crate) fn interim_response(&mut self, key: Key<Call>, head: &ResponseHead, bytes: &[u8]) {
+        let Some(call) = self.calls.get(key) else { return };
+        let Peer::Conn(origin) = call.origin else { return };
+        if matches!(self.conns.get(origin), Some(Conn { role: Role::HttpDown(HttpDown { old: false, .. }), .. })) {
+            self.scratch.clear();
+            let how = ResponseOut {
+                framing: Framing::None,
+                connection: ConnectionOption::KeepAlive,
+                version: Version::Http11,
+            };
+            write_response(&mut self.scratch, head, bytes, &how);
+            let interim = self.driver.pool().append(&self.scratch);
+            if let Some(conn) = self.conns.get_mut(origin) {
+                conn.out.push(interim);
+            }
+            self.touch_conn(origin);
+        }
+    }
+
+    /// The answer's head came. `body` is how it is delimited where it comes from.
+    pub(crate) fn response_head(&mut self, key: Key<Call>, head: &ResponseHead, bytes: &[u8], body: BodyKind) {
+        let now = self.driver.now();
+        let idle = self.snapshot.timeouts.idle.as_nanos() as u64;
+        let draining = self.draining;
+        let Some(call) = self.calls.get_mut(key) else { return };
+        call.answered = true;
+        let origin = call.origin;
+        let Some(exchange) = call.exchange() else { return };
+        exchange.status = head.status;
+        exchange.replay = None;
+        self.set_call_deadline(key, now + idle);
+        match origin {
+            Peer::Conn(conn_key) => {
+                let Some(conn) = self.conns.get_mut(conn_key) else { return };
+                let Role::HttpDown(down) = &mut conn.role else { return };
+                let framing = match body {
+                    BodyKind::None => Framing::None,
+                    BodyKind::Length(length) => Framing::Length(length),
+                    BodyKind::Chunked | BodyKind::UntilClose if down.old => Framing::UntilClose,
+                    BodyKind::Chunked | BodyKind::UntilClose => Framing::Chunked,
+                };
+                if framing == Framing::UntilClose || draining {
+                    down.keep_alive = false;
+                }
+                let connection =
+                    if down.keep_alive { ConnectionOption::KeepAlive } else { ConnectionOption::Close };
+                let version = if down.old { Version::Http10 } else { Version::Http11 };
+                self.scratch.clear();
+                write_response(&mut self.scratch, head, bytes, &ResponseOut { framing, connection, version });
+                conn.out.push(self.driver.pool().append(&self.scratch));
+                if let Some(exchange) = self.calls.get_mut(key).and_then(Call::exchange) {
+                    exchange.response_chunked = framing == Framing::Chunked;
+                }
+                self.touch_conn(conn_key);
+            }
+            Peer::Slot(at) => {
+                self.scratch.clear();
+                let how = ResponseOut {
+                    framing: Framing::Unframed,
+                    connection: ConnectionOption::KeepAlive,
+                    version: Version::Http11,
+                };
+                write_response(&mut self.scratch, head, bytes, &how);
+                let first = First {
+                    open: false,
+                    stream: false,
+                    code: head.status,
+                    head: self.driver.pool().append(&self.scratch),
+                    total: match body {
+                        BodyKind::None => 0,
+                        BodyKind::Length(length) => length,
+                        BodyKind::Chunked | BodyKind::UntilClose => TOTAL_UNKNOWN,
+                    },
+                    one_way: false,
+                };
+                self.slot_first(at, first);
+            }
+        }
+    }
+
+    /// More of the answer's body.
+    pub(crate) fn response_data(&mut self, key: Key<Call>, chunk: Chunk) {
+        let now = self.driver.now();
+        let idle = self.snapshot.timeouts.idle.as_nanos() as u64;
+        let Some(call) = self.calls.get_mut(key) else { return };
+        call.answered = true;
+        let (origin, dest) = (call.origin, call.dest);
+        let Some(exchange) = call.exchange() else { return };
+        let (chunked, tunnel) = (exchange.response_chunked, exchange.tunnel);
+        match origin {
+            Peer::Conn(conn) => self.send_body(conn, chunk, chunked),
+            Peer::Slot(at) => self.slot_push(at, chunk),
+        }
+        self.set_call_deadline(key, if tunnel { u64::MAX } else { now + idle });
+        let full = self.backlog(origin) >= self.backlog_max();
+        if let Some(source) = dest {
+            if full { self.pause_source(source) } else { self.resume_source(source) }
+        }
+    }
+
+    /// Trailers of a chunked answer: handed on to a chunked client, dropped otherwise (RFC 9110 §6.5.1).
+    pub(crate) fn response_trailers(&mut self, key: Key<Call>, trailers: &[u8]) {
+        if trailers.is_empty() {
+            return;
+        }
+        if let Some(exchange) = self.calls.get_mut(key).and_then(Call::exchange) {
+            // The request is over by now, so its place is free.
+            exchange.request_trailers = trailers.to_vec();
+            exchange.response_has_trailers = true;
+        }
+    }
+
+    /// The answer is complete.
+    pub(crate) fn response_end(&mut self, key: Key<Call>) {
+        let Some(mut call) = self.calls.remove(key) else { return };
+        let Kind::Exchange(exchange) = &mut call.kind else { return };
+        let code = exchange.status;
+        match call.origin {
+            Peer::Conn(conn_key) => {
+                if exchange.response_chunked {
+                    let trailers: &[u8] =
+                        if exchange.response_has_trailers { &exchange.request_trailers } else { &[] };
+                    self.scratch.clear();
+                    write_last_chunk(&mut self.scratch, trailers);
+                    let last = self.driver.pool().append(&self.scratch);
+                    if let Some(conn) = self.conns.get_mut(conn_key) {
+                        conn.out.push(last);
+                    }
+                }
+                self.http_down_answered(conn_key, exchange.request_ended, false);
+            }
+            Peer::Slot(at) => self.slot_answered(at),
+        }
+        if !exchange.request_ended {
+            self.abandon(call.dest, call.forwarded);
+        }
+        self.keep_chunks(std::mem::take(&mut exchange.pending));
+        self.count(call.listener, call.cluster, code, call.started);
+    }
+
+    // ---- What goes wrong ---------------------------------------------------------------------------------------
+
+    /// The call cannot be answered by an upstream: the caller is told by shmesh, or cut off if the answer had begun.
+    pub(crate) fn fail(&mut self, key: Key<Call>, failure: Failure) {
+        let Some(mut call) = self.calls.remove(key) else { return };
+        self.abandon(call.dest, call.forwarded);
+        let code = match &mut call.kind {
+            Kind::Dubbo(dubbo) => {
+                let header = dubbo.header;
+                self.fail_dubbo(call.origin, &header, failure);
+                u16::from(failure.dubbo_status())
+            }
+            Kind::Exchange(exchange) => {
+                let begun = call.answered;
+                match call.origin {
+                    Peer::Conn(conn) if exchange.http && !begun => {
+                        self.own_response(conn, failure, exchange.head_only, exchange.request_ended);
+                    }
+                    Peer::Conn(conn) => self.cut_conn(conn),
+                    Peer::Slot(at) if exchange.http && !begun => self.own_answer(at, failure),
+                    Peer::Slot(at) => self.slot_reset(at, failure.reset(), failure.sentence()),
+                }
+                if exchange.http { failure.http_status() } else { failure.reset() as u16 }
+            }
+        };
+        self.count(call.listener, call.cluster, code, call.started);
+    }
+
+    /// The caller is gone: nobody is to be told.
+    pub(crate) fn cancel(&mut self, key: Key<Call>) {
+        let Some(call) = self.calls.remove(key) else { return };
+        self.abandon(call.dest, call.forwarded);
+        // The code that nginx gave to "client closed request".
+        self.count(call.listener, call.cluster, 499, call.started);
+    }
+
+    /// Takes a call from its destination, which may be in the middle of it.
+    pub(crate) fn abandon(&mut self, dest: Option<Peer>, forwarded: bool) {
+        match dest {
+            Some(Peer::Conn(key)) => match self.conns.get_mut(key) {
+                Some(Conn { role: Role::HttpUp(up), .. }) if !forwarded && up.connected => {
+                    up.call = None;
+                    up.keep_alive = true;
+                    up.request_done = true;
+                    self.release_http_up(key);
+                }
+                Some(Conn { role: Role::DubboUp(up), .. }) => {
+                    // Its answer will be late, and dropped by its id's generation.
+                    if forwarded {
+                        up.waiting = up.waiting.saturating_sub(1);
+                    }
+                }
+                Some(_) => self.drop_conn(key),
+                None => {}
+            },
+            Some(Peer::Slot(at)) => {
+                if forwarded {
+                    self.slot_reset(at, Reset::Cancelled, "the caller is gone");
+                } else {
+                    self.slot_unopened(at);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Answers an HTTP client in the upstream's place.
+    fn own_response(&mut self, key: Key<Conn>, failure: Failure, head_only: bool, request_ended: bool) {
+        let close = match self.conns.get(key).map(|conn| &conn.role) {
+            Some(Role::HttpDown(down)) => !down.keep_alive || !request_ended || failure == Failure::MalformedRequest,
+            _ => return,
+        };
+        self.scratch.clear();
+        write_own_response(
+            &mut self.scratch,
+            failure.http_status(),
+            failure.reason(),
+            failure.sentence(),
+            close,
+            head_only,
+        );
+        let answer = self.driver.pool().append(&self.scratch);
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.out.push(answer);
+            if let Role::HttpDown(down) = &mut conn.role
+                && close
+            {
+                down.body = None;
+            }
+        }
+        self.http_down_answered(key, request_ended, close);
+    }
+
+    /// Answers an app's HTTP call in the upstream's place.
+    fn own_answer(&mut self, at: crate::lane::SlotRef, failure: Failure) {
+        self.scratch.clear();
+        write_own_response(&mut self.scratch, failure.http_status(), failure.reason(), failure.sentence(), false, true);
+        let mut head = std::mem::take(&mut self.response_head);
+        let own = std::mem::take(&mut self.scratch);
+        if head.parse(&own, &self.head_limits(), false).is_ok() {
+            let mut text = Vec::new();
+            let how = ResponseOut {
+                framing: Framing::Unframed,
+                connection: ConnectionOption::KeepAlive,
+                version: Version::Http11,
+            };
+            write_response(&mut text, &head, &own, &how);
+            let body = format!("{}\n", failure.sentence());
+            let first = First {
+                open: false,
+                stream: false,
+                code: failure.http_status(),
+                head: Slice::from_vec(text),
+                total: body.len() as u64,
+                one_way: false,
+            };
+            self.slot_first(at, first);
+            self.slot_push(at, Chunk::Private(Slice::from_vec(body.into_bytes())));
+            self.slot_answered(at);
+        }
+        self.scratch = own;
+        self.response_head = head;
+    }
+
+    /// A call's timer fired.
+    pub(crate) fn call_timer(&mut self, key: Key<Call>, now: u64) {
+        let Some(call) = self.calls.get(key) else { return };
+        if call.deadline > now {
+            let at = call.deadline;
+            self.set_call_deadline(key, at);
+            return;
+        }
+        self.fail(key, Failure::Timeout);
+    }
+
+    /// Counts a call that is over, and logs it if that is wanted.
+    pub(crate) fn count(&mut self, listener: u16, cluster: u32, code: u16, started: u64) {
+        let took = std::time::Duration::from_nanos(self.driver.now().saturating_sub(started));
+        self.call_counters.count(&self.snapshot, listener, cluster, code, took);
+        if let Some(log) = &self.log
+            && !log.write(&self.snapshot, listener, cluster, code, took)
+        {
+            self.counters.log_dropped.add(1);
+        }
+    }
+
+    /// An empty queue, with the memory of an earlier one if there is one.
+    pub(crate) fn spare_chunks(&mut self) -> Chunks {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    fn keep_chunks(&mut self, mut chunks: Chunks) {
+        if self.spare.len() < 64 {
+            chunks.clear();
+            self.spare.push(chunks);
+        }
+    }
+}
+
+/// How a request's body is framed towards a socket.
+fn request_framing(exchange: &Exchange) -> Framing {
+    match exchange.request_length {
+        // A length of 0 is said only when the caller said it, so that a GET stays as it was.
+        Some(0) if !exchange.request_has_body => Framing::None,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    }
+}
+
+fn expects_continue(head: &Slice) -> bool {
+    without_last_line(head.as_slice())
+        .split(|&byte| byte == b'\n')
+        .any(|line| line.len() > 7 && line[..7].eq_ignore_ascii_case(b"expect:"))
+}

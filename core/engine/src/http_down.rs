@@ -1,0 +1,312 @@
+//! HTTP clients: heads in, calls out. One request at a time on a connection; answers in order by that (RFC 9112 §9.3.2).
+
+use shmesh_io::{Chunk, Driver, Slice};
+use shmesh_policy::Tries;
+use shmesh_proto::http1::{
+    BodyKind, BodyReader, CONTINUE, ConnectionOption, Framing, RequestHead, RequestOut, Status, TargetForm, Version,
+    write_own_response, write_request,
+};
+
+use crate::call::{Call, Exchange, Failure, Kind, Peer};
+use crate::conn::{Conn, Finish, HttpDown, Role};
+use crate::route_key::without_last_line;
+use crate::slab::Key;
+use crate::worker::Worker;
+
+impl<D: Driver> Worker<D> {
+    /// Goes on with what the client sent.
+    pub(crate) fn http_down_input(&mut self, key: Key<Conn>) {
+        loop {
+            let Some(conn) = self.conns.get_mut(key) else { return };
+            let Role::HttpDown(down) = &mut conn.role else { return };
+            if conn.finish != Finish::Stay {
+                conn.input = Slice::empty();
+                return;
+            }
+            if down.body.is_some() {
+                if !self.http_down_body(key) {
+                    return;
+                }
+            } else if down.call.is_some() {
+                // A request that was sent ahead waits for its turn; more than that is not taken.
+                if !conn.input.is_empty() {
+                    self.stop_recv(key);
+                }
+                return;
+            } else if !self.http_down_head(key) {
+                return;
+            }
+        }
+    }
+
+    /// Reads a head; false when it is not complete or the connection is done.
+    fn http_down_head(&mut self, key: Key<Conn>) -> bool {
+        let limits = self.head_limits();
+        let Some(conn) = self.conns.get_mut(key) else { return false };
+        if conn.input.is_empty() {
+            return false;
+        }
+        let mut head = std::mem::take(&mut self.request_head);
+        let parsed = head.parse(conn.input.as_slice(), &limits);
+        let go_on = match parsed {
+            Ok(Status::Complete) => {
+                let bytes = conn.input.split_to(head.len as usize);
+                self.http_request(key, &head, bytes.as_slice());
+                true
+            }
+            Ok(Status::Partial) => {
+                self.http_head_incomplete(key);
+                false
+            }
+            Err(error) => {
+                self.counters.http_malformed.add(1);
+                let sentence = format!("shmesh: {error}");
+                self.http_refuse(key, error.status(), error.reason(), &sentence);
+                false
+            }
+        };
+        self.request_head = head;
+        go_on
+    }
+
+    fn http_head_incomplete(&mut self, key: Key<Conn>) {
+        let within = self.snapshot.timeouts.head_read.as_nanos() as u64;
+        let now = self.driver.now();
+        let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(key) else { return };
+        if !down.head_started {
+            down.head_started = true;
+            self.set_conn_deadline(key, now + within);
+        }
+    }
+
+    /// A request's head is complete.
+    fn http_request(&mut self, key: Key<Conn>, head: &RequestHead, bytes: &[u8]) {
+        let now = self.driver.now();
+        let idle = self.snapshot.timeouts.idle.as_nanos() as u64;
+        let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(key) else { return };
+        down.head_started = false;
+        down.keep_alive = head.keep_alive && !self.draining;
+        down.old = head.version == Version::Http10;
+        let listener = down.listener;
+        let reader = BodyReader::new(head.body);
+        down.body = (!reader.is_done()).then_some(reader);
+        self.set_conn_deadline(key, now + idle);
+
+        if head.is_connect(bytes) {
+            self.http_refuse(
+                key,
+                405,
+                "connect-not-allowed",
+                "shmesh: CONNECT is not served here; send requests in absolute form instead",
+            );
+            return;
+        }
+        let cluster = self.snapshot.route_http(head.authority.of(bytes), head.path.of(bytes), head.method.of(bytes));
+        let forward_proxy = cluster.and_then(|id| self.snapshot.cluster(id)).is_some_and(|c| c.dynamic_forward_proxy);
+        let named_host = forward_proxy.then(|| named_host(head, bytes)).flatten();
+        let failure = match cluster {
+            None => Some(Failure::NoRoute),
+            Some(_) if forward_proxy && named_host.is_none() => Some(Failure::NoRoute),
+            Some(_) => None,
+        };
+        let exchange = Exchange {
+            http: true,
+            tunnel: false,
+            head: self.outgoing_head(head, bytes),
+            head_only: head.is_head(bytes),
+            idempotent: head.is_idempotent(bytes),
+            request_length: match head.body {
+                BodyKind::None => Some(0),
+                BodyKind::Length(length) => Some(length),
+                BodyKind::Chunked | BodyKind::UntilClose => None,
+            },
+            request_has_body: head.body != BodyKind::None,
+            request_trailers: Vec::new(),
+            pending: self.spare_chunks(),
+            replay: None,
+            request_ended: self.http_body_done(key),
+            response_chunked: false,
+            response_has_trailers: false,
+            status: 0,
+            received: 0,
+            answer_left: None,
+        };
+        let call = self.new_call(Peer::Conn(key), listener, cluster.map_or(u32::MAX, |c| c.0), Kind::Exchange(exchange));
+        if let Some(call) = self.calls.get_mut(call) {
+            call.named_host = named_host;
+        }
+        if let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(key) {
+            down.call = Some(call);
+        }
+        match failure {
+            Some(failure) => self.fail(call, failure),
+            None => self.dispatch(call),
+        }
+    }
+
+    fn http_body_done(&self, key: Key<Conn>) -> bool {
+        matches!(self.conns.get(key), Some(Conn { role: Role::HttpDown(HttpDown { body: None, .. }), .. }))
+    }
+
+    /// The head as it leaves, without framing and its last line.
+    fn outgoing_head(&mut self, head: &RequestHead, bytes: &[u8]) -> Slice {
+        let host = (head.form == TargetForm::Absolute).then(|| head.authority.of(bytes));
+        let framing = if head.body == BodyKind::None { Framing::None } else { Framing::Unframed };
+        let how = RequestOut { framing, connection: ConnectionOption::KeepAlive, host };
+        self.scratch.clear();
+        write_request(&mut self.scratch, head, bytes, &how);
+        self.driver.pool().append(without_last_line(&self.scratch))
+    }
+
+    /// Moves body bytes; false when there are none left to move.
+    fn http_down_body(&mut self, key: Key<Conn>) -> bool {
+        let Some(conn) = self.conns.get_mut(key) else { return false };
+        let Role::HttpDown(down) = &mut conn.role else { return false };
+        let Some(reader) = &mut down.body else { return false };
+        let Some(call) = down.call else {
+            // The answer is out already and the connection is closing.
+            conn.input = Slice::empty();
+            return false;
+        };
+        let step = match reader.read(conn.input.as_slice()) {
+            Ok(step) => step,
+            Err(error) => {
+                tracing::debug!(?key, %error, "a request's body is malformed");
+                self.counters.http_malformed.add(1);
+                self.fail(call, Failure::MalformedRequest);
+                return false;
+            }
+        };
+        if step.consumed == 0 && !step.done {
+            return false;
+        }
+        let mut taken = conn.input.split_to(step.consumed);
+        let trailers = if step.done { reader.trailers().to_vec() } else { Vec::new() };
+        if step.done {
+            down.body = None;
+        }
+        if !step.data.is_empty() {
+            taken.advance(step.data.start);
+            taken.truncate(step.data.len());
+            self.request_data(call, Chunk::Private(taken));
+        }
+        if step.done {
+            if let Some(exchange) = self.calls.get_mut(call).and_then(Call::exchange) {
+                exchange.request_trailers = trailers;
+            }
+            self.request_end(call);
+        }
+        true
+    }
+
+    /// The client sends no more.
+    pub(crate) fn http_down_ended(&mut self, key: Key<Conn>, broken: bool) {
+        let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(key) else { return };
+        down.keep_alive = false;
+        match down.call {
+            // A client may end its direction and still want the answer; one that ended inside its request does not.
+            Some(_) if !broken && down.body.is_none() => {}
+            Some(call) => {
+                self.cancel(call);
+                self.drop_conn(key);
+            }
+            None => {
+                let unsent = self.conns.get(key).is_some_and(|conn| conn.unsent() > 0);
+                if broken || !unsent { self.drop_conn(key) } else { self.finish_conn(key, Finish::Close) }
+            }
+        }
+    }
+
+    /// Answers a message that cannot be served, and closes.
+    pub(crate) fn http_refuse(&mut self, key: Key<Conn>, status: u16, reason: &str, sentence: &str) {
+        let now = self.driver.now();
+        self.scratch.clear();
+        write_own_response(&mut self.scratch, status, reason, sentence, true, false);
+        let answer = self.driver.pool().append(&self.scratch);
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        conn.input = Slice::empty();
+        conn.out.push(answer);
+        let listener = if let Role::HttpDown(down) = &mut conn.role {
+            down.call = None;
+            down.body = None;
+            down.listener
+        } else {
+            0
+        };
+        self.finish_conn(key, Finish::Close);
+        self.count(listener, u32::MAX, status, now);
+    }
+
+    /// The answer to the current request is complete (or was made here): the connection goes on with the next one, or closes.
+    pub(crate) fn http_down_answered(&mut self, key: Key<Conn>, request_ended: bool, close: bool) {
+        let now = self.driver.now();
+        let idle = self.idle_for(key);
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let Role::HttpDown(down) = &mut conn.role else { return };
+        down.call = None;
+        if close || !down.keep_alive || !request_ended || conn.ended {
+            self.finish_conn(key, Finish::Close);
+            return;
+        }
+        self.touch_conn(key);
+        self.set_conn_deadline(key, now + idle);
+        self.start_recv(key);
+        if self.conns.get(key).is_some_and(|conn| !conn.input.is_empty()) {
+            self.revisit.push(key);
+        }
+    }
+
+    /// Tells a client that waits for it to go on with its body.
+    pub(crate) fn http_continue(&mut self, key: Key<Conn>) {
+        if let Some(conn) = self.conns.get_mut(key)
+            && matches!(&conn.role, Role::HttpDown(down) if down.body.is_some() && !down.old)
+        {
+            conn.out.push(self.driver.pool().append(CONTINUE));
+            self.touch_conn(key);
+        }
+    }
+
+    /// Makes a call of what was understood.
+    pub(crate) fn new_call(&mut self, origin: Peer, listener: u16, cluster: u32, kind: Kind) -> Key<Call> {
+        let now = self.driver.now();
+        let tries = match self.clusters.get_mut(cluster as usize) {
+            Some(state) => state.turn.tries(state.endpoints.len()),
+            None => Tries::default(),
+        };
+        let key = self.calls.insert(Call {
+            origin,
+            dest: None,
+            listener,
+            cluster,
+            named_host: None,
+            tries,
+            attempts: 0,
+            started: now,
+            deadline: u64::MAX,
+            hard_deadline: u64::MAX,
+            last_failure: Failure::Refused,
+            fresh: false,
+            forwarded: false,
+            answered: false,
+            kind,
+        });
+        let within = self.first_byte_timeout(cluster);
+        self.set_call_deadline(key, now + within);
+        key
+    }
+
+    /// Nanoseconds that the first byte of an answer may take.
+    pub(crate) fn first_byte_timeout(&self, cluster: u32) -> u64 {
+        let own = self.snapshot.clusters.get(cluster as usize).map(|cluster| cluster.first_byte_timeout);
+        own.unwrap_or(self.snapshot.timeouts.first_byte).as_nanos() as u64
+    }
+}
+
+/// Host and port that an absolute-form request names; `None` if it is not in that form (then nobody asked for a proxy).
+fn named_host(head: &RequestHead, bytes: &[u8]) -> Option<(Box<str>, u16)> {
+    if head.form != TargetForm::Absolute {
+        return None;
+    }
+    let (host, port) = shmesh_proto::http1::authority_parts(head.authority.of(bytes))?;
+    Some((std::str::from_utf8(host).ok()?.into(), port.unwrap_or(80)))
+}

@@ -1,0 +1,284 @@
+//! HTTP servers: requests out, answers in.
+
+use std::io;
+
+use shmesh_io::{Chunk, Driver, Slice};
+use shmesh_policy::Attempt;
+use shmesh_policy::Retry;
+use shmesh_proto::http1::{BodyReader, Framing, ResponseHead, Status, chunk_line, end_head};
+
+use crate::call::{Call, Failure, Kind};
+use crate::conn::{Conn, HttpUp, Role};
+use crate::slab::Key;
+use crate::worker::Worker;
+
+impl<D: Driver> Worker<D> {
+    /// Goes on with what the server sent.
+    pub(crate) fn http_up_input(&mut self, key: Key<Conn>) {
+        loop {
+            let Some(conn) = self.conns.get_mut(key) else { return };
+            let Role::HttpUp(up) = &mut conn.role else { return };
+            if conn.input.is_empty() {
+                return;
+            }
+            let Some(call) = up.call else {
+                // Nobody asked: whatever this is, it must not become the answer of the next request (RFC 9112 §9.2).
+                self.drop_conn(key);
+                return;
+            };
+            let go_on = if up.body.is_some() { self.http_up_body(key, call) } else { self.http_up_head(key, call) };
+            if !go_on {
+                return;
+            }
+        }
+    }
+
+    /// Reads the head of an answer; false when it is not complete.
+    fn http_up_head(&mut self, key: Key<Conn>, call: Key<Call>) -> bool {
+        let limits = self.head_limits();
+        let to_head = self.calls.get_mut(call).and_then(Call::exchange).is_some_and(|exchange| exchange.head_only);
+        let Some(conn) = self.conns.get_mut(key) else { return false };
+        let mut head = std::mem::take(&mut self.response_head);
+        let go_on = match head.parse(conn.input.as_slice(), &limits, to_head) {
+            Ok(Status::Partial) => false,
+            Ok(Status::Complete) => {
+                let bytes = conn.input.split_to(head.len as usize);
+                self.http_response(key, call, &head, bytes.as_slice())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "an upstream's answer is malformed");
+                self.fail(call, Failure::MalformedAnswer);
+                false
+            }
+        };
+        self.response_head = head;
+        go_on
+    }
+
+    fn http_response(&mut self, key: Key<Conn>, call: Key<Call>, head: &ResponseHead, bytes: &[u8]) -> bool {
+        if head.is_interim() {
+            self.interim_response(call, head, bytes);
+            return true;
+        }
+        let Some(Conn { role: Role::HttpUp(up), .. }) = self.conns.get_mut(key) else { return false };
+        up.keep_alive = head.keep_alive;
+        let reader = BodyReader::new(head.body);
+        let done = reader.is_done();
+        up.body = Some(reader);
+        self.response_head(call, head, bytes, head.body);
+        if done {
+            self.http_up_done(key, call);
+            return false;
+        }
+        true
+    }
+
+    /// Moves body bytes; false when there are none left to move.
+    fn http_up_body(&mut self, key: Key<Conn>, call: Key<Call>) -> bool {
+        let Some(conn) = self.conns.get_mut(key) else { return false };
+        let Role::HttpUp(HttpUp { body: Some(reader), .. }) = &mut conn.role else { return false };
+        let step = match reader.read(conn.input.as_slice()) {
+            Ok(step) => step,
+            Err(error) => {
+                tracing::warn!(%error, "the body of an upstream's answer is malformed");
+                self.fail(call, Failure::MalformedAnswer);
+                return false;
+            }
+        };
+        if step.consumed == 0 && !step.done {
+            return false;
+        }
+        let mut taken = conn.input.split_to(step.consumed);
+        let trailers = if step.done { reader.trailers().to_vec() } else { Vec::new() };
+        if !step.data.is_empty() {
+            taken.advance(step.data.start);
+            taken.truncate(step.data.len());
+            self.response_data(call, Chunk::Private(taken));
+        }
+        if step.done {
+            self.response_trailers(call, &trailers);
+            self.http_up_done(key, call);
+            return false;
+        }
+        true
+    }
+
+    /// The answer is complete: the connection goes to the pool, if it may.
+    fn http_up_done(&mut self, key: Key<Conn>, call: Key<Call>) {
+        self.release_http_up(key);
+        self.response_end(call);
+    }
+
+    /// Takes the connection from its call: into the pool, or closed.
+    pub(crate) fn release_http_up(&mut self, key: Key<Conn>) {
+        let now = self.driver.now();
+        let idle = self.snapshot.timeouts.idle.as_nanos() as u64;
+        let idle_max = self.snapshot.limits.pool_idle_per_cluster as usize;
+        let draining = self.draining;
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let unsent = conn.unsent() > 0;
+        let Role::HttpUp(up) = &mut conn.role else { return };
+        up.call = None;
+        up.body = None;
+        up.reused = true;
+        let address = self.addresses.get(up.address);
+        let clean = up.keep_alive && up.request_done && !unsent && conn.input.is_empty() && !conn.ended;
+        if !clean || draining || address.idle.len() >= idle_max {
+            self.drop_conn(key);
+            return;
+        }
+        up.request_done = false;
+        address.idle.push(key);
+        self.start_recv(key);
+        self.set_conn_deadline(key, now + idle);
+    }
+
+    /// The server sends no more.
+    pub(crate) fn http_up_ended(&mut self, key: Key<Conn>, broken: bool) {
+        let Some(Conn { role: Role::HttpUp(up), .. }) = self.conns.get(key) else { return };
+        let Some(call) = up.call else {
+            self.drop_conn(key);
+            return;
+        };
+        let complete = !broken && up.body.as_ref().is_some_and(BodyReader::may_end_here);
+        if complete {
+            self.drop_conn(key);
+            self.response_end(call);
+            return;
+        }
+        let (reused, address) = (up.reused, up.address);
+        let started = up.body.is_some();
+        let unsent = self.conns.get(key).is_some_and(|conn| conn.out.len_bytes() > 0 && conn.sending == 0);
+        self.addresses.get(address).counters.failures.add(1);
+        self.drop_conn(key);
+        self.attempt_failed(call, reused, unsent, started);
+    }
+
+    /// A connection ended before the answer was complete: once more, or tell the caller.
+    fn attempt_failed(&mut self, key: Key<Call>, reused_connection: bool, unsent: bool, response_started: bool) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let (forwarded, attempts, answered) = (call.forwarded, call.attempts, call.answered);
+        let Kind::Exchange(exchange) = &mut call.kind else { return };
+        let attempt = Attempt {
+            idempotent: exchange.idempotent,
+            bytes_sent: if forwarded && !unsent { 1 } else { 0 },
+            replayable: exchange.replay.is_some() || !exchange.request_has_body,
+            reused_connection,
+            response_started: response_started || answered,
+            attempts: attempts.max(1),
+        };
+        if attempt.decide() == Retry::No {
+            self.fail(key, Failure::Died);
+            return;
+        }
+        if let Some(mut replay) = exchange.replay.take() {
+            replay.append(&mut exchange.pending);
+            exchange.pending = replay;
+        }
+        call.dest = None;
+        call.forwarded = false;
+        self.counters.retries.add(1);
+        self.dispatch_again(key);
+    }
+
+    /// A connection to an upstream is made, or is not.
+    pub(crate) fn connected(&mut self, key: Key<Conn>, result: io::Result<()>) {
+        let now = self.driver.now();
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let address = match &conn.role {
+            Role::HttpUp(up) => up.address,
+            Role::DubboUp(up) => up.address,
+            Role::RawUp(up) => up.address,
+            _ => return,
+        };
+        if let Err(error) = result {
+            let state = self.addresses.get(address);
+            state.counters.failures.add(1);
+            self.counters.connect_failures.add(1);
+            tracing::debug!(target = %state.target, %error, "an upstream refused the connection");
+            self.connect_failed(key, Failure::Refused);
+            return;
+        }
+        self.addresses.get(address).counters.connections.add(1);
+        self.counters.connects.add(1);
+        conn.active = now;
+        match &mut conn.role {
+            Role::HttpUp(up) => {
+                up.connected = true;
+                let call = up.call;
+                self.ready.extend(call);
+            }
+            Role::RawUp(up) => {
+                up.connected = true;
+                let call = up.call;
+                self.ready.extend(call);
+            }
+            Role::DubboUp(up) => {
+                up.connected = true;
+                self.ready.append(&mut up.queue);
+            }
+            _ => {}
+        }
+        self.start_recv(key);
+        let idle = self.idle_for(key);
+        self.set_conn_deadline(key, now + idle);
+    }
+
+    /// The connection was not made in time.
+    pub(crate) fn connect_timed_out(&mut self, key: Key<Conn>) {
+        let address = match self.conns.get(key).map(|conn| &conn.role) {
+            Some(Role::HttpUp(up)) => up.address,
+            Some(Role::DubboUp(up)) => up.address,
+            Some(Role::RawUp(up)) => up.address,
+            _ => return,
+        };
+        self.addresses.get(address).counters.failures.add(1);
+        self.counters.connect_failures.add(1);
+        self.connect_failed(key, Failure::ConnectTimeout);
+    }
+
+    /// The calls that waited for this connection go to the next endpoint.
+    fn connect_failed(&mut self, key: Key<Conn>, failure: Failure) {
+        let waiting: Vec<Key<Call>> = match self.conns.get_mut(key).map(|conn| &mut conn.role) {
+            Some(Role::HttpUp(up)) => up.call.into_iter().collect(),
+            Some(Role::RawUp(up)) => up.call.into_iter().collect(),
+            Some(Role::DubboUp(up)) => std::mem::take(&mut up.queue),
+            _ => Vec::new(),
+        };
+        self.drop_conn(key);
+        for call in waiting {
+            if let Some(state) = self.calls.get_mut(call) {
+                state.dest = None;
+                state.last_failure = failure;
+                self.dispatch(call);
+            }
+        }
+    }
+
+    /// Puts a request's head with the framing of its body on an upstream connection.
+    pub(crate) fn send_request_head(&mut self, key: Key<Conn>, head: &Slice, framing: Framing) {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(head.as_slice());
+        end_head(&mut self.scratch, framing);
+        let bytes = self.driver.pool().append(&self.scratch);
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.out.push(bytes);
+        }
+        self.touch_conn(key);
+    }
+
+    /// Puts body bytes on a connection, as a chunk of their own if the body is chunked.
+    pub(crate) fn send_body(&mut self, key: Key<Conn>, chunk: Chunk, chunked: bool) {
+        let pool = self.driver.pool();
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if chunked {
+            let (line, used) = chunk_line(chunk.len());
+            conn.out.push(pool.append(&line[..used]));
+            conn.out.push(chunk);
+            conn.out.push(pool.append(shmesh_proto::http1::CHUNK_END));
+        } else {
+            conn.out.push(chunk);
+        }
+        self.touch_conn(key);
+    }
+}

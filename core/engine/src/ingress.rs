@@ -1,0 +1,789 @@
+//! Records from apps: what is taken from the rings, checked, and turned into calls, streams and their parts.
+
+use shmesh_io::{Chunk, Driver, SharedSlice, Slice};
+use shmesh_policy::Protocol as Spoken;
+use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN, PeekOutcome, peek_request, service_version};
+use shmesh_proto::http1::{BodyKind, Status};
+use shmesh_shm::{CallState, Flags, Header, INLINE_KEY, Kind as RecordKind, Protocol, ROUTE_IDS, TOTAL_UNKNOWN, Violation};
+
+use crate::call::{Call, Exchange, Failure, Kind, Peer};
+use crate::conn::Pipe;
+use crate::lane::{Lane, Partial, SlotRef, User};
+use crate::route_key::RouteKey;
+use crate::slab::Key;
+use crate::worker::{LANE_COOLS_AFTER, Worker};
+
+/// Records taken from one lane in one turn, so that a busy app does not keep the others waiting.
+const RECORDS_PER_TURN: usize = 64;
+
+/// Payloads up to this many bytes are copied out of a block; longer ones are sent from where they lie.
+const COPY_MAX: u32 = 4096;
+
+/// Frames that come in parts, and heads, never exceed what they declare; this is what is set aside at first.
+const PARTIAL_RESERVE: usize = 64 * 1024;
+
+/// Why a session has to end: what the app did against the page.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Breach {
+    #[error(transparent)]
+    Shm(#[from] Violation),
+    #[error("OPEN in a slot that is in use")]
+    SlotInUse,
+    #[error("a generation that is not greater than the slot's last")]
+    OldGeneration,
+    #[error("a record for a call that was never opened")]
+    UnknownCall,
+    #[error("more payload than credit")]
+    OverCredit,
+    #[error("credit beyond 2^31")]
+    TooMuchCredit,
+    #[error("payload after END")]
+    AfterEnd,
+    #[error("a route id that was not defined")]
+    UndefinedRoute,
+    #[error("a record that this kind of lane does not take")]
+    WrongLane,
+    #[error("ANSWER twice")]
+    AnsweredTwice,
+}
+
+impl<D: Driver> Worker<D> {
+    /// Takes records from every hot lane; true if there were any.
+    pub(crate) fn lanes_ingress(&mut self) -> bool {
+        let now = self.driver.now();
+        let mut worked = false;
+        let mut index = 0;
+        while index < self.hot.len() {
+            let key = self.hot[index];
+            match self.lane_ingress(key, now) {
+                Ok(0) => {
+                    let Some(lane) = self.lanes.get_mut(key) else {
+                        self.hot.swap_remove(index);
+                        continue;
+                    };
+                    if now.saturating_sub(lane.active) > LANE_COOLS_AFTER && lane.end.park(lane.blocked) {
+                        lane.hot = false;
+                        self.hot.swap_remove(index);
+                        continue;
+                    }
+                }
+                Ok(_) => worked = true,
+                Err(breach) => {
+                    self.breach(key, breach);
+                    worked = true;
+                    continue;
+                }
+            }
+            index += 1;
+        }
+        worked
+    }
+
+    /// Takes records from one lane; says how many.
+    fn lane_ingress(&mut self, key: Key<Lane>, now: u64) -> Result<usize, Breach> {
+        let mut taken = 0;
+        while taken < RECORDS_PER_TURN {
+            let Some(lane) = self.lanes.get_mut(key) else { return Ok(taken) };
+            let Some(header) = lane.end.peek()? else { break };
+            taken += 1;
+            self.record(key, &header)?;
+        }
+        if taken > 0 {
+            if let Some(lane) = self.lanes.get_mut(key) {
+                lane.active = now;
+            }
+            self.touch_lane(key);
+        }
+        Ok(taken)
+    }
+
+    fn record(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
+        match header.kind {
+            RecordKind::Define => self.define(key, header),
+            RecordKind::Open => self.open(key, header),
+            RecordKind::Answer => self.answer(key, header),
+            RecordKind::Data => self.data(key, header),
+            RecordKind::Credit => self.credit(key, header),
+            RecordKind::Reset => self.reset(key, header),
+        }
+    }
+
+    fn define(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
+        let route = self.read_key(key, header, header.length)?;
+        let Some(lane) = self.lanes.get_mut(key) else { return Ok(()) };
+        lane.end.advance();
+        let index = header.route as usize;
+        if lane.routes.len() <= index {
+            lane.routes.resize_with(index + 1, || None);
+        }
+        // A key that does not parse leaves its id undefined in effect: calls with it are answered as malformed.
+        lane.routes[index] = Some(route);
+        debug_assert!(header.route < ROUTE_IDS);
+        Ok(())
+    }
+
+    /// Reads the first `length` bytes of the peeked record's payload as a routing key.
+    fn read_key(&mut self, key: Key<Lane>, header: &Header, length: u32) -> Result<RouteKey, Breach> {
+        let limits = self.head_limits();
+        let Some(lane) = self.lanes.get_mut(key) else { return Err(Breach::UnknownCall) };
+        let protocol = header.protocol().ok_or(Violation::Code)?;
+        let mut bytes = vec![0; length as usize];
+        lane.end.read_payload(0, &mut bytes)?;
+        let read = RouteKey::read(
+            protocol,
+            &bytes,
+            &limits,
+            &mut self.request_head,
+            &mut self.scratch,
+        );
+        Ok(read.unwrap_or_else(|failure| RouteKey::unusable(protocol, failure)))
+    }
+
+    fn open(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
+        let Some(lane) = self.lanes.get_mut(key) else { return Ok(()) };
+        if lane.serves.is_some() {
+            return Err(Breach::WrongLane);
+        }
+        let window = u64::from(lane.end.geometry().window);
+        let slot = &mut lane.slots[header.slot as usize];
+        if header.generation <= slot.generation {
+            return Err(Breach::OldGeneration);
+        }
+        match slot.user {
+            User::Free => {}
+            // The answer is out and the app has it: nobody waits for the rest of the request.
+            User::Discard => {}
+            User::Partial | User::Call(_) | User::Stream(_) => return Err(Breach::SlotInUse),
+        }
+        slot.begin(header.generation, window, User::Discard);
+        let left = window.checked_sub(u64::from(header.length)).ok_or(Breach::OverCredit)?;
+        slot.window = left;
+        slot.received_end = header.flags.end();
+        lane.end.set_state(header.slot, header.generation, CallState::Accepted);
+        let at = SlotRef { lane: key, slot: header.slot, generation: header.generation };
+        let protocol = header.protocol().ok_or(Violation::Code)?;
+        if header.flags.stream() {
+            return self.open_stream(at, header, protocol);
+        }
+        match protocol {
+            Protocol::Http | Protocol::Raw => self.open_exchange(at, header, protocol),
+            Protocol::Dubbo2 => self.open_dubbo(at, header),
+        }
+    }
+
+    /// A call that is streamed: HTTP, or raw.
+    fn open_exchange(&mut self, at: SlotRef, header: &Header, protocol: Protocol) -> Result<(), Breach> {
+        let inline = if header.route == INLINE_KEY { Some(self.read_key(at.lane, header, header.head_len)?) } else { None };
+        let snapshot = self.snapshot.clone();
+        let spare = self.spare_chunks();
+        let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
+        let listener = lane.listener;
+        let route = match &inline {
+            Some(_) => None,
+            None => Some(lane.routes.get_mut(header.route as usize).and_then(Option::as_mut).ok_or(Breach::UndefinedRoute)?),
+        };
+        let mut own = inline;
+        let route = match route {
+            Some(route) => route,
+            None => own.as_mut().ok_or(Breach::UndefinedRoute)?,
+        };
+        let body_len = u64::from(header.length - header.head_len);
+        let total = if header.flags.end() { body_len } else { header.total };
+        let known = (header.flags.end() || header.total != TOTAL_UNKNOWN).then_some(total);
+        let mut failure = route.flaw;
+        if route.protocol != protocol
+            || route.declared.is_some_and(|declared| known != Some(declared))
+            || (header.flags.end() && header.total != TOTAL_UNKNOWN && header.total != body_len)
+        {
+            failure = Some(Failure::MalformedRequest);
+        }
+        let cluster = route.cluster(&snapshot);
+        let http = protocol == Protocol::Http;
+        let exchange = Exchange {
+            http,
+            tunnel: false,
+            head: route.head.clone(),
+            head_only: route.head_only,
+            idempotent: route.idempotent,
+            request_length: known,
+            request_has_body: known != Some(0) || route.declared.is_some(),
+            request_trailers: Vec::new(),
+            pending: spare,
+            replay: None,
+            request_ended: header.flags.end(),
+            response_chunked: false,
+            response_has_trailers: false,
+            status: 0,
+            received: 0,
+            answer_left: None,
+        };
+        let chunk = self.take_payload(at.lane, header, header.head_len)?;
+        let call = self.new_call(Peer::Slot(at), listener, cluster.unwrap_or(u32::MAX), Kind::Exchange(exchange));
+        self.occupy(at, User::Call(call));
+        self.caller_deadline(call, header.deadline_us);
+        if let Some(chunk) = chunk
+            && let Some(exchange) = self.calls.get_mut(call).and_then(Call::exchange)
+        {
+            exchange.received = chunk.len() as u64;
+            exchange.pending.push(chunk);
+        }
+        let failure = failure.or(cluster.is_none().then_some(Failure::NoRoute));
+        match failure {
+            Some(failure) => self.fail(call, failure),
+            None => self.dispatch(call),
+        }
+        Ok(())
+    }
+
+    /// A Dubbo call: its frame is held whole before it goes anywhere.
+    fn open_dubbo(&mut self, at: SlotRef, header: &Header) -> Result<(), Breach> {
+        let inline = if header.route == INLINE_KEY { Some(self.read_key(at.lane, header, header.head_len)?) } else { None };
+        let hard_deadline = deadline(self.driver.now(), header.deadline_us);
+        if header.flags.end() {
+            let frame = self.copy_payload(at.lane, header, header.head_len)?;
+            return self.dubbo_frame(at, frame, inline, header.route, header.flags, hard_deadline);
+        }
+        let frame = self.copy_payload(at.lane, header, header.head_len)?;
+        let mut held = Vec::with_capacity(PARTIAL_RESERVE);
+        held.extend_from_slice(frame.as_slice());
+        let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
+        if let Some(slot) = lane.slot_mut(at) {
+            slot.user = User::Partial;
+            slot.partial = Some(Box::new(Partial {
+                key: inline,
+                route: header.route,
+                frame: held,
+                one_way: header.flags.one_way(),
+                hard_deadline,
+            }));
+        }
+        self.consumed(at, u64::from(header.length));
+        Ok(())
+    }
+
+    /// A whole Dubbo frame from an app: its header must be the record's, its strings the key's.
+    fn dubbo_frame(
+        &mut self,
+        at: SlotRef,
+        mut frame: Slice,
+        inline: Option<RouteKey>,
+        route: u32,
+        flags: Flags,
+        hard_deadline: u64,
+    ) -> Result<(), Breach> {
+        let snapshot = self.snapshot.clone();
+        let body_max = snapshot.limits.dubbo_body_bytes;
+        let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
+        let listener = lane.listener;
+        let mut own = inline;
+        let key = match own.as_mut() {
+            Some(key) => key,
+            None => lane.routes.get_mut(route as usize).and_then(Option::as_mut).ok_or(Breach::UndefinedRoute)?,
+        };
+        let cluster = key.cluster(&snapshot);
+        let mut header = None;
+        let routed = match frame.as_slice().first_chunk::<HEADER_LEN>() {
+            Some(bytes) => match FrameHeader::parse(bytes, body_max) {
+                Ok(parsed) if parsed.request && !parsed.event => {
+                    header = Some(parsed);
+                    let body = &frame.as_slice()[HEADER_LEN..];
+                    if body.len() == parsed.body_len as usize
+                        && parsed.two_way != flags.one_way()
+                        && key.protocol == Protocol::Dubbo2
+                        && frame_agrees(key, parsed.serialization, body)
+                    {
+                        cluster.ok_or(Failure::NoRoute)
+                    } else {
+                        Err(Failure::MalformedRequest)
+                    }
+                }
+                _ => Err(Failure::MalformedRequest),
+            },
+            None => Err(Failure::MalformedRequest),
+        };
+        let Some(header) = header else {
+            self.counters.dubbo_malformed.add(1);
+            self.slot_reset(at, Failure::MalformedRequest.reset(), "the payload is not a Dubbo2 request frame");
+            return Ok(());
+        };
+        frame.advance(HEADER_LEN);
+        let mut body = self.spare_chunks();
+        body.push(Chunk::Private(frame));
+        let call = self.new_dubbo(Peer::Slot(at), listener, header, body, routed.unwrap_or(u32::MAX));
+        self.occupy(at, User::Call(call));
+        if let Some(state) = self.calls.get_mut(call) {
+            state.hard_deadline = hard_deadline;
+        }
+        self.dubbo_go(call, routed.err());
+        Ok(())
+    }
+
+    /// A stream stands in for a connection to a listener.
+    fn open_stream(&mut self, at: SlotRef, header: &Header, protocol: Protocol) -> Result<(), Breach> {
+        let streams_max = self.snapshot.limits.streams_per_lane as usize;
+        let key = if header.head_len > 0 { Some(self.read_key(at.lane, header, header.head_len)?) } else { None };
+        let data = self.copy_payload(at.lane, header, header.head_len)?;
+        let snapshot = self.snapshot.clone();
+        let Some(lane) = self.lanes.get(at.lane) else { return Ok(()) };
+        let listener = lane.listener;
+        let open = lane.slots.iter().filter(|slot| matches!(slot.user, User::Stream(_))).count();
+        if open >= streams_max {
+            self.slot_reset(at, shmesh_shm::Reset::Overloaded, "limits.streams_per_lane is reached");
+            return Ok(());
+        }
+        let (spoken, cluster) = match protocol {
+            Protocol::Http => (Spoken::Http, None),
+            Protocol::Dubbo2 => (Spoken::Dubbo, None),
+            Protocol::Raw => {
+                let cluster = key.and_then(|mut key| key.cluster(&snapshot));
+                if cluster.is_none() {
+                    self.slot_reset(at, Failure::NoRoute.reset(), Failure::NoRoute.sentence());
+                    return Ok(());
+                }
+                (Spoken::Raw, cluster)
+            }
+        };
+        self.occupy(at, User::Discard);
+        let conn = self.new_downstream(Pipe::Stream(at), spoken, listener, cluster);
+        if self.conns.get(conn).is_some() {
+            self.occupy(at, User::Stream(conn));
+        }
+        if !data.is_empty() {
+            self.consumed(at, data.len() as u64 + u64::from(header.head_len));
+            self.conn_received(conn, data);
+        }
+        if header.flags.end() {
+            self.conn_ended(conn, None);
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
+        let Some((at, user)) = self.take_part(key, header)? else { return Ok(()) };
+        match user {
+            User::Free => {}
+            User::Discard => {
+                self.skip(key);
+                self.consumed(at, u64::from(header.length));
+                if header.flags.end() {
+                    self.slot_discard(at);
+                }
+            }
+            User::Partial => self.data_partial(at, header)?,
+            User::Stream(conn) => {
+                let data = self.copy_payload(key, header, 0)?;
+                if !data.is_empty() {
+                    self.conn_received(conn, data);
+                }
+                self.consumed(at, u64::from(header.length));
+                if header.flags.end() {
+                    self.conn_ended(conn, None);
+                }
+            }
+            User::Call(call) => self.data_call(at, call, header)?,
+        }
+        Ok(())
+    }
+
+    fn data_partial(&mut self, at: SlotRef, header: &Header) -> Result<(), Breach> {
+        let frame_max = self.snapshot.limits.dubbo_body_bytes as usize + HEADER_LEN;
+        let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
+        let slot = &mut lane.slots[at.slot as usize];
+        let Some(partial) = slot.partial.as_mut() else { return Ok(()) };
+        let too_long = partial.frame.len() + header.length as usize > frame_max;
+        if !too_long {
+            lane.end.append_payload(0..header.length, &mut partial.frame)?;
+        }
+        lane.end.advance();
+        if too_long {
+            self.counters.dubbo_malformed.add(1);
+            self.slot_reset(at, Failure::Overloaded.reset(), "the frame is longer than limits.dubbo_body_bytes");
+            return Ok(());
+        }
+        self.consumed(at, u64::from(header.length));
+        if header.flags.end() {
+            let partial = self.lanes.get_mut(at.lane).and_then(|lane| lane.slots[at.slot as usize].partial.take());
+            if let Some(partial) = partial {
+                let flags = if partial.one_way { Flags::ONE_WAY } else { Flags::NONE };
+                self.occupy(at, User::Discard);
+                let frame = Slice::from_vec(partial.frame);
+                return self.dubbo_frame(at, frame, partial.key, partial.route, flags, partial.hard_deadline);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next part of a call's payload: of the request on a calling lane, of the answer on a serving lane.
+    fn data_call(&mut self, at: SlotRef, call: Key<Call>, header: &Header) -> Result<(), Breach> {
+        if self.lanes.get(at.lane).is_some_and(|lane| lane.serves.is_some()) {
+            return self.answer_part(at, call, header);
+        }
+        let length = u64::from(header.length);
+        let chunk = self.take_payload(at.lane, header, 0)?;
+        let mut wrong_length = false;
+        if let Some(exchange) = self.calls.get_mut(call).and_then(Call::exchange) {
+            exchange.received += length;
+            if let Some(total) = exchange.request_length {
+                wrong_length = exchange.received > total || header.flags.end() && exchange.received != total;
+            }
+        }
+        self.note_ungranted(at, length);
+        if wrong_length {
+            self.fail(call, Failure::MalformedRequest);
+            return Ok(());
+        }
+        if let Some(chunk) = chunk {
+            self.request_data(call, chunk);
+        }
+        if header.flags.end() {
+            self.request_end(call);
+        }
+        Ok(())
+    }
+
+    /// The answer of a serving app begins.
+    fn answer(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
+        if self.lanes.get(key).is_some_and(|lane| lane.serves.is_none()) {
+            return Err(Breach::WrongLane);
+        }
+        let Some((at, user)) = self.take_part(key, header)? else { return Ok(()) };
+        let User::Call(call_key) = user else {
+            self.skip(key);
+            self.consumed(at, u64::from(header.length));
+            if header.flags.end() {
+                self.slot_discard(at);
+            }
+            return Ok(());
+        };
+        let Some(call) = self.calls.get_mut(call_key) else {
+            self.skip(key);
+            return Ok(());
+        };
+        if call.answered {
+            return Err(Breach::AnsweredTwice);
+        }
+        match &call.kind {
+            Kind::Dubbo(dubbo) if !dubbo.header.two_way => {
+                self.skip(key);
+                self.slot_finish(at);
+                self.dubbo_one_way_taken(call_key);
+                Ok(())
+            }
+            Kind::Dubbo(_) => self.answer_dubbo(at, call_key, header),
+            Kind::Exchange(exchange) if exchange.http => self.answer_http(at, call_key, header),
+            Kind::Exchange(_) => {
+                self.raw_answer_begins(call_key);
+                self.answer_part(at, call_key, header)
+            }
+        }
+    }
+
+    fn answer_dubbo(&mut self, at: SlotRef, call: Key<Call>, header: &Header) -> Result<(), Breach> {
+        let frame = self.copy_payload(at.lane, header, 0)?;
+        if let Some(state) = self.calls.get_mut(call) {
+            state.answered = true;
+        }
+        if header.flags.end() {
+            self.slot_finish(at);
+            self.dubbo_answer_frame(call, frame);
+            return Ok(());
+        }
+        let mut held = Vec::with_capacity(PARTIAL_RESERVE);
+        held.extend_from_slice(frame.as_slice());
+        if let Some(slot) = self.lanes.get_mut(at.lane).and_then(|lane| lane.slot_mut(at)) {
+            slot.partial = Some(Box::new(Partial {
+                key: None,
+                route: INLINE_KEY,
+                frame: held,
+                one_way: false,
+                hard_deadline: u64::MAX,
+            }));
+        }
+        self.consumed(at, u64::from(header.length));
+        Ok(())
+    }
+
+    /// A whole frame of a serving app.
+    fn dubbo_answer_frame(&mut self, call: Key<Call>, mut frame: Slice) {
+        let body_max = self.snapshot.limits.dubbo_body_bytes;
+        let parsed = frame.as_slice().first_chunk::<HEADER_LEN>().map(|bytes| FrameHeader::parse(bytes, body_max));
+        match parsed {
+            Some(Ok(header))
+                if !header.request && !header.event && header.body_len as usize == frame.len() - HEADER_LEN =>
+            {
+                frame.advance(HEADER_LEN);
+                self.dubbo_answer(call, header, frame);
+            }
+            _ => {
+                if let Some(state) = self.calls.get_mut(call) {
+                    state.dest = None;
+                }
+                self.fail(call, Failure::MalformedAnswer);
+            }
+        }
+    }
+
+    fn answer_http(&mut self, at: SlotRef, call: Key<Call>, header: &Header) -> Result<(), Breach> {
+        let limits = self.head_limits();
+        let mut head = std::mem::take(&mut self.response_head);
+        let mut bytes = std::mem::take(&mut self.head_bytes);
+        bytes.clear();
+        let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
+        lane.end.append_payload(0..header.head_len, &mut bytes)?;
+        let chunk = self.take_payload(at.lane, header, header.head_len)?;
+        let body_len = u64::from(header.length - header.head_len);
+        let to_head = self.calls.get_mut(call).and_then(Call::exchange).is_some_and(|exchange| exchange.head_only);
+        let known = match (header.flags.end(), header.total) {
+            (true, _) => Some(body_len),
+            (false, TOTAL_UNKNOWN) => None,
+            (false, total) => Some(total),
+        };
+        let valid = matches!(head.parse(&bytes, &limits, to_head), Ok(Status::Complete))
+            && head.len as usize == bytes.len()
+            && !head.is_interim()
+            && match head.body {
+                BodyKind::None | BodyKind::UntilClose => true,
+                BodyKind::Length(length) => known == Some(length),
+                BodyKind::Chunked => false,
+            };
+        if valid {
+            let bodiless = to_head || matches!(head.status, 204 | 304);
+            let body = match known {
+                _ if bodiless => BodyKind::None,
+                Some(length) => BodyKind::Length(length),
+                None => BodyKind::Chunked,
+            };
+            if let Some(exchange) = self.calls.get_mut(call).and_then(Call::exchange) {
+                exchange.answer_left = if bodiless { Some(0) } else { known };
+            }
+            self.response_head(call, &head, &bytes, body);
+            self.note_ungranted(at, u64::from(header.length));
+            self.answer_bytes(at, call, chunk, header.flags.end());
+        } else {
+            self.fail(call, Failure::MalformedAnswer);
+        }
+        self.head_bytes = bytes;
+        self.response_head = head;
+        Ok(())
+    }
+
+    /// The next part of a serving app's answer.
+    fn answer_part(&mut self, at: SlotRef, call: Key<Call>, header: &Header) -> Result<(), Breach> {
+        if let Some(Kind::Dubbo(_)) = self.calls.get(call).map(|call| &call.kind) {
+            let frame_max = self.snapshot.limits.dubbo_body_bytes as usize + HEADER_LEN;
+            let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
+            let partial = lane.slots[at.slot as usize].partial.as_mut();
+            let whole = match partial {
+                Some(partial) if partial.frame.len() + header.length as usize <= frame_max => {
+                    lane.end.append_payload(0..header.length, &mut partial.frame)?;
+                    header.flags.end().then(|| std::mem::take(&mut partial.frame))
+                }
+                _ => {
+                    lane.end.advance();
+                    self.fail(call, Failure::MalformedAnswer);
+                    return Ok(());
+                }
+            };
+            lane.end.advance();
+            self.consumed(at, u64::from(header.length));
+            if let Some(frame) = whole {
+                self.slot_finish(at);
+                self.dubbo_answer_frame(call, Slice::from_vec(frame));
+            }
+            return Ok(());
+        }
+        let chunk = self.take_payload(at.lane, header, 0)?;
+        self.note_ungranted(at, u64::from(header.length));
+        let tunnel = matches!(
+            self.calls.get(call).map(|call| &call.kind),
+            Some(Kind::Exchange(Exchange { tunnel: true, .. }))
+        );
+        if tunnel {
+            if let Some(chunk) = chunk {
+                self.response_data(call, chunk);
+            }
+            if header.flags.end() {
+                self.raw_slot_ended(call);
+            }
+        } else {
+            self.answer_bytes(at, call, chunk, header.flags.end());
+        }
+        Ok(())
+    }
+
+    /// Body bytes of a serving app's answer, which may not exceed or fall short of what was announced.
+    fn answer_bytes(&mut self, at: SlotRef, call: Key<Call>, chunk: Option<Chunk>, end: bool) {
+        let length = chunk.as_ref().map_or(0, Chunk::len) as u64;
+        let Some(exchange) = self.calls.get_mut(call).and_then(Call::exchange) else { return };
+        if let Some(left) = exchange.answer_left {
+            if length > left || end && length != left {
+                self.fail(call, Failure::MalformedAnswer);
+                return;
+            }
+            exchange.answer_left = Some(left - length);
+        }
+        if let Some(chunk) = chunk {
+            self.response_data(call, chunk);
+        } else {
+            self.grant(at);
+        }
+        if end {
+            let Some(state) = self.calls.get_mut(call) else { return };
+            // The slot has said everything; whether the app still has to read the request does not matter any more.
+            if let Some(exchange) = state.exchange()
+                && exchange.request_ended
+            {
+                self.slot_finish(at);
+            }
+            self.response_end(call);
+        }
+    }
+
+    fn credit(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
+        let Some(lane) = self.lanes.get_mut(key) else { return Ok(()) };
+        lane.end.advance();
+        let slot = &mut lane.slots[header.slot as usize];
+        if header.generation > slot.generation {
+            return Err(Breach::UnknownCall);
+        }
+        if header.generation < slot.generation || slot.user == User::Free {
+            return Ok(());
+        }
+        slot.credit += u64::from(header.credit);
+        if slot.credit > 1 << 31 {
+            return Err(Breach::TooMuchCredit);
+        }
+        if slot.has_output() {
+            lane.enqueue(header.slot);
+        }
+        self.touch_lane(key);
+        Ok(())
+    }
+
+    fn reset(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
+        self.skip(key);
+        let Some(lane) = self.lanes.get_mut(key) else { return Ok(()) };
+        let serving = lane.serves.is_some();
+        let slot = &mut lane.slots[header.slot as usize];
+        if header.generation > slot.generation {
+            return Err(Breach::UnknownCall);
+        }
+        if header.generation < slot.generation || slot.user == User::Free {
+            return Ok(());
+        }
+        let at = SlotRef { lane: key, slot: header.slot, generation: header.generation };
+        let user = slot.user;
+        self.slot_over(at);
+        match user {
+            User::Call(call) if serving => {
+                if let Some(state) = self.calls.get_mut(call) {
+                    state.dest = None;
+                }
+                self.fail(call, Failure::Died);
+            }
+            User::Call(call) => self.cancel(call),
+            User::Stream(conn) => self.conn_ended(conn, Some(std::io::ErrorKind::ConnectionReset.into())),
+            User::Free | User::Partial | User::Discard => {}
+        }
+        Ok(())
+    }
+
+    // ---- Payload -----------------------------------------------------------------------------------------------
+
+    /// Checks that a part belongs to what its slot serves, and takes its bytes from the app's credit. `None`: it is of an older
+    /// call and was skipped.
+    fn take_part(&mut self, key: Key<Lane>, header: &Header) -> Result<Option<(SlotRef, User)>, Breach> {
+        let Some(lane) = self.lanes.get_mut(key) else { return Ok(None) };
+        let slot = &mut lane.slots[header.slot as usize];
+        if header.generation > slot.generation {
+            return Err(Breach::UnknownCall);
+        }
+        if header.generation < slot.generation || slot.user == User::Free {
+            lane.end.advance();
+            return Ok(None);
+        }
+        if slot.received_end {
+            return Err(Breach::AfterEnd);
+        }
+        slot.window = slot.window.checked_sub(u64::from(header.length)).ok_or(Breach::OverCredit)?;
+        slot.received_end = header.flags.end();
+        let user = slot.user;
+        Ok(Some((SlotRef { lane: key, slot: header.slot, generation: header.generation }, user)))
+    }
+
+    /// The peeked record's payload from `from` on, consumed: copied if it is small, else lent until it was sent.
+    fn take_payload(&mut self, key: Key<Lane>, header: &Header, from: u32) -> Result<Option<Chunk>, Breach> {
+        let length = header.length - from;
+        let Some(lane) = self.lanes.get_mut(key) else { return Ok(None) };
+        if length == 0 {
+            lane.end.advance();
+            return Ok(None);
+        }
+        if length > COPY_MAX
+            && let Some(lease) = lane.end.advance_keep()
+        {
+            let mut shared = SharedSlice::from(lease);
+            shared.advance(from as usize);
+            if !self.lending.contains(&key) {
+                self.lending.push(key);
+            }
+            return Ok(Some(Chunk::Shared(shared)));
+        }
+        self.copy_payload(key, header, from).map(|slice| Some(Chunk::Private(slice)))
+    }
+
+    /// The peeked record's payload from `from` on, copied and consumed.
+    fn copy_payload(&mut self, key: Key<Lane>, header: &Header, from: u32) -> Result<Slice, Breach> {
+        let Some(lane) = self.lanes.get_mut(key) else { return Ok(Slice::empty()) };
+        let length = (header.length - from) as usize;
+        let mut outcome = Ok(());
+        let slice = if length == 0 {
+            Slice::empty()
+        } else {
+            self.driver.pool().append_with(length, |dst| outcome = lane.end.read_payload(from, dst))
+        };
+        outcome?;
+        lane.end.advance();
+        Ok(slice)
+    }
+
+    fn skip(&mut self, key: Key<Lane>) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.end.advance();
+        }
+    }
+
+    fn occupy(&mut self, at: SlotRef, user: User) {
+        if let Some(lane) = self.lanes.get_mut(at.lane) {
+            let slot = &mut lane.slots[at.slot as usize];
+            if slot.generation == at.generation {
+                slot.user = user;
+            }
+        }
+    }
+
+    fn caller_deadline(&mut self, key: Key<Call>, deadline_us: u32) {
+        let at = deadline(self.driver.now(), deadline_us);
+        if at != u64::MAX
+            && let Some(call) = self.calls.get_mut(key)
+        {
+            call.hard_deadline = at;
+            let now = call.deadline;
+            self.set_call_deadline(key, now);
+        }
+    }
+}
+
+fn deadline(now: u64, deadline_us: u32) -> u64 {
+    if deadline_us == 0 { u64::MAX } else { now + u64::from(deadline_us) * 1000 }
+}
+
+/// Whether the strings in front of a frame's arguments are those of its key.
+fn frame_agrees(key: &RouteKey, serialization: u8, body: &[u8]) -> bool {
+    match peek_request(serialization, body, true) {
+        Ok(PeekOutcome::Done(peek)) => {
+            key.agrees(peek.path.of(body), peek.method.of(body), service_version(&peek, body))
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,172 @@
+//! The sidecar's side of a lane: its slots and routes. Plain data; `ingress` reads it, `egress` writes it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use shmesh_io::{Bell, Chunks, Nanos, Slice};
+use shmesh_shm::{LaneEnd, Reset};
+
+use crate::call::Call;
+use crate::conn::Conn;
+use crate::route_key::RouteKey;
+use crate::slab::Key;
+
+/// One lane of a session.
+pub struct Lane {
+    pub end: LaneEnd,
+    pub session: u64,
+    /// Name of the app, for messages.
+    pub app: Arc<str>,
+    /// Index of the listener through which the session came.
+    pub listener: u16,
+    /// The sidecar opens calls here, under this name.
+    pub serves: Option<Arc<str>>,
+    pub bell: Bell,
+    pub slots: Box<[Slot]>,
+    /// Slots that the sidecar may open (serving lanes).
+    pub free: Vec<u32>,
+    pub routes: Vec<Option<RouteKey>>,
+    /// Slots with something to send, in turn.
+    pub queue: VecDeque<u32>,
+    /// In the worker's list of lanes to flush.
+    pub listed: bool,
+    /// In the worker's list of lanes that are looked at each turn.
+    pub hot: bool,
+    /// Waits for the app to make room.
+    pub blocked: bool,
+    /// When it last had a record.
+    pub active: Nanos,
+}
+
+/// One place for a call or stream.
+pub struct Slot {
+    pub generation: u64,
+    pub user: User,
+    /// Bytes that the app may still send without new credit.
+    pub window: u64,
+    /// Bytes taken and not granted again yet.
+    pub ungranted: u64,
+    /// CREDIT to be sent.
+    pub grant: u32,
+    /// The app's direction has ended.
+    pub received_end: bool,
+    /// A Dubbo frame that comes in parts.
+    pub partial: Option<Box<Partial>>,
+    /// The record that begins our direction.
+    pub first: Option<First>,
+    /// Payload to be sent.
+    pub out: Chunks,
+    /// END follows `out`.
+    pub end: bool,
+    pub sent_end: bool,
+    /// RESET goes instead of anything else.
+    pub reset: Option<(Reset, &'static str)>,
+    /// Bytes that we may send.
+    pub credit: u64,
+    /// In `Lane::queue`.
+    pub queued: bool,
+}
+
+/// What occupies a slot.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum User {
+    Free,
+    /// A frame that is coming in.
+    Partial,
+    Call(Key<Call>),
+    Stream(Key<Conn>),
+    /// Its answer is complete, or it failed: what the app still sends is thrown away until END or RESET.
+    Discard,
+}
+
+/// A Dubbo frame that comes in parts.
+pub struct Partial {
+    pub key: Option<RouteKey>,
+    pub route: u32,
+    pub frame: Vec<u8>,
+    pub one_way: bool,
+    pub hard_deadline: Nanos,
+}
+
+/// The first record of our direction.
+pub struct First {
+    pub open: bool,
+    pub stream: bool,
+    pub code: u16,
+    pub head: Slice,
+    pub total: u64,
+    pub one_way: bool,
+}
+
+/// A call's place on a lane; stale once the slot serves another call.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct SlotRef {
+    pub lane: Key<Lane>,
+    pub slot: u32,
+    pub generation: u64,
+}
+
+impl Slot {
+    /// A slot that never served.
+    pub fn new() -> Slot {
+        Slot {
+            generation: 0,
+            user: User::Free,
+            window: 0,
+            ungranted: 0,
+            grant: 0,
+            received_end: false,
+            partial: None,
+            first: None,
+            out: Chunks::new(),
+            end: false,
+            sent_end: false,
+            reset: None,
+            credit: 0,
+            queued: false,
+        }
+    }
+
+    /// Begins another call or stream.
+    pub fn begin(&mut self, generation: u64, window: u64, user: User) {
+        self.generation = generation;
+        self.user = user;
+        self.window = window;
+        self.credit = window;
+        self.ungranted = 0;
+        self.grant = 0;
+        self.received_end = false;
+        self.partial = None;
+        self.first = None;
+        self.out.clear();
+        self.end = false;
+        self.sent_end = false;
+        self.reset = None;
+    }
+
+    /// Something is there to be sent, credit or not.
+    pub fn has_output(&self) -> bool {
+        self.reset.is_some()
+            || self.grant > 0
+            || self.first.is_some()
+            || !self.out.is_empty()
+            || (self.end && !self.sent_end)
+    }
+}
+
+impl Lane {
+    /// Puts the slot in the queue of those that have something to send.
+    pub fn enqueue(&mut self, slot: u32) {
+        let state = &mut self.slots[slot as usize];
+        if !state.queued {
+            state.queued = true;
+            self.queue.push_back(slot);
+        }
+    }
+
+    /// The slot, unless it serves another call by now.
+    pub fn slot_mut(&mut self, at: SlotRef) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(at.slot as usize)?;
+        (slot.generation == at.generation && slot.user != User::Free).then_some(slot)
+    }
+}

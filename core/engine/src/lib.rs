@@ -1,0 +1,45 @@
+//! The engine: workers that move calls, and the thread that attaches apps.
+//!
+//! A worker is one thread that shares nothing hot: it has its own driver, lanes, connections, upstream pools, timers and
+//! counters. Everything that is under way is plain data in tables ([`conn`], [`call`], [`lane`]), advanced by
+//! explicit state machines; nothing of the data path lives on a stack.
+//!
+//! To follow a request, read in this order: `flow` and `http_down` (or `ingress` for shared memory), `dispatch`,
+//! `exchange` (or `dubbo`, `raw`), `http_up`, and `egress` on the way back to an app.
+
+#![forbid(unsafe_code)]
+
+mod access_log;
+mod attach;
+mod call;
+mod conn;
+mod counters;
+mod dispatch;
+mod dubbo;
+mod egress;
+mod engine;
+mod exchange;
+mod flow;
+mod frame;
+mod http_down;
+mod http_up;
+mod ingress;
+mod lane;
+mod mailbox;
+mod raw;
+mod resolve;
+mod route_key;
+mod session;
+mod session_thread;
+mod shared;
+mod slab;
+mod timer;
+mod tmp_io;
+mod token;
+mod upstream;
+mod view;
+mod worker;
+
+pub use tmp_io::Choice;
+pub use engine::{DriverReport, Engine, EngineOptions, PublishError, StartError, WORKERS_MAX};
+pub use view::{ClusterView, Count, DurationCount, EndpointView, RequestCount, SessionInfo, View};

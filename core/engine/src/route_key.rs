@@ -1,0 +1,178 @@
+//! The routing key of calls over shared memory: defined once a lane, or carried by a record.
+
+use shmesh_io::Slice;
+use shmesh_policy::{DubboKey, DubboRoute, Group, Snapshot};
+use shmesh_proto::http1::{
+    BodyKind, ConnectionOption, Framing, HeadLimits, RequestHead, RequestOut, Status, TargetForm, write_request,
+};
+use shmesh_shm::Protocol;
+
+use crate::call::Failure;
+
+/// A validated key with what was found out about it.
+#[derive(Clone)]
+pub struct RouteKey {
+    pub protocol: Protocol,
+    /// HTTP: the head as it leaves, without framing and its last CRLF.
+    pub head: Slice,
+    pub head_only: bool,
+    pub idempotent: bool,
+    /// HTTP: what the head says of its body's length; it must be the record's.
+    pub declared: Option<u64>,
+    /// The key is not valid: calls with it are answered so.
+    pub flaw: Option<Failure>,
+    key: KeyText,
+    /// Snapshot version for which `cluster` holds.
+    version: u64,
+    cluster: Option<u32>,
+}
+
+/// What routing looks at.
+#[derive(Clone)]
+enum KeyText {
+    Http { authority: Box<[u8]>, path: Box<[u8]>, method: Box<[u8]> },
+    Dubbo { service: Box<[u8]>, method: Box<[u8]>, group: Option<Box<[u8]>>, version: Option<Box<[u8]>> },
+    Raw { cluster: Box<str> },
+}
+
+impl RouteKey {
+    /// Reads and checks the key of a DEFINE, or of an OPEN that carries its own.
+    pub fn read(
+        protocol: Protocol,
+        bytes: &[u8],
+        limits: &HeadLimits,
+        head: &mut RequestHead,
+        scratch: &mut Vec<u8>,
+    ) -> Result<RouteKey, Failure> {
+        match protocol {
+            Protocol::Http => Self::http(bytes, limits, head, scratch),
+            Protocol::Dubbo2 => Self::dubbo(bytes),
+            Protocol::Raw => Self::raw(bytes),
+        }
+    }
+
+    /// The cluster that takes calls with this key.
+    pub fn cluster(&mut self, snapshot: &Snapshot) -> Option<u32> {
+        if self.version != snapshot.version {
+            self.version = snapshot.version;
+            self.cluster = self.key.route(snapshot);
+        }
+        self.cluster
+    }
+
+    /// Whether a frame's own strings say what the key says.
+    pub fn agrees(&self, service: &[u8], method: &[u8], version: Option<&[u8]>) -> bool {
+        match &self.key {
+            KeyText::Dubbo { service: s, method: m, version: v, .. } => {
+                &**s == service && &**m == method && v.as_deref() == version
+            }
+            KeyText::Http { .. } | KeyText::Raw { .. } => false,
+        }
+    }
+
+    fn http(
+        bytes: &[u8],
+        limits: &HeadLimits,
+        head: &mut RequestHead,
+        scratch: &mut Vec<u8>,
+    ) -> Result<RouteKey, Failure> {
+        match head.parse(bytes, limits) {
+            Ok(Status::Complete) if head.len as usize == bytes.len() => {}
+            Ok(_) | Err(_) => return Err(Failure::MalformedRequest),
+        }
+        let declared = match head.body {
+            BodyKind::None => None,
+            BodyKind::Length(length) => Some(length),
+            BodyKind::Chunked | BodyKind::UntilClose => return Err(Failure::MalformedRequest),
+        };
+        if head.form != TargetForm::Origin || head.authority.is_empty() {
+            return Err(Failure::MalformedRequest);
+        }
+        scratch.clear();
+        let how = RequestOut { framing: Framing::Unframed, connection: ConnectionOption::KeepAlive, host: None };
+        write_request(scratch, head, bytes, &how);
+        Ok(RouteKey {
+            protocol: Protocol::Http,
+            head: Slice::from_vec(without_last_line(scratch).to_vec()),
+            head_only: head.is_head(bytes),
+            idempotent: head.is_idempotent(bytes),
+            declared,
+            flaw: None,
+            key: KeyText::Http {
+                authority: head.authority.of(bytes).into(),
+                path: head.path.of(bytes).into(),
+                method: head.method.of(bytes).into(),
+            },
+            version: 0,
+            cluster: None,
+        })
+    }
+
+    fn dubbo(bytes: &[u8]) -> Result<RouteKey, Failure> {
+        let fields = shmesh_shm::key::DubboKey::decode(bytes).map_err(|_| Failure::MalformedRequest)?;
+        let key = KeyText::Dubbo {
+            service: fields.service.as_bytes().into(),
+            method: fields.method.as_bytes().into(),
+            group: fields.group.map(|group| group.as_bytes().into()),
+            version: fields.version.map(str::as_bytes).filter(|version| !is_no_version(version)).map(Into::into),
+        };
+        Ok(Self::plain(Protocol::Dubbo2, key))
+    }
+
+    fn raw(bytes: &[u8]) -> Result<RouteKey, Failure> {
+        let cluster = std::str::from_utf8(bytes).map_err(|_| Failure::MalformedRequest)?;
+        Ok(Self::plain(Protocol::Raw, KeyText::Raw { cluster: cluster.into() }))
+    }
+
+    /// Stands for a key that is not valid.
+    pub fn unusable(protocol: Protocol, flaw: Failure) -> RouteKey {
+        RouteKey { flaw: Some(flaw), ..Self::plain(protocol, KeyText::Raw { cluster: "".into() }) }
+    }
+
+    fn plain(protocol: Protocol, key: KeyText) -> RouteKey {
+        RouteKey {
+            protocol,
+            head: Slice::empty(),
+            head_only: false,
+            idempotent: false,
+            declared: None,
+            flaw: None,
+            key,
+            version: 0,
+            cluster: None,
+        }
+    }
+}
+
+impl KeyText {
+    fn route(&self, snapshot: &Snapshot) -> Option<u32> {
+        match self {
+            KeyText::Http { authority, path, method } => {
+                snapshot.route_http(authority, path, method).map(|cluster| cluster.0)
+            }
+            KeyText::Dubbo { service, method, group, version } => {
+                let key = DubboKey {
+                    service,
+                    method,
+                    version: version.as_deref(),
+                    group: group.as_deref().map_or(Group::None, Group::Is),
+                };
+                match snapshot.route_dubbo(&key) {
+                    DubboRoute::To(cluster) => Some(cluster.0),
+                    DubboRoute::NeedsGroup | DubboRoute::NoRoute => None,
+                }
+            }
+            KeyText::Raw { cluster } => snapshot.cluster_named(cluster).map(|cluster| cluster.0),
+        }
+    }
+}
+
+/// A head without the CRLF that ends it, so that framing lines can follow.
+pub fn without_last_line(head: &[u8]) -> &[u8] {
+    head.strip_suffix(b"\r\n").unwrap_or(head)
+}
+
+/// Dubbo writes "0.0.0" where no version is set.
+pub fn is_no_version(version: &[u8]) -> bool {
+    version.is_empty() || version == b"0.0.0"
+}

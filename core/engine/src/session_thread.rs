@@ -1,0 +1,488 @@
+//! The thread that talks to apps on the session sockets: handshake, sign of life, look-ups. The data path is not here.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use shmesh_policy::{Address, Snapshot};
+use shmesh_proto::http1::{HeadLimits, RequestHead};
+use shmesh_shm::handshake::{
+    Endpoints, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION, Welcome,
+};
+use shmesh_shm::{Geometry, Mapping, descriptors, doorbell, segment};
+
+use crate::counters::lock;
+use crate::mailbox::{Mail, Postbox};
+use crate::route_key::RouteKey;
+use crate::session::{NewLane, NewLanes, SessionView};
+use crate::shared::Shared;
+
+/// Connections that have not said HELLO yet; more wait in the backlog.
+pub const HANDSHAKES_MAX: usize = 64;
+
+/// Look-ups of one session; more are not answered.
+pub const LOOKUPS_MAX: usize = 1024;
+
+/// Lanes of one session at most, so that their descriptors fit one message.
+pub const LANES_MAX: usize = 200;
+
+/// Bytes taken from one connection at a time.
+const READ_BYTES: usize = 4096;
+
+/// What the thread is made of.
+pub struct SessionThread {
+    pub shared: Arc<Shared>,
+    pub workers: Vec<Postbox>,
+    pub listeners: Vec<(u16, UnixListener)>,
+    /// Wakes this thread.
+    pub bell: OwnedFd,
+}
+
+/// One connection of an app.
+struct Peer {
+    socket: UnixStream,
+    listener: u16,
+    input: Vec<u8>,
+    uid: u32,
+    pid: i32,
+    since: Instant,
+    session: Option<Session>,
+}
+
+struct Session {
+    id: u64,
+    serves: Option<String>,
+    lookups: HashMap<u32, (Lookup, Vec<String>)>,
+}
+
+/// Why a connection is closed.
+enum Close {
+    Gone,
+    Refused,
+}
+
+impl SessionThread {
+    /// Runs until the process ends or the bell's other end is gone.
+    pub fn start(self) -> io::Result<()> {
+        thread::Builder::new().name("sessions".into()).spawn(move || Desk::new(self).run())?;
+        Ok(())
+    }
+}
+
+struct Desk {
+    shared: Arc<Shared>,
+    workers: Vec<Postbox>,
+    listeners: Vec<(u16, UnixListener)>,
+    bell: OwnedFd,
+    peers: HashMap<u64, Peer>,
+    names: HashSet<String>,
+    next_peer: u64,
+    next_session: u64,
+    next_worker: usize,
+    version: u64,
+    said_goodbye: bool,
+}
+
+impl Desk {
+    fn new(parts: SessionThread) -> Desk {
+        let version = parts.shared.version.load(Ordering::Acquire);
+        Desk {
+            shared: parts.shared,
+            workers: parts.workers,
+            listeners: parts.listeners,
+            bell: parts.bell,
+            peers: HashMap::new(),
+            names: HashSet::new(),
+            next_peer: 0,
+            next_session: 1,
+            next_worker: 0,
+            version,
+            said_goodbye: false,
+        }
+    }
+
+    fn run(mut self) {
+        loop {
+            let (readable, bell, accept) = self.wait();
+            if bell {
+                let mut count = [0; 8];
+                let _ = nix::unistd::read(&self.bell, &mut count);
+                self.look_around();
+            }
+            for index in accept {
+                self.accept(index);
+            }
+            for id in readable {
+                if let Err(close) = self.read(id) {
+                    self.close(id, &close);
+                }
+            }
+            self.close_silent();
+        }
+    }
+
+    /// Waits for something to do: peers to read, the bell, listeners to accept from.
+    fn wait(&self) -> (Vec<u64>, bool, Vec<usize>) {
+        let ids: Vec<u64> = self.peers.keys().copied().collect();
+        let waiting = self.peers.values().filter(|peer| peer.session.is_none()).count();
+        let listeners: &[_] = if waiting < HANDSHAKES_MAX && !self.said_goodbye { &self.listeners } else { &[] };
+        let mut polled = vec![PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
+        polled.extend(listeners.iter().map(|(_, listener)| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
+        polled.extend(ids.iter().map(|id| PollFd::new(self.peers[id].socket.as_fd(), PollFlags::POLLIN)));
+        let timeout = if waiting > 0 { PollTimeout::from(500u16) } else { PollTimeout::NONE };
+        if poll(&mut polled, timeout).is_err() {
+            return (Vec::new(), false, Vec::new());
+        }
+        let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        let accept = (0..listeners.len()).filter(|&index| ready(&polled[1 + index])).collect();
+        let first = 1 + listeners.len();
+        let readable = ids.iter().enumerate().filter(|(index, _)| ready(&polled[first + index])).map(|(_, id)| *id);
+        (readable.collect(), ready(&polled[0]), accept)
+    }
+
+    /// Something changed outside: a worker ended a session, a new snapshot, draining.
+    fn look_around(&mut self) {
+        while let Some(session) = self.shared.sessions.ended.pop() {
+            let peer = self.peers.iter().find(|(_, peer)| peer.session.as_ref().is_some_and(|s| s.id == session));
+            if let Some((&id, _)) = peer {
+                self.close(id, &Close::Gone);
+            }
+        }
+        let version = self.shared.version.load(Ordering::Acquire);
+        if version != self.version {
+            self.version = version;
+            self.answer_again();
+        }
+        if self.shared.draining.load(Ordering::Acquire) && !self.said_goodbye {
+            self.said_goodbye = true;
+            self.listeners.clear();
+            for peer in self.peers.values_mut().filter(|peer| peer.session.is_some()) {
+                // An app that does not read this learns it from the end of the connection.
+                let _ = say(&peer.socket, &Message::GoAway, &[]);
+            }
+        }
+    }
+
+    fn accept(&mut self, index: usize) {
+        let Some((listener_index, listener)) = self.listeners.get(index) else { return };
+        let socket = match listener.accept() {
+            Ok((socket, _)) => socket,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on a session socket");
+                // Out of descriptors, most likely: not in a tight loop.
+                thread::sleep(Duration::from_millis(100));
+                return;
+            }
+        };
+        let listener = *listener_index;
+        if socket.set_nonblocking(true).is_err() {
+            return;
+        }
+        let Ok(credentials) = getsockopt(&socket, PeerCredentials) else { return };
+        let peer = Peer {
+            socket,
+            listener,
+            input: Vec::new(),
+            uid: credentials.uid(),
+            pid: credentials.pid(),
+            since: Instant::now(),
+            session: None,
+        };
+        self.peers.insert(self.next_peer, peer);
+        self.next_peer += 1;
+    }
+
+    fn read(&mut self, id: u64) -> Result<(), Close> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        let mut buffer = [0; READ_BYTES];
+        match peer.socket.read(&mut buffer) {
+            Ok(0) => return Err(Close::Gone),
+            Ok(n) => peer.input.extend_from_slice(&buffer[..n]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return Ok(()),
+            Err(_) => return Err(Close::Gone),
+        }
+        loop {
+            let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+            match Message::decode(&peer.input) {
+                Ok(None) => return Ok(()),
+                Ok(Some((message, used))) => {
+                    peer.input.drain(..used);
+                    self.hear(id, message)?;
+                }
+                Err(error) => {
+                    let sentence = format!("shmesh: {error}");
+                    return Err(self.refuse(id, RefusedCode::Malformed, &sentence));
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, id: u64, message: Message) -> Result<(), Close> {
+        let attached = self.peers.get(&id).is_some_and(|peer| peer.session.is_some());
+        match message {
+            Message::Hello(hello) if !attached => self.welcome(id, &hello),
+            Message::Lookup(lookup) if attached => self.look_up(id, lookup),
+            _ => Err(self.refuse(id, RefusedCode::Malformed, "shmesh: this message has no place here")),
+        }
+    }
+
+    fn welcome(&mut self, id: u64, hello: &Hello) -> Result<(), Close> {
+        let snapshot = self.shared.snapshot.load_full();
+        let Some(peer) = self.peers.get(&id) else { return Ok(()) };
+        let (uid, listener) = (peer.uid, peer.listener);
+        let allowed = snapshot
+            .listeners
+            .get(listener as usize)
+            .is_some_and(|l| snapshot.allow_uids(l).allows(nix::unistd::geteuid().as_raw(), uid));
+        if !allowed {
+            let sentence = format!("shmesh: uid {uid} is not in allow_uids of this session socket");
+            return Err(self.refuse(id, RefusedCode::Identity, &sentence));
+        }
+        if !(hello.version_min..=hello.version_max).contains(&VERSION) {
+            let sentence = format!(
+                "shmesh: this sidecar speaks shm version {VERSION}, the app versions {} to {}; update the older of the two",
+                hello.version_min, hello.version_max
+            );
+            return Err(self.refuse(id, RefusedCode::Version, &sentence));
+        }
+        let attached = self.peers.values().filter(|peer| peer.session.is_some()).count();
+        if attached >= snapshot.session.sessions_max as usize {
+            let sentence = format!("shmesh: session.sessions_max = {} is reached", snapshot.session.sessions_max);
+            return Err(self.refuse(id, RefusedCode::Limit, &sentence));
+        }
+        if hello.serving && self.names.contains(&hello.name) {
+            let sentence = format!("shmesh: another process serves under the name {:?}", hello.name);
+            return Err(self.refuse(id, RefusedCode::NameTaken, &sentence));
+        }
+        match self.attach(id, hello, &snapshot) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::error!(%error, "a session cannot be set up");
+                let sentence = format!("shmesh: the session cannot be set up: {error}");
+                Err(self.refuse(id, RefusedCode::Limit, &sentence))
+            }
+        }
+    }
+
+    /// Makes the segments, tells the app, hands the lanes to the workers.
+    fn attach(&mut self, id: u64, hello: &Hello, snapshot: &Snapshot) -> io::Result<()> {
+        let workers = self.workers.len();
+        let lanes = self.plan(hello, snapshot.session.lanes_max as usize);
+        let geometry = Geometry::default();
+        let bytes = geometry.segment_bytes(lanes.len() as u16);
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+
+        let to_proxy = segment::create("shmesh-to-proxy", bytes)?;
+        let to_app = segment::create("shmesh-to-app", bytes)?;
+        let for_app = segment::for_app(&to_app, peer.uid)?;
+        let to_proxy_map = Arc::new(Mapping::read_only(&to_proxy, bytes)?);
+        let to_app_map = Arc::new(Mapping::read_write(&to_app, bytes)?);
+        let worker_bells: Vec<OwnedFd> =
+            (0..workers).map(|_| doorbell::worker_bell()).collect::<io::Result<_>>()?;
+        let mut lane_bells = Vec::with_capacity(lanes.len());
+        for _ in &lanes {
+            lane_bells.push(doorbell::lane_bell()?);
+        }
+
+        let session = self.next_session;
+        self.next_session += 1;
+        let app: Arc<str> = hello.name.as_str().into();
+        let view = SessionView {
+            id: session,
+            app: hello.name.clone(),
+            uid: peer.uid,
+            pid: peer.pid,
+            calling: lanes.iter().filter(|lane| !lane.serving).count() as u32,
+            serving: lanes.iter().filter(|lane| lane.serving).count() as u32,
+            isolation: for_app.isolation,
+            since: SystemTime::now(),
+        };
+        let welcome = Message::Welcome(Welcome {
+            version: VERSION,
+            workers: workers as u16,
+            features: 0,
+            geometry,
+            lanes: lanes.clone(),
+        });
+        // The workers get theirs first, so that nothing the app rings is lost.
+        let mut to_hand: Vec<NewLanes> = Vec::new();
+        for (worker, bell) in worker_bells.iter().enumerate() {
+            to_hand.push(NewLanes {
+                session,
+                app: app.clone(),
+                listener: peer.listener,
+                worker: worker as u16,
+                to_proxy: to_proxy_map.clone(),
+                to_app: to_app_map.clone(),
+                geometry,
+                bell: bell.try_clone()?,
+                lanes: Vec::new(),
+            });
+        }
+        let mut app_bells = Vec::with_capacity(lanes.len());
+        for (index, (info, (ours, theirs))) in lanes.iter().zip(lane_bells).enumerate() {
+            to_hand[info.worker as usize].lanes.push(NewLane {
+                lane: index as u16,
+                bit: info.bit,
+                serving: info.serving,
+                bell: ours,
+            });
+            app_bells.push(theirs);
+        }
+        let mut fds: Vec<BorrowedFd<'_>> = vec![to_proxy.as_fd(), for_app.memfd.as_fd()];
+        fds.extend(worker_bells.iter().map(AsFd::as_fd));
+        fds.extend(app_bells.iter().map(AsFd::as_fd));
+        say(&peer.socket, &welcome, &fds)?;
+        for (worker, lanes) in to_hand.into_iter().enumerate() {
+            if !lanes.lanes.is_empty() {
+                self.workers[worker].send(Mail::Attach(Box::new(lanes)));
+            }
+        }
+
+        let serves = hello.serving.then(|| hello.name.clone());
+        self.names.extend(serves.clone());
+        peer.session = Some(Session { id: session, serves, lookups: HashMap::new() });
+        tracing::info!(
+            session,
+            app = %hello.name,
+            uid = view.uid,
+            calling = view.calling,
+            serving = view.serving,
+            isolation = if view.isolation { "read-only" } else { "none" },
+            "an app attached"
+        );
+        lock(&self.shared.sessions.list).insert(session, view);
+        Ok(())
+    }
+
+    /// Which lanes a session gets: the calling ones spread over the workers, a serving one for each.
+    fn plan(&mut self, hello: &Hello, lanes_max: usize) -> Vec<LaneInfo> {
+        let workers = self.workers.len();
+        let serving = if hello.serving { workers } else { 0 };
+        let most = lanes_max.min(LANES_MAX).min(64 * workers).saturating_sub(serving);
+        let least = usize::from(!hello.serving);
+        let calling = (hello.calling_lanes as usize).clamp(least, most.max(least));
+        let mut bits = vec![0u8; workers];
+        let mut take = |worker: usize, serving: bool| {
+            let bit = bits[worker];
+            bits[worker] += 1;
+            LaneInfo { serving, worker: worker as u8, bit }
+        };
+        let first = self.next_worker;
+        self.next_worker = (first + calling) % workers;
+        let mut lanes: Vec<LaneInfo> = (0..calling).map(|index| take((first + index) % workers, false)).collect();
+        lanes.extend((0..serving).map(|worker| take(worker, true)));
+        lanes
+    }
+
+    /// Where calls with a key go, for the time when this sidecar does not.
+    fn look_up(&mut self, id: u64, lookup: Lookup) -> Result<(), Close> {
+        let snapshot = self.shared.snapshot.load_full();
+        let Some(Peer { socket, session: Some(session), .. }) = self.peers.get_mut(&id) else { return Ok(()) };
+        if session.lookups.len() >= LOOKUPS_MAX && !session.lookups.contains_key(&lookup.id) {
+            return Ok(());
+        }
+        let endpoints = endpoints(&snapshot, &lookup);
+        let answer = Message::Endpoints(Endpoints { id: lookup.id, endpoints: endpoints.clone() });
+        session.lookups.insert(lookup.id, (lookup, endpoints));
+        say(socket, &answer, &[]).map_err(|_| Close::Gone)
+    }
+
+    /// A new snapshot: sessions hear of every answer that changed.
+    fn answer_again(&mut self) {
+        let snapshot = self.shared.snapshot.load_full();
+        let mut gone = Vec::new();
+        for (&id, peer) in &mut self.peers {
+            let Some(session) = &mut peer.session else { continue };
+            for (lookup, known) in session.lookups.values_mut() {
+                let now = endpoints(&snapshot, lookup);
+                if now == *known {
+                    continue;
+                }
+                *known = now.clone();
+                let answer = Message::Endpoints(Endpoints { id: lookup.id, endpoints: now });
+                if say(&peer.socket, &answer, &[]).is_err() {
+                    gone.push(id);
+                    break;
+                }
+            }
+        }
+        for id in gone {
+            self.close(id, &Close::Gone);
+        }
+    }
+
+    fn refuse(&mut self, id: u64, code: RefusedCode, sentence: &str) -> Close {
+        if let Some(peer) = self.peers.get(&id) {
+            tracing::warn!(uid = peer.uid, reason = sentence, "an app is refused");
+            let refused = Message::Refused(Refused {
+                code: code as u16,
+                version_min: VERSION,
+                version_max: VERSION,
+                sentence: sentence.into(),
+            });
+            // An app that does not listen sees the end of the connection.
+            let _ = say(&peer.socket, &refused, &[]);
+        }
+        Close::Refused
+    }
+
+    fn close(&mut self, id: u64, close: &Close) {
+        let Some(peer) = self.peers.remove(&id) else { return };
+        let Some(session) = peer.session else { return };
+        if let Some(name) = &session.serves {
+            self.names.remove(name);
+        }
+        for worker in &self.workers {
+            worker.send(Mail::Detach { session: session.id });
+        }
+        lock(&self.shared.sessions.list).remove(&session.id);
+        let how = match close {
+            Close::Gone => "gone",
+            Close::Refused => "refused",
+        };
+        tracing::info!(session = session.id, how, "a session ended");
+    }
+
+    /// Who connects has to speak soon.
+    fn close_silent(&mut self) {
+        let silence = Duration::from_millis(SILENCE_MS_MAX);
+        self.peers.retain(|_, peer| peer.session.is_some() || peer.since.elapsed() < silence);
+    }
+}
+
+/// The socket endpoints of the cluster that takes calls with this key.
+fn endpoints(snapshot: &Snapshot, lookup: &Lookup) -> Vec<String> {
+    let mut head = RequestHead::default();
+    let read = RouteKey::read(lookup.protocol, &lookup.key, &HeadLimits::default(), &mut head, &mut Vec::new());
+    let Ok(mut key) = read else { return Vec::new() };
+    let Some(cluster) = key.cluster(snapshot).and_then(|index| snapshot.clusters.get(index as usize)) else {
+        return Vec::new();
+    };
+    cluster
+        .endpoints
+        .iter()
+        .map(|endpoint| &endpoint.address)
+        .filter(|address| !matches!(address, Address::Shm(_)))
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn say(socket: &UnixStream, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes).map_err(io::Error::other)?;
+    let sent = descriptors::send(socket.as_fd(), &bytes, fds)?;
+    if sent < bytes.len() {
+        // The peer reads nothing and its buffer is full: it is as good as gone.
+        (&mut &*socket).write_all(&bytes[sent..])?;
+    }
+    Ok(())
+}

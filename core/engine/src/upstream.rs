@@ -1,0 +1,87 @@
+//! What a worker keeps about clusters and the addresses behind them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use shmesh_io::Target;
+use shmesh_policy::{Address, RoundRobin, Snapshot};
+
+use crate::conn::Conn;
+use crate::counters::EndpointCounters;
+use crate::slab::Key;
+
+/// Index of an address in the worker's table.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct AddressId(pub u32);
+
+/// Connections to one address.
+pub struct AddressState {
+    pub target: Target,
+    /// HTTP connections without a call; the newest is used first, so that spare ones grow old and are closed.
+    pub idle: Vec<Key<Conn>>,
+    /// The Dubbo connection that carries this worker's calls.
+    pub dubbo: Option<Key<Conn>>,
+    pub counters: Arc<EndpointCounters>,
+}
+
+/// A cluster of the current snapshot.
+pub struct ClusterState {
+    pub turn: RoundRobin,
+    pub endpoints: Vec<EndpointState>,
+}
+
+/// An endpoint of the current snapshot.
+pub enum EndpointState {
+    Socket(AddressId),
+    Host { host: Box<str>, port: u16 },
+    Shm(Arc<str>),
+}
+
+/// Addresses that this worker connected to, or may.
+#[derive(Default)]
+pub struct Addresses {
+    ids: HashMap<Target, AddressId>,
+    states: Vec<AddressState>,
+}
+
+impl Addresses {
+    /// The id of an address, new or known.
+    pub fn intern(&mut self, target: Target, counters: impl FnOnce() -> Arc<EndpointCounters>) -> AddressId {
+        if let Some(&id) = self.ids.get(&target) {
+            return id;
+        }
+        let id = AddressId(self.states.len() as u32);
+        self.ids.insert(target.clone(), id);
+        self.states.push(AddressState { target, idle: Vec::new(), dubbo: None, counters: counters() });
+        id
+    }
+
+    pub fn get(&mut self, id: AddressId) -> &mut AddressState {
+        &mut self.states[id.0 as usize]
+    }
+}
+
+/// The clusters of a snapshot in the form that a worker uses; each starts its round at random.
+pub fn clusters(
+    snapshot: &Snapshot,
+    mut intern: impl FnMut(Target) -> AddressId,
+    mut random: impl FnMut() -> u64,
+) -> Vec<ClusterState> {
+    snapshot
+        .clusters
+        .iter()
+        .map(|cluster| ClusterState {
+            turn: RoundRobin::starting_at((random() >> 33) as usize),
+            endpoints: cluster
+                .endpoints
+                .iter()
+                .map(|endpoint| match &endpoint.address {
+                    Address::Tcp(address) => EndpointState::Socket(intern(Target::Tcp(*address))),
+                    Address::Unix(path) => EndpointState::Socket(intern(Target::Unix(path.to_path_buf()))),
+                    Address::Host { host, port } => EndpointState::Host { host: (**host).into(), port: *port },
+                    Address::Shm(name) => EndpointState::Shm(name.clone()),
+                })
+                .collect(),
+        })
+        .collect()
+}

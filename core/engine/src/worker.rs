@@ -1,0 +1,489 @@
+//! The worker: one thread, its loop turn, and the tables of plain state that everything else works on.
+//!
+//! A turn: take what the driver completed, the mail, the records of hot lanes and the timers; each moves some state
+//! machine and may put calls into `ready` and conns or lanes into the lists to be flushed. At the turn's end the ready calls are forwarded
+//! together, and everything that goes to one destination leaves together. Then, with nothing left to do, wait.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use shmesh_io::{Driver, Event, Nanos, SockId, Target, Wait};
+use shmesh_policy::{Protocol, Snapshot};
+use shmesh_proto::http1::{HeadLimits, RequestHead, ResponseHead};
+use shmesh_shm::{Step, Waiter};
+
+use crate::access_log::AccessLog;
+use crate::call::Call;
+use crate::conn::{Conn, Finish, Pipe};
+use crate::counters::{CallCounters, WorkerCounters};
+use crate::lane::Lane;
+use crate::mailbox::{Mail, Postbox};
+use crate::resolve::Resolver;
+use crate::session::Attached;
+use crate::shared::Shared;
+use crate::slab::{Key, Slab};
+use crate::timer::{Owner, Timers};
+use crate::token::Token;
+use crate::upstream::{AddressId, Addresses, ClusterState, clusters};
+
+/// The longest that a worker spins for records before it parks; learned downwards from what the spinning catches.
+const SPIN_MAX: Duration = Duration::from_micros(100);
+
+/// While lanes are hot, the driver is asked for events at least this often.
+const DRIVER_INTERVAL: Nanos = 10_000;
+
+/// A lane without a record for this long is no longer looked at each turn; its app rings instead.
+pub const LANE_COOLS_AFTER: Nanos = 2_000_000;
+
+/// How long an app's or client's peer may take to close after we have said everything.
+pub const LINGER: Nanos = 2_000_000_000;
+
+/// A passed-through connection without a byte in either direction is closed after an hour: idle database connections
+/// are normal, forgotten ones are not.
+pub const RAW_IDLE: Nanos = 3_600_000_000_000;
+
+/// One worker.
+pub struct Worker<D: Driver> {
+    pub(crate) driver: D,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) mail: Postbox,
+    pub(crate) resolver: Resolver,
+    pub(crate) log: Option<AccessLog>,
+
+    pub(crate) listeners: Vec<Option<ListenerState>>,
+    pub(crate) conns: Slab<Conn>,
+    pub(crate) calls: Slab<Call>,
+    pub(crate) lanes: Slab<Lane>,
+    pub(crate) sessions: HashMap<u64, Attached>,
+    /// Serving lanes by the name of their app.
+    pub(crate) serving: HashMap<Arc<str>, Key<Lane>>,
+    pub(crate) clusters: Vec<ClusterState>,
+    pub(crate) addresses: Addresses,
+    pub(crate) hosts: HashMap<(Box<str>, u16), crate::dispatch::HostState>,
+
+    /// Calls whose destination can take them now.
+    pub(crate) ready: Vec<Key<Call>>,
+    pub(crate) dirty_conns: Vec<Key<Conn>>,
+    pub(crate) dirty_lanes: Vec<Key<Lane>>,
+    /// Conns whose input is to be looked at again.
+    pub(crate) revisit: Vec<Key<Conn>>,
+    pub(crate) hot: Vec<Key<Lane>>,
+    /// Lanes that wait for room in a ring or arena.
+    pub(crate) blocked: Vec<Key<Lane>>,
+    /// Lanes whose blocks are being sent from where they lie.
+    pub(crate) lending: Vec<Key<Lane>>,
+
+    pub(crate) timers: Timers,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) call_counters: CallCounters,
+    pub(crate) in_flight: Arc<AtomicU64>,
+    pub(crate) downstreams: u32,
+    pub(crate) draining: bool,
+
+    // Scratch, kept so that a turn allocates nothing.
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) head_bytes: Vec<u8>,
+    pub(crate) part_buffer: Vec<u8>,
+    pub(crate) drained: Vec<crate::lane::SlotRef>,
+    pub(crate) spare: Vec<shmesh_io::Chunks>,
+    pub(crate) request_head: RequestHead,
+    pub(crate) response_head: ResponseHead,
+    events: Vec<Event>,
+    fired: Vec<Owner>,
+}
+
+/// A listening socket.
+pub(crate) struct ListenerState {
+    pub sock: SockId,
+    pub protocol: Protocol,
+    pub cluster: Option<u32>,
+}
+
+/// What a worker is made of.
+pub(crate) struct WorkerParts<D: Driver> {
+    pub driver: D,
+    pub shared: Arc<Shared>,
+    pub mail: Postbox,
+    pub resolver: Resolver,
+    pub log: Option<AccessLog>,
+    pub in_flight: Arc<AtomicU64>,
+}
+
+impl<D: Driver> Worker<D> {
+    pub(crate) fn new(parts: WorkerParts<D>) -> Worker<D> {
+        let WorkerParts { driver, shared, mail, resolver, log, in_flight } = parts;
+        let now = driver.now();
+        let counters = shared.registry.worker();
+        let call_counters = CallCounters::new(shared.registry.clone());
+        let mut worker = Worker {
+            driver,
+            snapshot: Arc::new(Snapshot::default()),
+            mail,
+            resolver,
+            log,
+            listeners: Vec::new(),
+            conns: Slab::default(),
+            calls: Slab::default(),
+            lanes: Slab::default(),
+            sessions: HashMap::new(),
+            serving: HashMap::new(),
+            clusters: Vec::new(),
+            addresses: Addresses::default(),
+            hosts: HashMap::new(),
+            ready: Vec::new(),
+            dirty_conns: Vec::new(),
+            dirty_lanes: Vec::new(),
+            revisit: Vec::new(),
+            hot: Vec::new(),
+            blocked: Vec::new(),
+            lending: Vec::new(),
+            timers: Timers::new(now),
+            counters,
+            call_counters,
+            in_flight,
+            downstreams: 0,
+            draining: false,
+            scratch: Vec::new(),
+            head_bytes: Vec::new(),
+            part_buffer: Vec::new(),
+            drained: Vec::new(),
+            spare: Vec::new(),
+            request_head: RequestHead::default(),
+            response_head: ResponseHead::default(),
+            events: Vec::new(),
+            fired: Vec::new(),
+            shared,
+        };
+        worker.take_snapshot();
+        worker
+    }
+
+    /// Runs until told to stop.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut waiter = Waiter::new(SPIN_MAX);
+        let mut waiting = false;
+        let mut asked = self.driver.now();
+        loop {
+            // The driver, unless hot lanes keep the worker busy and it was asked a moment ago.
+            let mut worked = false;
+            let now = self.driver.now();
+            if self.hot.is_empty() || !waiting || now.saturating_sub(asked) >= DRIVER_INTERVAL || self.sockets_busy() {
+                worked = self.drive(Wait::Now)?;
+                asked = self.driver.now();
+            }
+            worked |= self.lanes_ingress();
+            if self.end_of_turn() == Turn::Stop {
+                return Ok(());
+            }
+            worked |= !self.revisit.is_empty();
+            if worked {
+                if waiting {
+                    waiting = false;
+                    waiter.end(self.driver.now());
+                }
+                continue;
+            }
+
+            let now = self.driver.refresh_clock();
+            if !waiting {
+                waiting = true;
+                waiter.begin(now);
+            }
+            let step = if self.hot.is_empty() { Step::Park } else { waiter.step(now) };
+            match step {
+                Step::Pause => std::hint::spin_loop(),
+                Step::Yield => std::thread::yield_now(),
+                Step::Park => {
+                    if !self.park_lanes() {
+                        continue;
+                    }
+                    self.counters.parks.add(1);
+                    let wait = self.timers.next().map_or(Wait::Forever, Wait::Until);
+                    self.drive(wait)?;
+                    asked = self.driver.now();
+                    waiting = false;
+                    waiter.end(asked);
+                    if self.end_of_turn() == Turn::Stop {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// One poll of the driver, and everything that came of it.
+    fn drive(&mut self, wait: Wait) -> io::Result<bool> {
+        let mut events = std::mem::take(&mut self.events);
+        self.driver.poll(wait, &mut events)?;
+        let worked = !events.is_empty();
+        for event in events.drain(..) {
+            self.handle(event);
+        }
+        self.events = events;
+        Ok(worked)
+    }
+
+    /// What every turn ends with: mail, timers, forwarding, flushing.
+    fn end_of_turn(&mut self) -> Turn {
+        if self.shared.version.load(Ordering::Acquire) != self.snapshot.version {
+            self.take_snapshot();
+        }
+        while let Some(mail) = self.mail.take() {
+            if self.read_mail(mail) == Turn::Stop {
+                return Turn::Stop;
+            }
+        }
+        self.fire_timers();
+        for _ in 0..2 {
+            let mut again = std::mem::take(&mut self.revisit);
+            for key in again.drain(..) {
+                self.conn_input(key);
+            }
+            if self.revisit.is_empty() {
+                self.revisit = again;
+                break;
+            }
+        }
+        self.forward_ready();
+        self.flush_conns();
+        self.flush_lanes();
+        self.in_flight.store(self.calls.len() as u64, Ordering::Relaxed);
+        Turn::GoOn
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Accepted { tag, sock, .. } => {
+                if let Token::Listener(index) = Token::of(tag) {
+                    self.accepted(index, sock);
+                } else {
+                    self.driver.close(sock);
+                }
+            }
+            Event::Connected { tag, sock, result } => {
+                if let Some(key) = self.conn_of(tag, sock) {
+                    self.connected(key, result);
+                }
+            }
+            Event::Received { tag, sock, data } => {
+                if let Some(key) = self.conn_of(tag, sock) {
+                    self.conn_received(key, data);
+                }
+            }
+            Event::Ended { tag, sock, error } => match Token::of(tag) {
+                Token::Conn(_) => {
+                    if let Some(key) = self.conn_of(tag, sock) {
+                        self.conn_ended(key, error);
+                    }
+                }
+                Token::Listener(index) => {
+                    tracing::error!(listener = index, ?error, "a listener failed; no more connections are accepted on it");
+                }
+                Token::Session(_) | Token::None => {}
+            },
+            Event::Sent { tag, sock, result, chunks } => {
+                if let Some(key) = self.conn_of(tag, sock) {
+                    self.conn_sent(key, result, chunks);
+                }
+            }
+            Event::Rung { tag } => {
+                if let Token::Session(session) = Token::of(tag) {
+                    self.session_rung(session);
+                }
+            }
+            Event::Woken => {}
+        }
+    }
+
+    /// The conn that an event is about, unless it is gone.
+    fn conn_of(&self, tag: u64, sock: SockId) -> Option<Key<Conn>> {
+        let Token::Conn(key) = Token::of(tag) else { return None };
+        let conn = self.conns.get(key)?;
+        (conn.pipe == Pipe::Socket(sock)).then_some(key)
+    }
+
+    fn read_mail(&mut self, mail: Mail) -> Turn {
+        match mail {
+            Mail::Attach(lanes) => self.attach(*lanes),
+            Mail::Detach { session } => self.detach(session),
+            Mail::Resolved(answer) => self.resolved(answer),
+            Mail::Drain => self.drain(),
+            Mail::Stop => return Turn::Stop,
+        }
+        Turn::GoOn
+    }
+
+    /// Accept nothing new; say so to clients that keep connections.
+    fn drain(&mut self) {
+        self.draining = true;
+        for listener in self.listeners.iter_mut() {
+            if let Some(state) = listener.take() {
+                self.driver.close(state.sock);
+            }
+        }
+        for key in self.conns.keys() {
+            self.drain_conn(key);
+        }
+    }
+
+    fn take_snapshot(&mut self) {
+        let snapshot = self.shared.snapshot.load_full();
+        // The index of a call's cluster means something in its own snapshot only.
+        for key in self.calls.keys() {
+            if let Some(call) = self.calls.get_mut(key) {
+                let old = self.snapshot.clusters.get(call.cluster as usize);
+                let new = old.and_then(|cluster| snapshot.cluster_named(&cluster.name));
+                call.cluster = new.map_or(u32::MAX, |id| id.0);
+            }
+        }
+        let (addresses, registry, driver) = (&mut self.addresses, &self.shared.registry, &mut self.driver);
+        self.clusters = clusters(
+            &snapshot,
+            |target| {
+                let name = target.to_string();
+                addresses.intern(target, || registry.endpoint(name))
+            },
+            || driver.random(),
+        );
+        self.snapshot = snapshot;
+        self.call_counters.snapshot_changed();
+    }
+
+    fn fire_timers(&mut self) {
+        let now = self.driver.now();
+        let mut fired = std::mem::take(&mut self.fired);
+        self.timers.expire(now, &mut fired);
+        for owner in fired.drain(..) {
+            match owner {
+                Owner::Conn(index) => {
+                    if let Some(key) = self.conns.key_at(index as usize) {
+                        self.conn_timer(key, now);
+                    }
+                }
+                Owner::Call(index) => {
+                    if let Some(key) = self.calls.key_at(index as usize) {
+                        self.call_timer(key, now);
+                    }
+                }
+            }
+        }
+        self.fired = fired;
+    }
+
+    /// Sets when a conn gives up.
+    pub(crate) fn set_conn_deadline(&mut self, key: Key<Conn>, at: Nanos) {
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.deadline = at;
+            if at != Nanos::MAX {
+                self.timers.arm(Owner::Conn(key.index() as u32), at);
+            }
+        }
+    }
+
+    /// Sets when a call times out.
+    pub(crate) fn set_call_deadline(&mut self, key: Key<Call>, at: Nanos) {
+        if let Some(call) = self.calls.get_mut(key) {
+            call.deadline = at.min(call.hard_deadline);
+            let at = call.deadline;
+            if at != Nanos::MAX {
+                self.timers.arm(Owner::Call(key.index() as u32), at);
+            }
+        }
+    }
+
+    /// Events of sockets are to be expected any moment.
+    fn sockets_busy(&self) -> bool {
+        self.conns.len() > 0 && self.calls.len() > 0
+    }
+
+    /// Announces sleep on every hot lane; false if one of them has something after all.
+    fn park_lanes(&mut self) -> bool {
+        let lanes = &mut self.lanes;
+        let mut quiet = true;
+        for &key in &self.hot {
+            if let Some(lane) = lanes.get_mut(key) {
+                quiet &= lane.end.park(lane.blocked);
+            }
+        }
+        if !quiet {
+            for &key in &self.hot {
+                if let Some(lane) = lanes.get_mut(key) {
+                    lane.end.unpark();
+                }
+            }
+            return false;
+        }
+        // They stay parked until they ring: nobody looks at a cold lane.
+        for key in self.hot.drain(..) {
+            if let Some(lane) = lanes.get_mut(key) {
+                lane.hot = false;
+            }
+        }
+        true
+    }
+
+    pub(crate) fn head_limits(&self) -> HeadLimits {
+        let limits = &self.snapshot.limits;
+        HeadLimits {
+            head_bytes: limits.head_bytes,
+            start_line_bytes: limits.start_line_bytes,
+            headers: limits.headers,
+        }
+    }
+
+    /// The worker's id for an address.
+    pub(crate) fn address(&mut self, target: Target) -> AddressId {
+        let name = target.to_string();
+        let registry = &self.shared.registry;
+        self.addresses.intern(target, || registry.endpoint(name))
+    }
+
+    /// Adds a connection to the table.
+    pub(crate) fn new_conn(&mut self, conn: Conn) -> Key<Conn> {
+        let pipe = conn.pipe;
+        let key = self.conns.insert(conn);
+        if let Pipe::Socket(sock) = pipe {
+            self.driver.set_tag(sock, Token::Conn(key).tag());
+        }
+        key
+    }
+
+    /// Puts a conn on the list of those to flush.
+    pub(crate) fn touch_conn(&mut self, key: Key<Conn>) {
+        if let Some(conn) = self.conns.get_mut(key)
+            && !conn.listed
+        {
+            conn.listed = true;
+            self.dirty_conns.push(key);
+        }
+    }
+
+    /// Puts a lane on the list of those to flush.
+    pub(crate) fn touch_lane(&mut self, key: Key<Lane>) {
+        if let Some(lane) = self.lanes.get_mut(key)
+            && !lane.listed
+        {
+            lane.listed = true;
+            self.dirty_lanes.push(key);
+        }
+    }
+
+    /// Everything is said on this conn.
+    pub(crate) fn finish_conn(&mut self, key: Key<Conn>, finish: Finish) {
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.finish = finish;
+        }
+        self.touch_conn(key);
+    }
+}
+
+/// Whether the worker goes on.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    GoOn,
+    Stop,
+}

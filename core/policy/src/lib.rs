@@ -1,0 +1,32 @@
+//! Pure decisions of the data path, and the snapshot that they read.
+//!
+//! Nothing here does I/O, reads a clock or allocates per call: the engine asks, this crate answers from a
+//! [`Snapshot`] that never changes after it was published.
+//!
+//! - [`snapshot`]: listeners, clusters, endpoints and settings, as one immutable value
+//! - [`address`]: where an endpoint is: `tcp:…`, `unix:…`, `shm:…`
+//! - [`limit`]: timeouts and limits with their defaults and reasons
+//! - [`route`]: which cluster takes a call, and which route wins when several match
+//! - [`pattern`]: texts in which `*` stands for any bytes
+//! - [`balance`]: which endpoint of a cluster is next
+//! - [`retry`]: whether a failed attempt is made once more
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod balance;
+pub mod limit;
+pub mod pattern;
+pub mod retry;
+pub mod route;
+pub mod snapshot;
+
+pub use address::{Address, AddressError};
+pub use balance::{RoundRobin, Tries};
+pub use limit::{Limits, Timeouts};
+pub use pattern::{Pattern, Precision};
+pub use retry::{Attempt, Retry};
+pub use route::{DubboKey, DubboRoute, Group, Route, RouteMatch, Routes, Specificity};
+pub use snapshot::{
+    AccessLog, AdminSpec, AllowUids, Bind, Cluster, ClusterId, Endpoint, Listener, Protocol, SessionSpec, Snapshot,
+};

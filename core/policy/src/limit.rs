@@ -1,0 +1,77 @@
+//! Timeouts and limits: each has a name, a unit, a default and a reason.
+
+use std::time::Duration;
+
+/// How long things may take.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Making a connection to an endpoint. 1 s: one lost SYN is repeated after 1 s, so what takes longer is lost or
+    /// overloaded, and the next endpoint is the better choice.
+    pub connect: Duration,
+    /// From the end of a request's head to the first byte of its answer. 15 s: longer than calls that people wait
+    /// for, as in Envoy's route timeout.
+    pub first_byte: Duration,
+    /// A connection without a byte in either direction: a keep-alive connection between requests, or a stalled body.
+    /// 60 s: the heartbeat interval of Dubbo.
+    pub idle: Duration,
+    /// From the first byte of a request's head to its last. 10 s: a head fits in a few packets; slower is an attack.
+    pub head_read: Duration,
+    /// From SIGTERM until calls that are still in flight are cut. 30 s: the grace period of Kubernetes.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            connect: Duration::from_secs(1),
+            first_byte: Duration::from_secs(15),
+            idle: Duration::from_secs(60),
+            head_read: Duration::from_secs(10),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How much of everything there may be.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of an HTTP head with its start line. 64 KiB: cookies and tokens fit; answered with 431 beyond (RFC 6585
+    /// §5).
+    pub head_bytes: u32,
+    /// Bytes of an HTTP request line. 8 KiB: what RFC 9112 §3 asks for at least; answered with 414 beyond.
+    pub start_line_bytes: u32,
+    /// Header fields of an HTTP head. 128: real heads have under 50; answered with 431 beyond.
+    pub headers: u16,
+    /// Bytes of a Dubbo body. 8 MiB: the default payload limit of Dubbo Java; answered with status 40 beyond.
+    pub dubbo_body_bytes: u32,
+    /// Downstream connections of one worker. 16,384: a descriptor and its upstream one each, below the usual hard
+    /// limit of descriptors with four workers; not accepted beyond.
+    pub connections_per_worker: u32,
+    /// Idle upstream connections that a worker keeps for one cluster. 256: more than a worker can have busy at 64
+    /// in flight with bursts; closed at once beyond.
+    pub pool_idle_per_cluster: u32,
+    /// Dubbo calls that wait on one upstream connection, and calls that wait on one downstream connection. 1,024:
+    /// a bound of the id table; answered with status 80 beyond.
+    pub calls_per_connection: u32,
+    /// Streams that are open on one lane. 256: each may hold a connection and its credit.
+    pub streams_per_lane: u32,
+    /// Bytes that wait on one connection because the other side is slow; reading stops beyond. 256 KiB: the
+    /// bandwidth of 1 Gbit/s at 2 ms.
+    pub buffered_bytes_per_connection: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            head_bytes: 64 * 1024,
+            start_line_bytes: 8 * 1024,
+            headers: 128,
+            dubbo_body_bytes: 8 * 1024 * 1024,
+            connections_per_worker: 16_384,
+            pool_idle_per_cluster: 256,
+            calls_per_connection: 1_024,
+            streams_per_lane: 256,
+            buffered_bytes_per_connection: 256 * 1024,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! A Dubbo call: one frame out, heartbeats answered on the way, one frame in.
+
+use std::io::{self, Read, Write};
+
+use shmesh_proto::dubbo::{
+    FrameHeader, HEADER_LEN, Invocation, Reply, read_reply, serialization, write_heartbeat_reply, write_request,
+};
+
+use super::{Output, connect};
+use crate::cli::CallArgs;
+use crate::socket::Stream;
+
+/// The longest answer, in bytes.
+const ANSWER_BYTES_MAX: u32 = 128 * 1024 * 1024;
+/// Id of the one request.
+const ID: u64 = 1;
+
+/// Makes the call and prints its value; what went wrong on the way or in the method goes to stderr.
+///
+/// # Errors
+/// A sentence, when no answer came.
+pub fn exchange(args: &CallArgs, interface: &str, method: &str) -> Result<(), String> {
+    let mut frame = Vec::new();
+    let invocation = Invocation {
+        path: interface,
+        version: args.version.as_deref(),
+        group: args.group.as_deref(),
+        method,
+        argument: args.arg.as_deref().map(str::as_bytes),
+        ..Invocation::default()
+    };
+    write_request(&mut frame, ID, true, serialization::HESSIAN2, &invocation);
+    let mut stream = connect(&args.via)?;
+    stream.write_all(&frame).map_err(|error| format!("the call could not be sent: {error}"))?;
+    let (header, body) = receive(&mut stream)?;
+    if args.verbose {
+        eprintln!("dubbo status {}, serialization {}, {} bytes", header.status, header.serialization, header.body_len);
+    }
+    print(&header, &body)
+}
+
+/// Prints what an answer says.
+fn print(header: &FrameHeader, body: &[u8]) -> Result<(), String> {
+    let reply = read_reply(header, body).map_err(|error| format!("the answer cannot be read: {error}"))?;
+    match reply {
+        Reply::Value(text) => Output::open()?.write(format!("{text}\n").as_bytes())?,
+        Reply::Null => Output::open()?.write(b"null\n")?,
+        Reply::Exception(text) => eprintln!("the method threw {text}"),
+        Reply::Error { status, sentence } => eprintln!("dubbo status {status}: {sentence}"),
+    }
+    Ok(())
+}
+
+fn receive(stream: &mut Stream) -> Result<(FrameHeader, Vec<u8>), String> {
+    loop {
+        let mut bytes = [0; HEADER_LEN];
+        read_exact(stream, &mut bytes)?;
+        let header = FrameHeader::parse(&bytes, ANSWER_BYTES_MAX)
+            .map_err(|error| format!("the answer is not Dubbo: {error}"))?;
+        let mut body = vec![0; header.body_len as usize];
+        read_exact(stream, &mut body)?;
+        if header.request {
+            if header.is_heartbeat() {
+                let mut reply = Vec::new();
+                write_heartbeat_reply(&mut reply, &header);
+                // If the service is gone the next read says so.
+                let _ = stream.write_all(&reply);
+            }
+        } else if header.id == ID && !header.event {
+            return Ok((header, body));
+        }
+    }
+}
+
+fn read_exact(stream: &mut Stream, bytes: &mut [u8]) -> Result<(), String> {
+    stream.read_exact(bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => "the connection was closed before the answer came".into(),
+        _ => format!("the connection broke: {error}"),
+    })
+}

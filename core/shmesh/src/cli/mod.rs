@@ -1,0 +1,270 @@
+//! The command line: its words, and which module does what they ask.
+
+pub mod bench;
+pub mod call;
+pub mod check;
+pub mod demo;
+pub mod echo;
+pub mod run;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+use crate::address::Address;
+
+/// A sidecar for RPC traffic over shared memory, Unix sockets and TCP.
+#[derive(Parser)]
+#[command(name = "shmesh", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the sidecar until SIGTERM.
+    Run(RunArgs),
+    /// Say whether a configuration file is good, and if not, where and why.
+    Check(CheckArgs),
+    /// See what each way to a service costs: starts services, a sidecar and clients, and ends by itself.
+    Demo,
+    /// Serve HTTP, Dubbo or raw bytes by sending back what comes.
+    Echo(EchoArgs),
+    /// Make one call and print the answer: a curl for shared memory.
+    Call(CallArgs),
+    /// Measure calls to an echo service, directly or through a sidecar.
+    Bench(BenchArgs),
+}
+
+/// What is spoken over a connection or in the records of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// HTTP/1.1
+    Http,
+    /// Dubbo2
+    Dubbo,
+    /// Bytes without any framing
+    Raw,
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    /// Without a file: HTTP on 127.0.0.1:15001 to the host that a request names in absolute form,
+    /// admin on 127.0.0.1:15000
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How workers do their I/O; auto steps down where io_uring is not allowed
+    #[arg(long, value_enum, default_value = "auto")]
+    pub driver: Driver,
+    /// Worker threads [default: as configured, or by the CPU quota]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub workers: Option<usize>,
+    #[arg(long, value_name = "L", value_enum, default_value = "info")]
+    pub log_level: run::Level,
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: run::Format,
+}
+
+/// The drivers by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Driver {
+    Auto,
+    Uring,
+    Epoll,
+}
+
+impl From<Driver> for shmesh_engine::Choice {
+    fn from(driver: Driver) -> Self {
+        match driver {
+            Driver::Auto => Self::Auto,
+            Driver::Uring => Self::Uring,
+            Driver::Epoll => Self::Epoll,
+        }
+    }
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+struct EchoArgs {
+    #[arg(long, value_enum)]
+    protocol: Protocol,
+    /// tcp:HOST:PORT (port 0: any), unix:PATH, or shm:SOCKET, the session socket of a sidecar
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Address,
+    /// Name to serve under over shared memory: a route reaches it as endpoint `shm:APP`
+    #[arg(long, value_name = "APP")]
+    name: Option<String>,
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("exchange").required(true))]
+pub struct CallArgs {
+    /// tcp:HOST:PORT or unix:PATH of a sidecar or a service, or shm:SOCKET of a sidecar
+    #[arg(long, value_name = "ADDRESS")]
+    pub via: Address,
+    /// An HTTP call; the URL's host is the Host that routes look at
+    #[arg(long, num_args = 2, value_names = ["METHOD", "URL"], group = "exchange")]
+    pub http: Option<Vec<String>>,
+    /// A header of the HTTP call, as often as needed
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", requires = "http")]
+    pub headers: Vec<String>,
+    /// Body of the HTTP call: TEXT, or @FILE for the bytes of a file (@- for stdin)
+    #[arg(long, value_name = "@FILE|TEXT", requires = "http", allow_hyphen_values = true)]
+    pub data: Option<OsString>,
+    /// A Dubbo call
+    #[arg(long, num_args = 2, value_names = ["IFACE", "METHOD"], group = "exchange")]
+    pub dubbo: Option<Vec<String>>,
+    /// Group of the Dubbo service
+    #[arg(long, requires = "dubbo")]
+    pub group: Option<String>,
+    /// Version of the Dubbo service
+    #[arg(long, requires = "dubbo")]
+    pub version: Option<String>,
+    /// The call's one argument, a java.lang.String; without it the method takes none
+    #[arg(long, value_name = "TEXT", requires = "dubbo", allow_hyphen_values = true)]
+    pub arg: Option<String>,
+    /// Print status line and headers on stderr
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+#[derive(Args)]
+pub struct BenchArgs {
+    /// tcp:HOST:PORT or unix:PATH of a sidecar or a service, or shm:SOCKET of a sidecar
+    #[arg(long, value_name = "ADDRESS")]
+    pub via: Address,
+    #[arg(long, value_enum)]
+    pub protocol: Protocol,
+    /// Host (http), interface (dubbo) or cluster (raw over shared memory)
+    #[arg(long, value_name = "NAME")]
+    pub target: Option<String>,
+    /// Method to call [http: PUT, dubbo: sayHello]
+    #[arg(long)]
+    pub method: Option<String>,
+    /// Group of the Dubbo service
+    #[arg(long)]
+    pub group: Option<String>,
+    /// Version of the Dubbo service
+    #[arg(long)]
+    pub version: Option<String>,
+    /// Bytes of each call's payload
+    #[arg(long, value_name = "BYTES", default_value_t = 64)]
+    pub payload: usize,
+    /// Calls outstanding on each connection at most
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_count)]
+    pub inflight: usize,
+    /// Connections, or lanes over shared memory
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_count)]
+    pub connections: usize,
+    /// Calls per second over all connections, or `max`: each answer brings the next call
+    #[arg(long, value_name = "max|N", default_value = "max", value_parser = parse_rate)]
+    pub rate: Rate,
+    /// How long calls are started and counted, such as 5s, 500ms or 2m
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Print one JSON object on stdout and nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How calls are started.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rate {
+    /// Closed loop: whenever an answer makes room.
+    Max,
+    /// Open loop: so many per second, whatever the answers do.
+    PerSecond(f64),
+}
+
+/// Runs what the arguments of the process ask for.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Demo => demo::demo(),
+        Command::Check(args) => check::check(&args.config),
+        Command::Echo(args) => echo::echo(args.protocol, &args.listen, args.name.as_deref()),
+        Command::Call(args) => call::call(&args),
+        Command::Bench(args) => bench::bench(&args),
+    }
+}
+
+/// Says on stderr why nothing more can be done.
+pub fn fail(sentence: &str) -> ExitCode {
+    eprintln!("shmesh: {sentence}");
+    ExitCode::FAILURE
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("write a whole number of at least 1".to_owned()),
+        Ok(count) => Ok(count),
+    }
+}
+
+fn parse_rate(text: &str) -> Result<Rate, String> {
+    if text == "max" {
+        return Ok(Rate::Max);
+    }
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(Rate::PerSecond(rate)),
+        _ => Err("write max, or a number of calls per second above 0".to_owned()),
+    }
+}
+
+/// A number with `ms`, `s`, `m` or `h`; a bare number means seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a time such as 5s, 500ms or 2m".to_owned();
+    let digits = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds_per_unit = match unit {
+        "ms" => 0.001,
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    match Duration::try_from_secs_f64(number * seconds_per_unit) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [("5s", 5000), ("500ms", 500), ("2m", 120_000), ("1.5s", 1500), ("3", 3000)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "-1s", "0s", "5x", "5 s", "1e400s", "nan"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(parse_rate("max"), Ok(Rate::Max));
+        assert_eq!(parse_rate("2500"), Ok(Rate::PerSecond(2500.0)));
+        for text in ["", "0", "-5", "inf", "NaN", "fast"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! `shmesh run`: the sidecar. Starts everything, follows the configuration, and ends without
+//! breaking what is in flight.
+//!
+//! The main thread is the control thread: a tokio runtime that serves the admin interface and waits
+//! for signals. Calls are handled by the engine's workers, which never wait for it.
+
+mod families;
+mod log;
+mod reload;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use shmesh_config::Watcher;
+use shmesh_engine::{Engine, EngineOptions};
+use shmesh_policy::Snapshot;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tracing::{error, info, warn};
+
+use crate::cli::{RunArgs, fail};
+pub use log::{Format, Level};
+use reload::Reloader;
+use status::Status;
+
+/// How often the drain looks whether anything is in flight.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Time for admin answers in progress once the drain is over.
+const ADMIN_END: Duration = Duration::from_millis(200);
+
+/// Runs the sidecar until it is told to end.
+pub fn run(args: &RunArgs) -> ExitCode {
+    log::start(args.log_level, args.log_format);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("the control thread cannot be set up: {error}")),
+    };
+    match runtime.block_on(serve(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Refusal::Config(lines)) => {
+            eprintln!("{lines}");
+            ExitCode::FAILURE
+        }
+        Err(Refusal::Start(sentence)) => fail(&sentence),
+    }
+}
+
+/// Why the sidecar does not start.
+enum Refusal {
+    /// Lines of `file:line:column: …`.
+    Config(String),
+    Start(String),
+}
+
+impl Refusal {
+    fn start(error: impl std::fmt::Display) -> Self {
+        Self::Start(error.to_string())
+    }
+}
+
+async fn serve(args: &RunArgs) -> Result<(), Refusal> {
+    // Before anything is served, or a signal in between would end the process the hard way.
+    let mut signals = Signals::register().map_err(Refusal::start)?;
+    let changed = Arc::new(Notify::new());
+    let _watcher = watch_file(args.config.clone(), &changed);
+    let snapshot = first_snapshot(args)?;
+    raise_descriptor_limit();
+
+    let admin = shmesh_admin::bind(snapshot.admin.address).await;
+    let admin = admin.map_err(Refusal::start)?;
+    let options = EngineOptions { driver: args.driver.into(), workers: args.workers };
+    let engine = Engine::start(snapshot.clone(), options).map_err(Refusal::start)?;
+    let engine = Arc::new(engine);
+    announce(args, &snapshot, &engine);
+
+    let status = Arc::new(Status::new(engine.clone()));
+    let (ended, end) = watch::channel(false);
+    let serving = tokio::spawn(shmesh_admin::serve(admin, status.clone(), until(end)));
+    let mut reloader = Reloader::new(args.config.clone(), engine.clone(), snapshot);
+    loop {
+        tokio::select! {
+            () = changed.notified() => status.reloaded(reloader.reload("the file changed")),
+            _ = signals.hangup.recv() => status.reloaded(reloader.reload("SIGHUP")),
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+        }
+    }
+    status.begin_drain();
+    drain(&engine, reloader.drain_timeout(), &mut signals).await;
+
+    let _ = ended.send(true);
+    // A client that keeps its admin connection does not keep the process.
+    let _ = tokio::time::timeout(ADMIN_END, serving).await;
+    drop((reloader, status));
+    match Arc::try_unwrap(engine) {
+        Ok(engine) => engine.stop(),
+        // An admin answer still looks at it; the process ends now, and the engine with it.
+        Err(_) => warn!("the engine is ended with the process"),
+    }
+    info!("ended");
+    Ok(())
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn register() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+fn watch_file(file: Option<PathBuf>, changed: &Arc<Notify>) -> Option<Watcher> {
+    let file = file?;
+    let changed = changed.clone();
+    match Watcher::start(&file, move || changed.notify_one()) {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            warn!("{error}; changes are taken on SIGHUP only");
+            None
+        }
+    }
+}
+
+fn first_snapshot(args: &RunArgs) -> Result<Arc<Snapshot>, Refusal> {
+    let mut snapshot = match &args.config {
+        Some(file) => shmesh_config::load(file).map_err(|error| Refusal::Config(error.to_string()))?,
+        None => shmesh_config::default_config(),
+    };
+    snapshot.version = 1;
+    Ok(Arc::new(snapshot))
+}
+
+/// A connection takes two descriptors, and the usual soft limit is 1,024: go to the hard limit.
+fn raise_descriptor_limit() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!("the limit of open files stays as it is: {error}");
+    }
+}
+
+fn announce(args: &RunArgs, snapshot: &Snapshot, engine: &Engine) {
+    let driver = engine.driver();
+    if let Some(reason) = &driver.stepped_down {
+        warn!("io_uring cannot be used here, running on epoll: {reason}");
+    }
+    for listener in &snapshot.listeners {
+        info!(listener = %listener.name, address = %listener.bind, "listening");
+    }
+    let config = match &args.config {
+        Some(file) => file.display().to_string(),
+        None => "(default)".to_owned(),
+    };
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config,
+        driver = driver.name,
+        admin = %format_args!("http://{}", snapshot.admin.address),
+        "shmesh is ready"
+    );
+}
+
+async fn until(mut end: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is an end as well.
+    let _ = end.wait_for(|ended| *ended).await;
+}
+
+/// Waits for what is in flight, at most for the timeout; a second signal ends the wait.
+async fn drain(engine: &Engine, timeout: Duration, signals: &mut Signals) {
+    info!(in_flight = engine.in_flight(), ?timeout, "draining");
+    engine.begin_drain();
+    let late = Instant::now() + timeout;
+    while engine.in_flight() > 0 {
+        if Instant::now() >= late {
+            error!(calls = engine.in_flight(), "the drain timeout is over, calls are cut");
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(DRAIN_LOOK_EVERY) => {}
+            _ = signals.terminate.recv() => return warn!("told to end again, calls are cut"),
+            _ = signals.interrupt.recv() => return warn!("told to end again, calls are cut"),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+package com.demo;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Date;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.UUID;
+import java.util.concurrent.Callable;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import java.util.concurrent.TimeUnit;
+import org.apache.dubbo.config.ApplicationConfig;
+import org.apache.dubbo.config.MethodConfig;
+import org.apache.dubbo.config.ReferenceConfig;
+import org.apache.dubbo.config.RegistryConfig;
+import org.apache.dubbo.config.bootstrap.DubboBootstrap;
+
+/**
+ * Calls every method of {@link GreetService} at the port and in the serialization that are its arguments, and checks
+ * what comes back. Prints a line for each check; exits with 0 if all of them hold.
+ *
+ * <p>A third argument names the host. Mind that Dubbo replaces 127.0.0.1 and localhost by the address of the first
+ * network interface (NetUtils.filterLocalHost), so that what listens on the loopback interface only is reached by
+ * another name.
+ */
+public final class Consumer {
+    private static final int LARGE_BYTES = 2 * 1024 * 1024;
+    private static final int THREADS = 16;
+    private static final int CALLS_PER_THREAD = 50;
+    private static final int HEARTBEAT_MS = 1000;
+
+    private final GreetService greeter;
+    private final String serialization;
+    private int failures;
+
+    private Consumer(GreetService greeter, String serialization) {
+        this.greeter = greeter;
+        this.serialization = serialization;
+    }
+
+    public static void main(String[] arguments) {
+        int port = Integer.parseInt(arguments[0]);
+        String serialization = arguments[1];
+        String host = arguments.length > 2 ? arguments[2] : "127.0.0.1";
+        MethodConfig note = new MethodConfig();
+        note.setName("note");
+        note.setReturn(false);
+
+        ReferenceConfig<GreetService> reference = new ReferenceConfig<>();
+        reference.setInterface(GreetService.class);
+        reference.setGroup("g1");
+        reference.setVersion("1.0.0");
+        reference.setTimeout(20_000);
+        reference.setRetries(0);
+        reference.setMethods(List.of(note));
+        // Shared by all threads, so that their calls are multiplexed; short heartbeats, so that some happen here.
+        reference.setUrl("dubbo://" + host + ":" + port + "?prefer.serialization=" + serialization + "&serialization="
+                + serialization + "&connections=1&heartbeat=" + HEARTBEAT_MS);
+
+        ApplicationConfig application = new ApplicationConfig("caller");
+        application.setQosEnable(false);
+        DubboBootstrap.getInstance()
+                .application(application)
+                .registry(new RegistryConfig("N/A"))
+                .reference(reference)
+                .start();
+        Consumer consumer = new Consumer(reference.get(), serialization);
+        consumer.run();
+        DubboBootstrap.getInstance().stop();
+        System.exit(consumer.failures == 0 ? 0 : 1);
+    }
+
+    private void run() {
+        check("a string", () -> greeter.sayHello("shmesh").equals("hello shmesh"));
+        check("written in " + serialization, () -> greeter.serialization() == (serialization.equals("hessian2") ? 2 : 23));
+        check("text beyond ASCII and the BMP", () -> same("é 中文 \uD83D\uDE00 end"));
+        check("the empty string", () -> same(""));
+        check("null in and out", () -> greeter.same(null) == null);
+        check("null for an object", () -> greeter.samePerson(null) == null);
+        check("nested objects", () -> person().equals(greeter.samePerson(person())));
+        check("seven arguments", this::join);
+        check("a business exception", this::fail);
+        check("no bytes", () -> greeter.sameBytes(new byte[0]).length == 0);
+        check("2 MB of bytes", this::largeBytes);
+        check("2 MB of text", () -> same("0123456789abcdef".repeat(LARGE_BYTES / 16)));
+        check("2 MB of Chinese text", () -> same("一二三四五六七八".repeat(LARGE_BYTES / 24)));
+        check("one-way calls", this::notes);
+        check(THREADS + " threads with " + CALLS_PER_THREAD + " calls each", this::parallel);
+        check("a call after three heartbeats", () -> {
+            Thread.sleep(3 * HEARTBEAT_MS + HEARTBEAT_MS / 2);
+            return same("still here");
+        });
+    }
+
+    private void check(String name, Callable<Boolean> holds) {
+        String outcome;
+        try {
+            outcome = holds.call() ? "ok" : "WRONG";
+        } catch (Exception exception) {
+            outcome = "FAILED: " + exception;
+        }
+        if (!outcome.equals("ok")) {
+            failures++;
+        }
+        System.out.println(serialization + ": " + name + ": " + outcome);
+    }
+
+    private boolean same(String text) {
+        return text.equals(greeter.same(text));
+    }
+
+    private boolean join() {
+        Person mina = new Person();
+        mina.name = "Mina";
+        String joined = greeter.join(-7, 1L << 40, 2.5, true, "text", new int[] {1, 70_000}, Map.of("m", mina, "p", person()));
+        return joined.equals("-7 1099511627776 2.5 true text [1, 70000] m:Mina p:Ada");
+    }
+
+    private boolean fail() {
+        try {
+            greeter.fail("no tea", 42);
+            return false;
+        } catch (GreetException exception) {
+            return "no tea".equals(exception.getMessage()) && exception.getCode() == 42;
+        }
+    }
+
+    private boolean largeBytes() {
+        byte[] bytes = new byte[LARGE_BYTES];
+        new Random(7).nextBytes(bytes);
+        return Arrays.equals(bytes, greeter.sameBytes(bytes));
+    }
+
+    /** Nothing answers a one-way call, so wait until the notes have come. */
+    private boolean notes() throws InterruptedException {
+        String text = UUID.randomUUID().toString();
+        for (int i = 0; i < 10; i++) {
+            greeter.note(text);
+        }
+        for (int i = 0; i < 100 && greeter.noted(text) < 10; i++) {
+            Thread.sleep(20);
+        }
+        return greeter.noted(text) == 10;
+    }
+
+    private boolean parallel() throws Exception {
+        ExecutorService threads = Executors.newFixedThreadPool(THREADS);
+        List<Future<Boolean>> outcomes = new ArrayList<>();
+        for (int thread = 0; thread < THREADS; thread++) {
+            String name = "thread " + thread;
+            outcomes.add(threads.submit(() -> {
+                for (int call = 0; call < CALLS_PER_THREAD; call++) {
+                    String text = name + " call " + call + " ".repeat(call * 37);
+                    if (!("hello " + text).equals(greeter.sayHello(text))) {
+                        return false;
+                    }
+                }
+                return true;
+            }));
+        }
+        boolean all = true;
+        for (Future<Boolean> outcome : outcomes) {
+            all &= outcome.get(30, TimeUnit.SECONDS);
+        }
+        threads.shutdown();
+        return all;
+    }
+
+    private static Person person() {
+        Person ada = new Person();
+        ada.name = "Ada";
+        ada.age = 36;
+        ada.id = 0x1234_5678_9abcL;
+        ada.height = 1.65;
+        ada.mood = Person.Mood.GLAD;
+        ada.born = new Date(1_000_000_123L);
+        ada.home = new Person.Address("St James's Square", 12);
+        ada.work = ada.home;
+        for (int i = 0; i < 3; i++) {
+            Person friend = new Person();
+            friend.name = "friend " + i;
+            friend.mood = Person.Mood.TIRED;
+            friend.home = new Person.Address(null, null);
+            ada.friends.add(friend);
+        }
+        ada.scores.put("chess", new ArrayList<>(List.of(1L, 300L, 1L << 33)));
+        ada.scores.put("none", new ArrayList<>());
+        return ada;
+    }
+}

@@ -1,0 +1,772 @@
+//! The driver on epoll: readiness, turned into completions.
+//!
+//! Sockets are registered once, edge-triggered; whether one is readable or writable is remembered here, so that
+//! stopping and starting to receive costs no system call. A send is tried at once, and its completion waits
+//! for the next `poll`. EPOLLOUT is asked for only when a send did not get through: a Unix socket would otherwise
+//! wake the worker each time its peer reads.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::socket::{SockaddrStorage, connect, getsockopt, sockopt};
+
+use crate::bell::Bell;
+use crate::chunk::Chunks;
+use crate::clock::{Clock, Random};
+use crate::driver::{ACCEPT_PAUSE, Driver, Event, Limits, Nanos, SockId, Tag, Target, Wait};
+use crate::pool::{Pool, SLOT_BYTES};
+use crate::slice::Slice;
+use crate::table::Table;
+use crate::waker::Waker;
+use crate::{socket, sys};
+
+/// Slots that one socket may fill in one `poll`, so that a fast peer does not keep the others waiting.
+const SLOTS_PER_SOCKET_AND_POLL: usize = 4;
+
+/// Connections taken from one listener in one `poll`.
+const ACCEPTS_PER_POLL: usize = 64;
+
+/// Sockets whose readiness one system call reports.
+const READY_PER_POLL: usize = 256;
+
+/// A Unix listener whose backlog is full refuses to queue; the driver asks again after this long.
+const UNIX_CONNECT_RETRY: Nanos = 1_000_000;
+
+/// Stands for the waker in the readiness list; no socket has it, because no table has 2^32 rows.
+const WAKER: u64 = u64::MAX;
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub struct EpollDriver {
+    epoll: Epoll,
+    sockets: Table<Socket>,
+    pool: Pool,
+    clock: Clock,
+    random: Random,
+    waker: Waker,
+    /// Sockets with a completion that happened outside `poll`.
+    completed: VecDeque<SockId>,
+    /// Sends refused because another one was in flight, or for want of a connection.
+    refused: Vec<(SockId, Errno, Chunks)>,
+    /// Sockets that may have more to read, without the kernel telling again.
+    readable: Vec<SockId>,
+    /// That list, while it is worked through.
+    reading: Vec<SockId>,
+    /// Listeners that pause, and until when.
+    paused: Vec<(SockId, Nanos)>,
+    /// Unix sockets whose connect has to be asked for again.
+    unqueued: Vec<SockId>,
+    ready: Box<[libc::epoll_event]>,
+}
+
+impl EpollDriver {
+    /// Makes a driver for the current thread.
+    pub fn new(limits: Limits) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let waker = Waker::new()?;
+        epoll.add(
+            &waker,
+            EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, WAKER),
+        )?;
+        Ok(Self {
+            epoll,
+            sockets: Table::new(),
+            pool: Pool::new(limits.pool_slots)?,
+            clock: Clock::new(),
+            random: Random::new(),
+            waker,
+            completed: VecDeque::new(),
+            refused: Vec::new(),
+            readable: Vec::new(),
+            reading: Vec::new(),
+            paused: Vec::new(),
+            unqueued: Vec::new(),
+            ready: vec![libc::epoll_event { events: 0, u64: 0 }; READY_PER_POLL].into(),
+        })
+    }
+}
+
+impl Driver for EpollDriver {
+    fn name(&self) -> &'static str {
+        "epoll"
+    }
+
+    fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    fn refresh_clock(&mut self) -> Nanos {
+        self.clock.refresh()
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random.next()
+    }
+
+    fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn listen(&mut self, socket: OwnedFd, tag: Tag) -> io::Result<SockId> {
+        let tcp = socket::is_tcp(socket.as_fd())?;
+        if tcp {
+            // Accepted sockets inherit it.
+            socket::set_nodelay(&socket)?;
+        }
+        socket::set_nonblocking(&socket)?;
+        let kind = Kind::Listener(Listener { tcp });
+        let id = self.insert(socket, tag, kind);
+        self.register_or_remove(id, LISTENER)?;
+        Ok(id)
+    }
+
+    fn stop_accept(&mut self, listener: SockId) {
+        self.paused.retain(|(id, _)| *id != listener);
+        if let Some(socket) = self.sockets.get_mut(listener)
+            && matches!(socket.kind, Kind::Listener(_))
+        {
+            socket.unregister(&self.epoll);
+        }
+    }
+
+    fn resume_accept(&mut self, listener: SockId) {
+        if let Some(socket) = self.sockets.get_mut(listener)
+            && matches!(socket.kind, Kind::Listener(_))
+            && !socket.registered
+            && socket.register(&self.epoll, listener, LISTENER).is_err()
+        {
+            // Out of kernel memory or watches: as good as out of descriptors.
+            self.paused
+                .push((listener, self.clock.now() + ACCEPT_PAUSE));
+        }
+    }
+
+    fn connect(&mut self, target: &Target, tag: Tag) -> io::Result<SockId> {
+        let (socket, addr) = socket::for_target(target, true)?;
+        let mut stream = Stream::new(matches!(target, Target::Unix(_)));
+        stream.connecting = Some(Connecting { addr, result: None });
+        let id = self.insert(socket, tag, Kind::Stream(stream));
+        self.start_connect(id)?;
+        Ok(id)
+    }
+
+    fn adopt(&mut self, socket: OwnedFd, tag: Tag) -> io::Result<SockId> {
+        let tcp = socket::is_tcp(socket.as_fd())?;
+        if tcp {
+            socket::set_nodelay(&socket)?;
+        }
+        socket::set_nonblocking(&socket)?;
+        let id = self.insert(socket, tag, Kind::Stream(Stream::new(!tcp)));
+        self.register_or_remove(id, STREAM)?;
+        Ok(id)
+    }
+
+    fn set_tag(&mut self, sock: SockId, tag: Tag) {
+        if let Some(socket) = self.sockets.get_mut(sock) {
+            socket.tag = tag;
+        }
+    }
+
+    fn start_recv(&mut self, sock: SockId) {
+        if let Some((_, stream)) = stream_mut(&mut self.sockets, sock) {
+            stream.receiving = true;
+            list_if_readable(&mut self.readable, sock, stream);
+        }
+    }
+
+    fn stop_recv(&mut self, sock: SockId) {
+        if let Some((_, stream)) = stream_mut(&mut self.sockets, sock) {
+            stream.receiving = false;
+        }
+    }
+
+    fn send(&mut self, sock: SockId, chunks: Chunks) {
+        let Some((fd, stream)) = stream_mut(&mut self.sockets, sock) else {
+            return;
+        };
+        if stream.sending.is_some() || stream.sent.is_some() {
+            self.refused.push((sock, Errno::EALREADY, chunks));
+            return;
+        }
+        if stream.connecting.is_some() {
+            self.refused.push((sock, Errno::ENOTCONN, chunks));
+            return;
+        }
+        stream.sending = Some(Sending {
+            bytes: chunks.len_bytes() as u64,
+            chunks,
+        });
+        if let Some(sent) = stream.go_on_sending(fd) {
+            stream.sent = Some(sent);
+            self.completed.push_back(sock);
+        } else {
+            self.await_writable(sock);
+        }
+    }
+
+    fn shutdown_write(&mut self, sock: SockId) {
+        if let Some((fd, stream)) = stream_mut(&mut self.sockets, sock) {
+            if stream.sending.is_some() {
+                stream.shutdown_after_send = true;
+            } else {
+                socket::shutdown_write(fd);
+            }
+        }
+    }
+
+    fn close(&mut self, sock: SockId) {
+        if let Some(mut socket) = self.sockets.remove(sock) {
+            // A description that others hold too (a listener handed over, an eventfd of an app) stays registered when
+            // our descriptor closes.
+            socket.unregister(&self.epoll);
+        }
+        self.paused.retain(|(id, _)| *id != sock);
+    }
+
+    fn close_reset(&mut self, sock: SockId) {
+        if let Some(socket) = self.sockets.get(sock) {
+            socket::reset_on_close(&socket.fd);
+        }
+        self.close(sock);
+    }
+
+    fn watch(&mut self, fd: OwnedFd, tag: Tag) -> io::Result<SockId> {
+        let id = self.insert(fd, tag, Kind::Watched);
+        self.register_or_remove(id, WATCHED)?;
+        Ok(id)
+    }
+
+    fn ring(&mut self, bell: &Bell) {
+        socket::ring(bell);
+    }
+
+    fn poll(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
+        let before = events.len();
+        self.report_completed(events);
+        self.read_more(events);
+        let something = events.len() > before || !self.readable.is_empty();
+        let timeout = self.timeout(wait, something);
+        let count = sys::epoll_wait(&self.epoll.0, &mut self.ready, timeout)?;
+        self.clock.refresh();
+        for at in 0..count {
+            let libc::epoll_event { events: flags, u64 } = self.ready[at];
+            let flags = EpollFlags::from_bits_retain(flags as i32);
+            if u64 == WAKER {
+                self.waker.take();
+                events.push(Event::Woken);
+            } else {
+                self.on_ready(unpack(u64), flags, events);
+            }
+        }
+        self.end_pauses();
+        self.retry_connects(events);
+        Ok(())
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+}
+
+const STREAM: EpollFlags = EpollFlags::EPOLLIN
+    .union(EpollFlags::EPOLLRDHUP)
+    .union(EpollFlags::EPOLLET);
+const STREAM_BLOCKED: EpollFlags = STREAM.union(EpollFlags::EPOLLOUT);
+const WATCHED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLET);
+/// Level-triggered, and only one of the workers that share a listener is woken for a connection.
+const LISTENER: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLEXCLUSIVE);
+
+#[derive(Debug)]
+struct Socket {
+    fd: OwnedFd,
+    tag: Tag,
+    registered: bool,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Listener(Listener),
+    Stream(Stream),
+    Watched,
+}
+
+#[derive(Debug)]
+struct Listener {
+    tcp: bool,
+}
+
+#[derive(Debug)]
+struct Stream {
+    unix: bool,
+    connecting: Option<Connecting>,
+    /// The engine wants bytes.
+    receiving: bool,
+    /// The kernel may have bytes, or the end of them.
+    readable: bool,
+    /// The end, or an error, is in sight: a short read no longer means that all was read.
+    end_in_sight: bool,
+    /// The end was reported.
+    ended: bool,
+    /// In the list of readable sockets.
+    listed: bool,
+    /// EPOLLOUT is registered.
+    blocked: bool,
+    sending: Option<Sending>,
+    /// A completion that waits for the next `poll`.
+    sent: Option<Sent>,
+    shutdown_after_send: bool,
+}
+
+#[derive(Debug)]
+struct Connecting {
+    addr: SockaddrStorage,
+    /// A result that waits for the next `poll`.
+    result: Option<io::Result<()>>,
+}
+
+#[derive(Debug)]
+struct Sending {
+    chunks: Chunks,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Sent {
+    chunks: Chunks,
+    result: io::Result<u64>,
+}
+
+impl Socket {
+    fn register(&mut self, epoll: &Epoll, id: SockId, flags: EpollFlags) -> io::Result<()> {
+        epoll.add(&self.fd, EpollEvent::new(flags, pack(id)))?;
+        self.registered = true;
+        Ok(())
+    }
+
+    fn unregister(&mut self, epoll: &Epoll) {
+        if mem::take(&mut self.registered) {
+            // It was added, so it can be taken out.
+            let _ = epoll.delete(&self.fd);
+        }
+    }
+}
+
+impl Stream {
+    fn new(unix: bool) -> Self {
+        Self {
+            unix,
+            connecting: None,
+            receiving: false,
+            readable: false,
+            end_in_sight: false,
+            ended: false,
+            listed: false,
+            blocked: false,
+            sending: None,
+            sent: None,
+            shutdown_after_send: false,
+        }
+    }
+
+    /// Sends what the kernel takes. Returns the completion, or nothing if the kernel wants no more now.
+    fn go_on_sending(&mut self, fd: &OwnedFd) -> Option<Sent> {
+        let sending = self.sending.as_mut()?;
+        let result = loop {
+            if sending.chunks.is_empty() {
+                break Ok(sending.bytes);
+            }
+            match sys::send(fd.as_fd(), &sending.chunks) {
+                Ok(n) => sending.chunks.advance(n),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::EAGAIN) => return None,
+                    _ => break Err(error),
+                },
+            }
+        };
+        let mut chunks = self.sending.take()?.chunks;
+        chunks.clear();
+        if mem::take(&mut self.shutdown_after_send) {
+            socket::shutdown_write(fd);
+        }
+        Some(Sent { chunks, result })
+    }
+}
+
+impl EpollDriver {
+    fn insert(&mut self, fd: OwnedFd, tag: Tag, kind: Kind) -> SockId {
+        self.sockets.insert(Socket {
+            fd,
+            tag,
+            registered: false,
+            kind,
+        })
+    }
+
+    fn register_or_remove(&mut self, id: SockId, flags: EpollFlags) -> io::Result<()> {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return Ok(());
+        };
+        let registered = socket.register(&self.epoll, id, flags);
+        if registered.is_err() {
+            self.sockets.remove(id);
+        }
+        registered
+    }
+
+    /// How long to wait in the kernel: not at all if there is something to report already.
+    fn timeout(&mut self, wait: Wait, something: bool) -> Option<Nanos> {
+        if something || wait == Wait::Now {
+            return Some(0);
+        }
+        let mut timeout = match wait {
+            Wait::Until(time) => Some(time.saturating_sub(self.clock.refresh())),
+            _ => None,
+        };
+        if !self.unqueued.is_empty() {
+            timeout = Some(
+                timeout
+                    .unwrap_or(UNIX_CONNECT_RETRY)
+                    .min(UNIX_CONNECT_RETRY),
+            );
+        }
+        if let Some(end) = self.paused.iter().map(|(_, end)| *end).min() {
+            let pause = end.saturating_sub(self.clock.refresh());
+            timeout = Some(timeout.unwrap_or(pause).min(pause));
+        }
+        timeout
+    }
+
+    fn report_completed(&mut self, events: &mut Vec<Event>) {
+        while let Some(id) = self.completed.pop_front() {
+            let Some(socket) = self.sockets.get_mut(id) else {
+                continue;
+            };
+            let tag = socket.tag;
+            let Kind::Stream(stream) = &mut socket.kind else {
+                continue;
+            };
+            if let Some(Sent { chunks, result }) = stream.sent.take() {
+                events.push(Event::Sent {
+                    tag,
+                    sock: id,
+                    result,
+                    chunks,
+                });
+            }
+            if let Some(result) = stream.connecting.as_mut().and_then(|c| c.result.take()) {
+                stream.connecting = None;
+                events.push(Event::Connected {
+                    tag,
+                    sock: id,
+                    result,
+                });
+            }
+        }
+        for (sock, errno, mut chunks) in self.refused.drain(..) {
+            chunks.clear();
+            if let Some(socket) = self.sockets.get(sock) {
+                events.push(Event::Sent {
+                    tag: socket.tag,
+                    sock,
+                    result: Err(errno.into()),
+                    chunks,
+                });
+            }
+        }
+    }
+
+    fn read_more(&mut self, events: &mut Vec<Event>) {
+        // Who is still readable after its share is listed anew, for the next time.
+        mem::swap(&mut self.readable, &mut self.reading);
+        for at in 0..self.reading.len() {
+            let id = self.reading[at];
+            if let Some((_, stream)) = stream_mut(&mut self.sockets, id) {
+                stream.listed = false;
+                self.read(id, events);
+            }
+        }
+        self.reading.clear();
+    }
+
+    fn on_ready(&mut self, id: SockId, flags: EpollFlags, events: &mut Vec<Event>) {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        match &mut socket.kind {
+            Kind::Watched => events.push(Event::Rung { tag: socket.tag }),
+            Kind::Listener(_) => self.accept(id, events),
+            Kind::Stream(_) => self.on_stream_ready(id, flags, events),
+        }
+    }
+
+    fn on_stream_ready(&mut self, id: SockId, flags: EpollFlags, events: &mut Vec<Event>) {
+        const FAILED: EpollFlags = EpollFlags::EPOLLERR.union(EpollFlags::EPOLLHUP);
+        const ENDING: EpollFlags = FAILED.union(EpollFlags::EPOLLRDHUP);
+        const READABLE: EpollFlags = ENDING.union(EpollFlags::EPOLLIN);
+        const WRITABLE: EpollFlags = FAILED.union(EpollFlags::EPOLLOUT);
+
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        let tag = socket.tag;
+        let Kind::Stream(stream) = &mut socket.kind else {
+            return;
+        };
+        stream.readable |= flags.intersects(READABLE);
+        stream.end_in_sight |= flags.intersects(ENDING);
+        if flags.intersects(WRITABLE) {
+            if stream.connecting.is_some() {
+                stream.connecting = None;
+                events.push(Event::Connected {
+                    tag,
+                    sock: id,
+                    result: connect_result(&socket.fd),
+                });
+            } else if let Some(Sent { chunks, result }) = stream.go_on_sending(&socket.fd) {
+                events.push(Event::Sent {
+                    tag,
+                    sock: id,
+                    result,
+                    chunks,
+                });
+                self.stop_awaiting_writable(id);
+            }
+        }
+        self.read(id, events);
+    }
+
+    /// Reads a socket's share, if it is readable and wanted.
+    fn read(&mut self, id: SockId, events: &mut Vec<Event>) {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        let tag = socket.tag;
+        let Kind::Stream(stream) = &mut socket.kind else {
+            return;
+        };
+        let mut share = SLOTS_PER_SOCKET_AND_POLL;
+        while share > 0 && stream.receiving && stream.readable && !stream.ended {
+            match receive(&self.pool, &socket.fd) {
+                Ok(data) if data.is_empty() => {
+                    stream.ended = true;
+                    events.push(Event::Ended {
+                        tag,
+                        sock: id,
+                        error: None,
+                    });
+                }
+                Ok(data) => {
+                    share -= 1;
+                    // A read that did not fill the slot took all there was; more will be announced.
+                    stream.readable = data.len() == SLOT_BYTES || stream.end_in_sight;
+                    events.push(Event::Received {
+                        tag,
+                        sock: id,
+                        data,
+                    });
+                }
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::EAGAIN) => stream.readable = false,
+                    _ => {
+                        stream.ended = true;
+                        events.push(Event::Ended {
+                            tag,
+                            sock: id,
+                            error: Some(error),
+                        });
+                    }
+                },
+            }
+        }
+        list_if_readable(&mut self.readable, id, stream);
+    }
+
+    fn accept(&mut self, listener: SockId, events: &mut Vec<Event>) {
+        for _ in 0..ACCEPTS_PER_POLL {
+            let Some(socket) = self.sockets.get(listener) else {
+                return;
+            };
+            let (tag, Kind::Listener(Listener { tcp })) = (socket.tag, &socket.kind) else {
+                return;
+            };
+            let tcp = *tcp;
+            let accepted = sys::accept(socket.fd.as_fd(), true)
+                .and_then(|fd| socket::peer(fd.as_fd(), tcp).map(|peer| (fd, peer)))
+                .and_then(|(fd, peer)| {
+                    let id = self.insert(fd, 0, Kind::Stream(Stream::new(!tcp)));
+                    self.register_or_remove(id, STREAM)?;
+                    Ok((id, peer))
+                });
+            match accepted {
+                Ok((sock, peer)) => events.push(Event::Accepted { tag, sock, peer }),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if socket::is_passing(&error) => {}
+                Err(error) => {
+                    self.stop_accept(listener);
+                    if socket::is_exhaustion(&error) {
+                        self.paused
+                            .push((listener, self.clock.now() + ACCEPT_PAUSE));
+                    } else {
+                        events.push(Event::Ended {
+                            tag,
+                            sock: listener,
+                            error: Some(error),
+                        });
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn end_pauses(&mut self) {
+        let now = self.clock.now();
+        while let Some(at) = self.paused.iter().position(|(_, end)| *end <= now) {
+            let (listener, _) = self.paused.swap_remove(at);
+            self.resume_accept(listener);
+        }
+    }
+
+    /// Asks the kernel to connect. A result that is there at once waits for the next `poll`.
+    fn start_connect(&mut self, id: SockId) -> io::Result<()> {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return Ok(());
+        };
+        let Kind::Stream(Stream {
+            unix,
+            connecting: Some(connecting),
+            blocked,
+            ..
+        }) = &mut socket.kind
+        else {
+            return Ok(());
+        };
+        match connect(socket.fd.as_raw_fd(), &connecting.addr) {
+            Err(Errno::EINPROGRESS) => {
+                *blocked = true;
+                self.register_or_remove(id, STREAM_BLOCKED)
+            }
+            Err(Errno::EAGAIN) if *unix => {
+                self.unqueued.push(id);
+                Ok(())
+            }
+            Err(errno) => {
+                connecting.result = Some(Err(errno.into()));
+                self.completed.push_back(id);
+                Ok(())
+            }
+            Ok(()) => {
+                connecting.result = Some(Ok(()));
+                self.completed.push_back(id);
+                self.register_or_remove(id, STREAM)
+            }
+        }
+    }
+
+    fn retry_connects(&mut self, events: &mut Vec<Event>) {
+        if self.unqueued.is_empty() {
+            return;
+        }
+        for id in mem::take(&mut self.unqueued) {
+            if let Err(error) = self.start_connect(id)
+                && let Some(socket) = self.sockets.get(id)
+            {
+                events.push(Event::Connected {
+                    tag: socket.tag,
+                    sock: id,
+                    result: Err(error),
+                });
+            }
+        }
+        self.report_completed(events);
+    }
+
+    fn await_writable(&mut self, id: SockId) {
+        let epoll = &self.epoll;
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        if let Kind::Stream(stream) = &mut socket.kind
+            && !stream.blocked
+        {
+            // Cannot fail for a descriptor that is registered. Reports at once if it is writable by now.
+            stream.blocked = epoll
+                .modify(&socket.fd, &mut EpollEvent::new(STREAM_BLOCKED, pack(id)))
+                .is_ok();
+        }
+    }
+
+    /// TCP reports room only to those who ran out of it; a Unix socket each time its peer reads.
+    fn stop_awaiting_writable(&mut self, id: SockId) {
+        let epoll = &self.epoll;
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        if let Kind::Stream(stream) = &mut socket.kind
+            && stream.unix
+            && stream.blocked
+        {
+            stream.blocked = epoll
+                .modify(&socket.fd, &mut EpollEvent::new(STREAM, pack(id)))
+                .is_err();
+        }
+    }
+}
+
+fn stream_mut(sockets: &mut Table<Socket>, id: SockId) -> Option<(&OwnedFd, &mut Stream)> {
+    let socket = sockets.get_mut(id)?;
+    match &mut socket.kind {
+        Kind::Stream(stream) => Some((&socket.fd, stream)),
+        _ => None,
+    }
+}
+
+fn list_if_readable(list: &mut Vec<SockId>, id: SockId, stream: &mut Stream) {
+    if stream.receiving && stream.readable && !stream.ended && !stream.listed {
+        stream.listed = true;
+        list.push(id);
+    }
+}
+
+/// Receives into a slot; no bytes are the end.
+fn receive(pool: &Pool, socket: &OwnedFd) -> io::Result<Slice> {
+    match pool.vacant() {
+        Some(mut slot) => {
+            let len = socket::recv(socket, slot.bytes_mut())?;
+            Ok(if len == 0 {
+                Slice::empty()
+            } else {
+                pool.deliver(slot, len)
+            })
+        }
+        None => {
+            pool.count_heap_fallback();
+            let mut bytes = vec![0; SLOT_BYTES];
+            let len = socket::recv(socket, &mut bytes)?;
+            bytes.truncate(len);
+            Ok(Slice::from_vec(bytes))
+        }
+    }
+}
+
+fn connect_result(socket: &OwnedFd) -> io::Result<()> {
+    match getsockopt(socket, sockopt::SocketError)? {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+fn pack(id: SockId) -> u64 {
+    u64::from(id.index()) << 32 | u64::from(id.generation())
+}
+
+fn unpack(data: u64) -> SockId {
+    SockId::new((data >> 32) as u32, data as u32)
+}

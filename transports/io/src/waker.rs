@@ -1,0 +1,60 @@
+//! Ends a driver's wait from another thread.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// Makes the driver's current or next `poll` return with [`Event::Woken`](crate::Event::Woken).
+///
+/// What the waking thread wrote before `wake` is visible to the worker after the event. Wakes that come before the
+/// event share it.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// True from a wake to the event it causes: one system call for any number of wakes.
+    pending: AtomicBool,
+    eventfd: EventFd,
+}
+
+impl Waker {
+    pub(crate) fn new() -> io::Result<Self> {
+        let eventfd =
+            EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self(Arc::new(Shared {
+            pending: AtomicBool::new(false),
+            eventfd,
+        })))
+    }
+
+    /// Wakes the driver. Never blocks.
+    pub fn wake(&self) {
+        // AcqRel, with the swap in `take`: whoever finds `true` here has its earlier writes seen by the `take` that
+        // turns it into `false`; otherwise a worker could miss what it was woken for.
+        if !self.0.pending.swap(true, Ordering::AcqRel) {
+            // The counter is never read and holds 2^64-2 wakes; a write to our own eventfd has no other failure.
+            let _ = self.0.eventfd.write(1);
+        }
+    }
+
+    /// Called by the driver before it reports the event.
+    pub(crate) fn take(&self) {
+        // Pairs with the swap in `wake`.
+        self.0.pending.swap(false, Ordering::AcqRel);
+    }
+
+    /// The eventfd, readable from the first wake on: it is watched edge-triggered.
+    pub(crate) fn watched(&self) -> io::Result<OwnedFd> {
+        self.0.eventfd.as_fd().try_clone_to_owned()
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.eventfd.as_fd()
+    }
+}

@@ -1,0 +1,516 @@
+//! One side of one lane: both rings, both arenas, the flags. What engine and shim talk through.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering as StdOrdering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::arena::Arena;
+use crate::atomics::{Ordering, fence};
+use crate::call_words::CallState;
+use crate::geometry::{Geometry, PARKED, SLOT_WORDS, WITHDRAWN};
+use crate::record::{Entry, Header, INLINE};
+use crate::region::Mapping;
+use crate::release::{Reclaim, Releases};
+use crate::ring::{Consumer, Producer};
+use crate::violation::Violation;
+
+/// `parked`: asleep until there are records.
+const FOR_RECORDS: u64 = 1;
+/// `parked`: waits for room.
+const FOR_ROOM: u64 = 2;
+
+/// Which process this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    App,
+    Sidecar,
+}
+
+/// Why a record could not be put. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    #[error("the ring is full")]
+    Ring,
+    #[error("the arena has no block of this size now")]
+    Arena,
+    #[error("the payload is longer than the largest block")]
+    TooLong,
+}
+
+/// A piece of a payload that is put.
+#[derive(Clone, Copy)]
+pub enum Part<'a> {
+    Bytes(&'a [u8]),
+    /// Bytes of a block of another lane, moved without being looked at. A range outside of the block is cut to it.
+    Block(&'a BlockLease, u32, u32),
+}
+
+/// One side of one lane. It has one owner at a time; all its truth is private, and what the peer wrote is validated.
+pub struct LaneEnd {
+    side: Side,
+    geometry: Geometry,
+    mine: Arc<Mapping>,
+    theirs: Arc<Mapping>,
+    lane_at: usize,
+    producer: Producer,
+    consumer: Consumer,
+    arena: Arena,
+    releases: Releases,
+    reclaim: Reclaim,
+    returns: Arc<Returns>,
+    peeked: Option<Entry>,
+    broken: Option<Violation>,
+}
+
+impl LaneEnd {
+    /// One side of lane `lane`. The mappings cover the lane, and the segment of `side` is mapped to write.
+    ///
+    /// # Panics
+    /// When the mapping of this side's own segment is read-only.
+    pub fn new(
+        side: Side,
+        to_proxy: &Arc<Mapping>,
+        to_app: &Arc<Mapping>,
+        geometry: &Geometry,
+        lane: u16,
+    ) -> LaneEnd {
+        let (mine, theirs) = match side {
+            Side::App => (to_proxy, to_app),
+            Side::Sidecar => (to_app, to_proxy),
+        };
+        assert!(mine.is_writable(), "a side writes its own segment");
+        let lane_at = geometry.lane_at(lane);
+        LaneEnd {
+            side,
+            geometry: *geometry,
+            mine: mine.clone(),
+            theirs: theirs.clone(),
+            lane_at,
+            producer: Producer::new(mine, theirs, geometry, lane_at),
+            consumer: Consumer::new(mine, theirs, geometry, lane_at, side == Side::Sidecar),
+            arena: Arena::new(geometry),
+            releases: Releases::new(mine, geometry, lane_at),
+            reclaim: Reclaim::new(theirs, geometry, lane_at),
+            returns: Arc::default(),
+            peeked: None,
+            broken: None,
+        }
+    }
+
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The next record: its header, copied once and validated. Does not advance. When there is none this costs one
+    /// load. An error says that the peer broke the page; the session is over then.
+    pub fn peek(&mut self) -> Result<Option<Header>, Violation> {
+        if let Some(entry) = &self.peeked {
+            return Ok(Some(entry.header));
+        }
+        if let Some(violation) = self.broken {
+            return Err(violation);
+        }
+        match self.consumer.next() {
+            Ok(entry) => {
+                self.peeked = entry;
+                Ok(entry.map(|entry| entry.header))
+            }
+            Err(violation) => {
+                self.broken = Some(violation);
+                Err(violation)
+            }
+        }
+    }
+
+    /// Copies bytes `from .. from + dst.len()` of the peeked record's payload. What is in `dst` afterwards is private.
+    /// Refuses a range that is not in the payload, and any range when nothing was peeked.
+    pub fn read_payload(&self, from: u32, dst: &mut [u8]) -> Result<(), Violation> {
+        let entry = self.peeked.as_ref().ok_or(Violation::PayloadRange)?;
+        let end = u64::from(from) + dst.len() as u64;
+        if end > u64::from(entry.header.length) {
+            return Err(Violation::PayloadRange);
+        }
+        self.theirs
+            .read_bytes(self.payload_at(entry) + from as usize, dst);
+        Ok(())
+    }
+
+    /// Appends a range of the peeked record's payload to `out`; as [`LaneEnd::read_payload`].
+    pub fn append_payload(&self, range: Range<u32>, out: &mut Vec<u8>) -> Result<(), Violation> {
+        let entry = self.peeked.as_ref().ok_or(Violation::PayloadRange)?;
+        let len = range.end.checked_sub(range.start).ok_or(Violation::PayloadRange)?;
+        if range.end > entry.header.length {
+            return Err(Violation::PayloadRange);
+        }
+        let at = self.payload_at(entry) + range.start as usize;
+        self.theirs.append_bytes(at, len as usize, out);
+        Ok(())
+    }
+
+    /// Consumes the peeked record. An inline payload is gone then, a block is given back; the peer learns of both by
+    /// [`LaneEnd::publish`]. Nothing happens when nothing was peeked.
+    pub fn advance(&mut self) {
+        if let Some(entry) = self.peeked.take() {
+            if entry.block != INLINE {
+                self.releases.put(entry.block);
+            }
+            self.consumer.advance();
+        }
+    }
+
+    /// Consumes the peeked record but keeps its block, to be sent from where it lies. Nothing for an inline payload, which
+    /// is then left unconsumed.
+    pub fn advance_keep(&mut self) -> Option<BlockLease> {
+        let entry = self.peeked.as_ref().filter(|entry| entry.block != INLINE)?;
+        let lease = BlockLease {
+            segment: self.theirs.clone(),
+            at: self.payload_at(entry),
+            len: entry.header.length,
+            block: entry.block,
+            returns: self.returns.clone(),
+        };
+        self.peeked = None;
+        self.consumer.advance();
+        Some(lease)
+    }
+
+    /// Whether the peeked record's payload lies in a block (and [`LaneEnd::advance_keep`] can keep it).
+    pub fn is_in_block(&self) -> bool {
+        self.peeked
+            .as_ref()
+            .is_some_and(|entry| entry.block != INLINE)
+    }
+
+    /// Puts a record whose payload is `parts` one after the other: inline if it fits, else in one block.
+    /// `header.length` is set from them. The peer sees it after [`LaneEnd::publish`].
+    pub fn put(&mut self, header: &Header, parts: &[&[u8]]) -> Result<(), NoRoom> {
+        self.put_each(header, parts.iter().map(|bytes| Part::Bytes(bytes)))
+    }
+
+    /// As [`LaneEnd::put`], with parts that may lie in a block of another lane.
+    pub fn put_parts(&mut self, header: &Header, parts: &[Part<'_>]) -> Result<(), NoRoom> {
+        self.put_each(header, parts.iter().copied())
+    }
+
+    /// Bytes that one block could take now, after taking back what the peer released; 0 when everything is lent.
+    /// [`Geometry::inline_max`] bytes always fit into a record itself.
+    pub fn largest_part(&mut self) -> u32 {
+        self.take_back();
+        self.arena.largest()
+    }
+
+    /// Records that can be put now.
+    pub fn room(&mut self) -> u32 {
+        self.producer.room().unwrap_or_else(|violation| {
+            self.broken = Some(violation);
+            0
+        })
+    }
+
+    /// Makes puts, consumption and releases visible. True if the peer sleeps for one of them and must be rung.
+    pub fn publish(&mut self) -> bool {
+        self.returns.drain_into(&mut self.releases);
+        let put = self.producer.publish();
+        let taken = self.consumer.publish();
+        let given_back = self.releases.publish();
+        let mut moved = 0;
+        if put {
+            moved |= FOR_RECORDS;
+        }
+        if taken || given_back {
+            moved |= FOR_ROOM;
+        }
+        if moved == 0 {
+            return false;
+        }
+        // SeqCst: pairs with the fence in `park`. Either the peer's second look sees what was stored above, or the
+        // load below sees its `parked`; without it both could miss, and the peer would sleep for ever.
+        fence(Ordering::SeqCst);
+        self.theirs.load(self.lane_at + PARKED) & moved != 0
+    }
+
+    /// Announces sleep until there are records, and with `for_room` also until the peer consumed or released something since
+    /// the last failed [`LaneEnd::put`]. True = nothing came meanwhile, sleep; false = look again, no longer parked.
+    pub fn park(&mut self, for_room: bool) -> bool {
+        let sleep = self.announce(for_room);
+        if !sleep {
+            self.unpark();
+        }
+        sleep
+    }
+
+    /// As [`LaneEnd::park`], but stays parked even when something came: for a thread that looks while another one sleeps.
+    pub fn announce(&mut self, for_room: bool) -> bool {
+        let bits = if for_room {
+            FOR_RECORDS | FOR_ROOM
+        } else {
+            FOR_RECORDS
+        };
+        self.mine.store(self.lane_at + PARKED, bits);
+        // SeqCst: pairs with the fence in `publish`.
+        fence(Ordering::SeqCst);
+        !(self.has_work() || for_room && self.room_moved())
+    }
+
+    /// Whether the peer consumed or released something since the last look. Two loads.
+    #[inline]
+    pub fn room_moved(&self) -> bool {
+        self.producer.is_moved() || self.reclaim.is_due()
+    }
+
+    /// Awake again: the peer need not ring.
+    pub fn unpark(&mut self) {
+        self.mine.store(self.lane_at + PARKED, 0);
+    }
+
+    /// Whether there are records to take. One load.
+    #[inline]
+    pub fn has_work(&self) -> bool {
+        self.peeked.is_some() || self.consumer.has_more()
+    }
+
+    /// Whether leases were given back that the peer has not been told of: `publish` is due.
+    pub fn has_returns(&self) -> bool {
+        self.returns.any.load(StdOrdering::Relaxed)
+    }
+
+    /// Blocks of this side's arena that are lent to the peer, after taking back what it released.
+    pub fn lent_blocks(&mut self) -> u32 {
+        self.take_back();
+        self.arena.lent()
+    }
+
+    /// Bytes of this side's arena that are lent to the peer, in whole blocks, as of the last look.
+    pub fn lent_bytes(&self) -> u64 {
+        self.arena.lent_bytes()
+    }
+
+    /// Records of this side that the peer has not consumed yet.
+    pub fn unconsumed(&mut self) -> u32 {
+        self.producer.unconsumed().unwrap_or_else(|violation| {
+            self.broken = Some(violation);
+            0
+        })
+    }
+
+    /// Sidecar: says how far a call got. Release; *forwarded* needs [`LaneEnd::fence`] behind it, and then a look at
+    /// [`LaneEnd::is_withdrawn`], before anything is forwarded.
+    pub fn set_state(&self, slot: u32, generation: u64, state: CallState) {
+        if let Some(at) = self.slot_word(slot) {
+            self.mine.store_release(at, state.word(generation));
+        }
+    }
+
+    /// App: how far a call got, as the sidecar says: the generation that the slot's word speaks of, and its state.
+    pub fn state(&self, slot: u32) -> (u64, CallState) {
+        let word = self
+            .slot_word(slot)
+            .map_or(0, |at| self.theirs.load_acquire(at));
+        CallState::of_word(word)
+    }
+
+    /// App: nothing of this lane may be forwarded any more. What [`LaneEnd::state`] says afterwards is final.
+    pub fn withdraw_lane(&self) {
+        self.mine.store(self.lane_at + WITHDRAWN, 1);
+        // SeqCst: pairs with the sidecar's fence between *forwarded* and `is_withdrawn`. One of the two sees the other.
+        fence(Ordering::SeqCst);
+    }
+
+    /// App: this call may not be forwarded any more. What [`LaneEnd::state`] says of it afterwards is final.
+    pub fn withdraw(&self, slot: u32, generation: u64) {
+        if let Some(at) = self.slot_word(slot) {
+            self.mine.store(at, generation);
+        }
+        // SeqCst: as in `withdraw_lane`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Sidecar: whether the app withdrew this call, or the lane.
+    pub fn is_withdrawn(&self, slot: u32, generation: u64) -> bool {
+        self.theirs.load(self.lane_at + WITHDRAWN) != 0
+            || self
+                .slot_word(slot)
+                .is_some_and(|at| self.theirs.load(at) >= generation)
+    }
+
+    /// The SeqCst fence between storing *forwarded* for a batch and looking at what is withdrawn. One for the whole batch.
+    pub fn fence() {
+        fence(Ordering::SeqCst);
+    }
+
+    fn put_each<'a>(
+        &mut self,
+        header: &Header,
+        parts: impl Iterator<Item = Part<'a>> + Clone,
+    ) -> Result<(), NoRoom> {
+        let length: u64 = parts.clone().map(|part| u64::from(part.len())).sum();
+        if length > u64::from(self.geometry.block_max) {
+            return Err(NoRoom::TooLong);
+        }
+        if self.room() == 0 {
+            return Err(NoRoom::Ring);
+        }
+        let length = length as u32;
+        let (mut at, block) = if length <= self.geometry.inline_max() {
+            (self.producer.inline_at(), INLINE)
+        } else {
+            let block = self.lend(length).ok_or(NoRoom::Arena)?;
+            (self.arena_at() + block as usize, block)
+        };
+        for part in parts {
+            at += part.write(&self.mine, at);
+        }
+        self.producer.put(&Entry {
+            header: Header { length, ..*header },
+            block,
+        });
+        Ok(())
+    }
+
+    fn lend(&mut self, length: u32) -> Option<u32> {
+        if self.reclaim.is_due() {
+            self.take_back();
+        }
+        self.arena.alloc(length)
+    }
+
+    fn take_back(&mut self) {
+        if let Err(violation) = self.reclaim.collect_into(&mut self.arena) {
+            self.broken = Some(violation);
+        }
+    }
+
+    fn payload_at(&self, entry: &Entry) -> usize {
+        match entry.block {
+            INLINE => self.consumer.inline_at(),
+            block => self.arena_at() + block as usize,
+        }
+    }
+
+    /// The same in both segments.
+    fn arena_at(&self) -> usize {
+        self.lane_at + self.geometry.arena_at()
+    }
+
+    fn slot_word(&self, slot: u32) -> Option<usize> {
+        (slot < self.geometry.slots).then(|| self.lane_at + SLOT_WORDS + 8 * slot as usize)
+    }
+}
+
+impl fmt::Debug for LaneEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("LaneEnd");
+        out.field("side", &self.side)
+            .field("lane_at", &self.lane_at)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Part<'_> {
+    fn len(&self) -> u32 {
+        match *self {
+            // A longer slice is refused as too long all the same.
+            Part::Bytes(bytes) => u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+            Part::Block(lease, from, to) => to.min(lease.len).saturating_sub(from),
+        }
+    }
+
+    fn write(&self, segment: &Mapping, at: usize) -> usize {
+        let len = self.len() as usize;
+        match *self {
+            Part::Bytes(bytes) => segment.write_bytes(at, bytes),
+            Part::Block(lease, from, _) if len > 0 => {
+                segment.copy_from(at, &lease.segment, lease.at + from as usize, len)
+            }
+            Part::Block(..) => {}
+        }
+        len
+    }
+}
+
+/// A block of the peer's arena that this side still uses after its record was consumed. Dropping it gives the block back;
+/// the peer learns of it by the next [`LaneEnd::publish`] of the lane that it came from.
+pub struct BlockLease {
+    segment: Arc<Mapping>,
+    at: usize,
+    len: u32,
+    block: u32,
+    returns: Arc<Returns>,
+}
+
+impl BlockLease {
+    /// Where the payload lies. The peer may write there at any moment: for system calls only, never for a reference.
+    #[cfg(not(loom))]
+    pub fn ptr(&self) -> *const u8 {
+        self.segment.pointer(self.at, self.len as usize)
+    }
+
+    /// Bytes of payload.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies payload bytes out; false if the range is not in the payload.
+    #[must_use]
+    pub fn read(&self, from: u32, dst: &mut [u8]) -> bool {
+        let fits = u64::from(from) + dst.len() as u64 <= u64::from(self.len);
+        if fits {
+            self.segment.read_bytes(self.at + from as usize, dst);
+        }
+        fits
+    }
+}
+
+impl Drop for BlockLease {
+    fn drop(&mut self) {
+        self.returns.push(self.block);
+    }
+}
+
+impl fmt::Debug for BlockLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockLease")
+            .field("block", &self.block)
+            .field("len", &self.len)
+            .finish()
+    }
+}
+
+/// Blocks whose leases were dropped. The lock is never contended: a lane and its leases live on one thread, this only
+/// lets the lane move between threads while no lease is held elsewhere.
+#[derive(Default)]
+struct Returns {
+    any: AtomicBool,
+    blocks: Mutex<Vec<u32>>,
+}
+
+impl Returns {
+    fn push(&self, block: u32) {
+        self.blocks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(block);
+        self.any.store(true, StdOrdering::Release);
+    }
+
+    fn drain_into(&self, releases: &mut Releases) {
+        // Relaxed is enough to decide; the lock orders the blocks. A return that is missed is seen by the next publish.
+        if !self.any.load(StdOrdering::Relaxed) {
+            return;
+        }
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        self.any.store(false, StdOrdering::Relaxed);
+        for block in blocks.drain(..) {
+            releases.put(block);
+        }
+    }
+}

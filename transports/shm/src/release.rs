@@ -1,0 +1,94 @@
+//! Release rings: how a reader gives blocks back. docs/spec/shm-v1.md §4.
+
+use std::sync::Arc;
+
+use crate::arena::Arena;
+use crate::geometry::{Geometry, RELEASED, RELEASES_AT};
+use crate::region::Mapping;
+use crate::violation::Violation;
+
+/// The giving side: lies in the segment that this side writes.
+pub(crate) struct Releases {
+    mine: Arc<Mapping>,
+    lane_at: usize,
+    mask: u64,
+    put: u64,
+    visible: u64,
+}
+
+impl Releases {
+    pub fn new(mine: &Arc<Mapping>, geometry: &Geometry, lane_at: usize) -> Releases {
+        let mask = u64::from(geometry.release_entries()) - 1;
+        Releases {
+            mine: mine.clone(),
+            lane_at,
+            mask,
+            put: 0,
+            visible: 0,
+        }
+    }
+
+    /// Puts a block's offset into the ring; seen by the peer after `publish`. Cannot overflow while the peer is honest
+    /// (an entry for every block); a peer that lends a block twice overwrites what it would have read.
+    pub fn put(&mut self, block: u32) {
+        self.mine
+            .store_u32(entry(self.lane_at, self.put & self.mask), block);
+        self.put += 1;
+    }
+
+    /// Makes what was put visible. True if there was something.
+    pub fn publish(&mut self) -> bool {
+        if self.put == self.visible {
+            return false;
+        }
+        self.visible = self.put;
+        // Release: pairs with the Acquire load in `Reclaim::collect_into`, which then reads the offsets.
+        self.mine.store_release(self.lane_at + RELEASED, self.put);
+        true
+    }
+}
+
+/// The receiving side: reads the peer's release ring into the arena.
+pub(crate) struct Reclaim {
+    theirs: Arc<Mapping>,
+    lane_at: usize,
+    entries: u64,
+    taken: u64,
+}
+
+impl Reclaim {
+    pub fn new(theirs: &Arc<Mapping>, geometry: &Geometry, lane_at: usize) -> Reclaim {
+        let entries = u64::from(geometry.release_entries());
+        Reclaim {
+            theirs: theirs.clone(),
+            lane_at,
+            entries,
+            taken: 0,
+        }
+    }
+
+    /// Whether the peer gave something back since the last time; one Relaxed load.
+    pub fn is_due(&self) -> bool {
+        self.theirs.load(self.lane_at + RELEASED) != self.taken
+    }
+
+    /// Takes back everything that the peer gave back.
+    pub fn collect_into(&mut self, arena: &mut Arena) -> Result<(), Violation> {
+        let released = self.theirs.load_acquire(self.lane_at + RELEASED);
+        if released.wrapping_sub(self.taken) > self.entries {
+            return Err(Violation::Released);
+        }
+        while self.taken != released {
+            let at = entry(self.lane_at, self.taken & (self.entries - 1));
+            arena
+                .free(self.theirs.load_u32(at))
+                .map_err(|_| Violation::ReleasedBlock)?;
+            self.taken += 1;
+        }
+        Ok(())
+    }
+}
+
+fn entry(lane_at: usize, index: u64) -> usize {
+    lane_at + RELEASES_AT + 4 * index as usize
+}
