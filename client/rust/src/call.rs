@@ -130,14 +130,22 @@ pub struct Request<'a> {
 #[derive(Clone, Debug)]
 pub(crate) enum RequestKind<'a> {
     /// The head without its empty line.
-    Http { head: Vec<u8>, body: &'a [u8] },
-    Dubbo { key: DubboKey<'a>, frame: &'a [u8] },
-    Raw { cluster: &'a str, bytes: &'a [u8] },
+    Http {
+        head: Vec<u8>,
+        body: &'a [u8],
+    },
+    Dubbo {
+        key: DubboKey<'a>,
+        frame: &'a [u8],
+    },
+    Raw {
+        cluster: &'a str,
+        bytes: &'a [u8],
+    },
 }
 
 /// Headers that the shim and the sidecar write themselves.
-const FRAMING: [&str; 7] =
-    ["host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "upgrade"];
+const FRAMING: [&str; 7] = ["host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "upgrade"];
 
 impl<'a> Request<'a> {
     /// An HTTP request. `authority` is the host that routes match, with or without a port; `path` begins with `/`.

@@ -40,6 +40,7 @@ pub(crate) struct Calls {
     spare: Vec<Response>,
     routes: Routes,
     active: usize,
+    detached: usize,
     deadlines: usize,
     taken: u32,
     /// The last pump stopped for lack of room.
@@ -57,6 +58,8 @@ struct Slot {
     begun: bool,
     /// The user reads in its own pace: nothing is handed over at the end, credit follows the reading.
     paced: bool,
+    /// The user is gone: END follows what was written, and nothing more is taken.
+    detached: bool,
     /// Nanoseconds of the clock; 0 = none.
     deadline: u64,
     out: Outbound,
@@ -101,6 +104,7 @@ impl Calls {
             spare: Vec::new(),
             routes: Routes::new(),
             active: 0,
+            detached: 0,
             deadlines: 0,
             taken: 0,
             full: false,
@@ -111,7 +115,7 @@ impl Calls {
 
     /// Calls in flight, answers that were not received yet included.
     pub fn in_flight(&self) -> usize {
-        self.active + self.ready.len()
+        self.active - self.detached + self.ready.len()
     }
 
     /// Calls that can be in flight.
@@ -234,11 +238,15 @@ impl Calls {
             Wait::Forever => None,
         };
         loop {
+            // What is ready goes first: the records that the user submits meanwhile leave together.
+            if let Some(answer) = self.ready.pop_front() {
+                return Ok(Some(answer));
+            }
             self.turn();
             if let Some(answer) = self.ready.pop_front() {
                 return Ok(Some(answer));
             }
-            if self.active == 0 {
+            if self.active == self.detached {
                 return self.lost.clone().map_or(Ok(None), Err);
             }
             if !self.wait(until) {
@@ -284,6 +292,12 @@ impl Calls {
         }
     }
 
+    /// Waits for the sidecar to make room. False: the time is over.
+    pub fn wait_for_room(&mut self, until: Option<u64>) -> bool {
+        self.full = true;
+        self.wait(until)
+    }
+
     /// Gives a response back so that its memory is used again.
     pub fn recycle(&mut self, mut response: Response) {
         if self.spare.len() < SPARE_MAX && response.body.capacity() <= 64 << 10 {
@@ -306,14 +320,34 @@ impl Calls {
     /// Gives up everything, so that somebody else can use the lane.
     pub fn cancel_all(&mut self) {
         for slot in 0..self.slots.len() as u32 {
-            let Slot { busy, generation, .. } = self.slots[slot as usize];
-            if busy {
+            let Slot { busy, detached, generation, .. } = self.slots[slot as usize];
+            if busy && !detached {
                 self.cancel(CallId { slot, generation });
             }
         }
         self.ready.clear();
         self.pump();
         self.flush();
+    }
+
+    /// Leaves a paced call or stream to end by itself, as closing a socket does: what was written still goes out, then END;
+    /// should more come in, it is reset.
+    pub fn detach(&mut self, id: CallId) {
+        if !self.is_open(id) {
+            return;
+        }
+        let state = &mut self.slots[id.slot as usize];
+        let unread = state.response.body.len() > state.read;
+        state.response.clear();
+        state.read = 0;
+        if unread {
+            self.cancel(id);
+        } else {
+            state.detached = true;
+            self.detached += 1;
+            self.end(id);
+        }
+        self.turn();
     }
 
     /// Sends bytes of a paced call or stream: how many were taken; 0 = none now, wait.
@@ -493,6 +527,11 @@ impl Calls {
             return Err(Violation::Kind);
         }
         state.inbound.came(header.length, header.flags.end())?;
+        if state.detached && header.length > 0 {
+            self.resets.push_back(CallId { slot: header.slot, generation: header.generation });
+            self.close(header.slot);
+            return Ok(());
+        }
         let body = &mut state.response.body;
         self.wire.end.append_payload(from..header.length, body)?;
         if !state.paced {
@@ -565,6 +604,9 @@ impl Calls {
         if state.deadline != 0 {
             state.deadline = 0;
             self.deadlines -= 1;
+        }
+        if std::mem::take(&mut state.detached) {
+            self.detached -= 1;
         }
         self.active -= 1;
         self.free.push(slot);
@@ -668,13 +710,7 @@ fn deadline_us(timeout: Duration) -> u32 {
 }
 
 /// Puts a record of `len` bytes: the key, then as much of the payload as belongs to it.
-fn put_gathered(
-    wire: &mut Wire,
-    header: &Header,
-    key: &[u8],
-    payload: &[&[u8]],
-    len: usize,
-) -> Result<(), NoRoom> {
+fn put_gathered(wire: &mut Wire, header: &Header, key: &[u8], payload: &[&[u8]], len: usize) -> Result<(), NoRoom> {
     let mut left = len - key.len();
     let cut = |piece: &&'_ [u8]| -> usize {
         let part = piece.len().min(left);

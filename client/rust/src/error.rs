@@ -150,10 +150,7 @@ impl CallError {
     pub(crate) fn is_sidecar_lost(&self) -> bool {
         matches!(
             self,
-            CallError::MaybeExecuted(_)
-                | CallError::SidecarGone(_)
-                | CallError::Violation(_)
-                | CallError::Connect(_)
+            CallError::MaybeExecuted(_) | CallError::SidecarGone(_) | CallError::Violation(_) | CallError::Connect(_)
         )
     }
 

@@ -11,8 +11,17 @@ pub(crate) struct Outbound {
     credit: u64,
     pending: Vec<u8>,
     sent: usize,
+    first: Option<First>,
     ends: bool,
     ended: bool,
+}
+
+/// The ANSWER that begins a direction; its head goes into it whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct First {
+    pub code: u16,
+    pub head_len: u32,
+    pub total: u64,
 }
 
 /// How far sending got.
@@ -32,8 +41,17 @@ impl Outbound {
         self.credit = u64::from(window);
         self.pending.clear();
         self.sent = 0;
+        self.first = None;
         self.ends = false;
         self.ended = false;
+    }
+
+    /// The whole direction: an ANSWER, the bytes of its head and body, END.
+    pub fn answer(&mut self, first: First, bytes: Vec<u8>) {
+        self.first = Some(first);
+        self.pending = bytes;
+        self.sent = 0;
+        self.ends = true;
     }
 
     /// Bytes that the peer still takes.
@@ -77,10 +95,10 @@ impl Outbound {
 
     /// Something waits to be put.
     pub fn is_due(&self) -> bool {
-        self.left() > 0 || self.ends && !self.ended
+        self.left() > 0 || self.first.is_some() || self.ends && !self.ended
     }
 
-    /// Puts DATA as far as credit, ring and arena allow.
+    /// Puts ANSWER and DATA as far as credit, ring and arena allow.
     pub fn pump(&mut self, lane: &mut LaneEnd, slot: u32, generation: u64) -> Pumped {
         while self.is_due() {
             let left = self.left();
@@ -90,9 +108,19 @@ impl Outbound {
             };
             let end = self.ends && part == left;
             let mut header = Header::new(Kind::Data, slot, generation);
+            if let Some(first) = &self.first {
+                if part < first.head_len as usize {
+                    return Pumped::NoRoom;
+                }
+                header.kind = Kind::Answer;
+                header.code = first.code;
+                header.head_len = first.head_len;
+                header.total = first.total;
+            }
             header.flags = Flags::NONE.with_end(end);
             match lane.put(&header, &[&self.pending[self.sent..self.sent + part]]) {
                 Ok(()) => {
+                    self.first = None;
                     self.sent += part;
                     self.was_put(part, end);
                 }
@@ -110,6 +138,7 @@ impl Outbound {
     pub fn abandon(&mut self) {
         self.pending = Vec::new();
         self.sent = 0;
+        self.first = None;
         self.ends = true;
         self.ended = true;
     }

@@ -1,1 +1,59 @@
-//! The shim that an application links to talk to its sidecar
+//! The shim: what an application links to talk to its sidecar through shared memory.
+//!
+//! ```no_run
+//! use shmesh_client::{Client, Request};
+//!
+//! let client = Client::connect("/run/shmesh/shmesh.sock")?;
+//! let response = client.call(Request::http("GET", "reviews", "/reviews/1").header("accept", "text/plain"))?;
+//! println!("{} {}", response.status, String::from_utf8_lossy(&response.body));
+//! # Ok::<(), shmesh_client::CallError>(())
+//! ```
+//!
+//! - [`Client::call`]: one request, one answer, from any thread; it goes round a sidecar that is gone.
+//! - [`Client::lane`]: many calls in flight from one thread.
+//! - [`Client::exchange`]: a call whose bodies are too large to be held whole.
+//! - [`Client::stream`]: a byte stream that stands in for a TCP connection (`AsyncStream` with the feature `tokio`).
+//! - [`Server`]: receives calls under a name.
+//!
+//! No thread is started and no runtime needed. Whoever waits spins for as long as that has caught something lately, then
+//! sleeps on the lane's bell and the session's socket, which ends when the sidecar dies. Messages of the sidecar
+//! (endpoints, going away) are taken whenever a thread waits or wakes, at most every 20 ms.
+//!
+//! A child of `fork` does not have the shared memory: every use of a client there fails with [`CallError::Forked`]; connect
+//! again in the child. (The child's copy of the descriptors keeps the session open when the parent dies, until it
+//! executes another program or ends.)
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "tokio")]
+mod async_stream;
+mod call;
+mod calls;
+mod client;
+mod clock;
+mod direct;
+mod directory;
+mod error;
+mod exchange;
+mod fallback;
+mod flow;
+mod lane;
+mod pool;
+mod routes;
+mod served;
+mod server;
+mod session;
+mod stream;
+mod wire;
+
+#[cfg(feature = "tokio")]
+pub use async_stream::AsyncStream;
+pub use call::{Answer, Call, CallId, Request, Response, Route, SubmitError, Target, Wait};
+pub use client::{Client, ClientBuilder};
+pub use error::{CallError, ConnectError, Place, Ran, Retry};
+pub use exchange::Exchange;
+pub use lane::Lane;
+pub use served::{Handler, Served, ServedResponse, StreamEvent, StreamId, StreamReply};
+pub use server::{Server, ServingLane};
+pub use shmesh_shm::key::DubboKey;
+pub use shmesh_shm::{Protocol, Reset};
+pub use stream::Stream;

@@ -1,6 +1,5 @@
 //! A session: the handshake, the mapped segments, the socket that tells of the sidecar's death.
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -15,13 +14,12 @@ use shmesh_shm::handshake::{
 use shmesh_shm::{Dirty, ForkGuard, LaneEnd, Mapping, Protocol, Side, doorbell};
 
 use crate::clock;
+use crate::directory::Directory;
 use crate::error::ConnectError;
 use crate::wire::Wire;
 
 /// How often a busy session looks for messages of the sidecar, in nanoseconds.
 const INBOX_EVERY_NS: u64 = 20_000_000;
-/// Most answers to lookups that a session remembers.
-pub(crate) const MAX_LOOKUPS: usize = 1024;
 
 /// What to ask for when attaching.
 #[derive(Clone, Debug)]
@@ -31,6 +29,7 @@ pub(crate) struct Attach {
     pub calling_lanes: u16,
     pub serving: bool,
     pub max_spin: Duration,
+    pub directory: Option<Arc<Directory>>,
 }
 
 /// One attachment to a sidecar, shared by its lanes.
@@ -43,14 +42,9 @@ pub(crate) struct Session {
     gone: AtomicBool,
     going: AtomicBool,
     looked_at: AtomicU64,
-    inbox: Mutex<Inbox>,
-}
-
-/// What came, and what was asked, on the session socket.
-#[derive(Debug, Default)]
-struct Inbox {
-    bytes: Vec<u8>,
-    endpoints: HashMap<u32, Vec<String>>,
+    /// Bytes of the sidecar that are no whole message yet. Whoever holds it reads and writes the socket.
+    inbox: Mutex<Vec<u8>>,
+    directory: Option<Arc<Directory>>,
 }
 
 impl Session {
@@ -60,14 +54,14 @@ impl Session {
         greet(&mut socket, attach)?;
         let (welcome, descriptors) = welcome(&socket)?;
         socket.set_nonblocking(true).map_err(mapping_error)?;
-        Session::open(socket, welcome, descriptors, attach.max_spin)
+        Session::open(socket, welcome, descriptors, attach)
     }
 
     fn open(
         socket: UnixStream,
         welcome: Welcome,
         descriptors: Vec<OwnedFd>,
-        max_spin: Duration,
+        attach: &Attach,
     ) -> Result<(Arc<Session>, Vec<Wire>), ConnectError> {
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(ConnectError::NoLanes);
@@ -86,10 +80,11 @@ impl Session {
             going: AtomicBool::new(false),
             looked_at: AtomicU64::new(clock::now()),
             inbox: Mutex::default(),
+            directory: attach.directory.clone(),
         });
         let wire = |(lane, info): (u16, &LaneInfo)| -> Result<Wire, ConnectError> {
             let end = LaneEnd::new(Side::App, &to_proxy, &to_app, &geometry, lane);
-            Ok(Wire::new(end, session.clone(), next()?, *info, max_spin))
+            Ok(Wire::new(end, session.clone(), next()?, *info, attach.max_spin))
         };
         let wires = (0..).zip(&welcome.lanes).map(wire).collect::<Result<Vec<_>, _>>()?;
         Ok((session, wires))
@@ -110,7 +105,9 @@ impl Session {
         self.gone.load(Ordering::Relaxed)
     }
 
+    /// Ends the session. What the sidecar said until now is still taken.
     pub fn set_gone(&self) {
+        self.look();
         self.gone.store(true, Ordering::Relaxed);
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
     }
@@ -161,13 +158,6 @@ impl Session {
         }
     }
 
-    /// What the sidecar answered to a lookup. Takes what it still said if it is gone.
-    pub fn endpoints(&self, id: u32) -> Option<Vec<String>> {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        self.look_into(&mut inbox);
-        inbox.endpoints.get(&id).cloned()
-    }
-
     fn finish(&self, mut rest: &[u8]) -> bool {
         let deadline = Instant::now() + Duration::from_millis(SILENCE_MS_MAX);
         while !rest.is_empty() {
@@ -185,39 +175,39 @@ impl Session {
         true
     }
 
-    fn look_into(&self, inbox: &mut Inbox) {
+    fn look_into(&self, inbox: &mut Vec<u8>) {
         let mut piece = [0; 4096];
         loop {
             match (&self.socket).read(&mut piece) {
                 Ok(0) => break self.gone.store(true, Ordering::Relaxed),
-                Ok(len) => inbox.bytes.extend_from_slice(&piece[..len]),
+                Ok(len) => inbox.extend_from_slice(&piece[..len]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => break self.gone.store(true, Ordering::Relaxed),
             }
         }
         loop {
-            match Message::decode(&inbox.bytes) {
+            match Message::decode(inbox) {
                 Ok(Some((message, used))) => {
-                    inbox.bytes.drain(..used);
-                    self.take(inbox, message);
+                    inbox.drain(..used);
+                    self.take(message);
                 }
                 Ok(None) => return,
-                Err(_) => return self.set_gone(),
+                Err(_) => return self.gone.store(true, Ordering::Relaxed),
             }
         }
     }
 
-    fn take(&self, inbox: &mut Inbox, message: Message) {
+    fn take(&self, message: Message) {
         match message {
             Message::Endpoints(endpoints) => {
-                if inbox.endpoints.len() < MAX_LOOKUPS || inbox.endpoints.contains_key(&endpoints.id) {
-                    inbox.endpoints.insert(endpoints.id, endpoints.endpoints);
+                if let Some(directory) = &self.directory {
+                    directory.learn(endpoints.id, endpoints.endpoints);
                 }
             }
             Message::GoAway => self.going.store(true, Ordering::Relaxed),
             // Nothing else may come after WELCOME.
-            _ => self.set_gone(),
+            _ => self.gone.store(true, Ordering::Relaxed),
         }
     }
 }

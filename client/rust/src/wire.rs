@@ -22,6 +22,7 @@ pub(crate) struct Wire {
     pub end: LaneEnd,
     pub session: Arc<Session>,
     pub info: LaneInfo,
+    pub max_spin: Duration,
     bell: OwnedFd,
     waiter: Waiter,
 }
@@ -38,14 +39,8 @@ pub(crate) enum Waited {
 }
 
 impl Wire {
-    pub fn new(
-        end: LaneEnd,
-        session: Arc<Session>,
-        bell: OwnedFd,
-        info: LaneInfo,
-        max_spin: Duration,
-    ) -> Wire {
-        Wire { end, session, info, bell, waiter: Waiter::new(max_spin) }
+    pub fn new(end: LaneEnd, session: Arc<Session>, bell: OwnedFd, info: LaneInfo, max_spin: Duration) -> Wire {
+        Wire { end, session, info, max_spin, bell, waiter: Waiter::new(max_spin) }
     }
 
     /// Makes what was put and taken visible, and rings the worker if it sleeps for that.
@@ -86,7 +81,7 @@ impl Wire {
     }
 
     /// Whether there is something to look at. A few loads.
-    pub fn has_news(&self, for_room: bool) -> bool {
+    pub fn has_news(&mut self, for_room: bool) -> bool {
         self.end.has_work() || for_room && self.end.room_moved()
     }
 

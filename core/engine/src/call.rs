@@ -31,6 +31,8 @@ pub struct Call {
     pub hard_deadline: Nanos,
     /// What the last endpoint said, should there be no other.
     pub last_failure: Failure,
+    /// One of its sides is a socket.
+    pub on_socket: bool,
     /// Goes on a fresh connection: a reused one turned out closed.
     pub fresh: bool,
     /// The first byte may have reached an upstream.

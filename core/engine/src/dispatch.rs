@@ -201,6 +201,7 @@ impl<D: Driver> Worker<D> {
 
     /// Gives the call a connection to `address`.
     fn connect_call(&mut self, key: Key<Call>, address: AddressId) {
+        self.note_socket(key);
         let Some(call) = self.calls.get(key) else { return };
         match &call.kind {
             Kind::Exchange(exchange) if exchange.http => self.connect_http(key, address, call.fresh),
@@ -357,8 +358,10 @@ impl<D: Driver> Worker<D> {
         }
         call.attempts += 1;
         let (cluster, is_dubbo) = (call.cluster, matches!(call.kind, Kind::Dubbo(_)));
-        let within = self.first_byte_timeout(cluster);
-        self.set_call_deadline(key, now + within);
+        if !matches!(&call.kind, Kind::Exchange(exchange) if exchange.tunnel) {
+            let within = self.first_byte_timeout(cluster);
+            self.set_call_deadline(key, now + within);
+        }
         if is_dubbo { self.forward_dubbo(key) } else { self.forward_exchange(key) }
     }
 }

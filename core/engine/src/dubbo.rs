@@ -248,7 +248,7 @@ impl<D: Driver> Worker<D> {
             // The serving app says when it has it.
             return;
         }
-        let Some(call) = self.calls.remove(key) else { return };
+        let Some(call) = self.take_call(key) else { return };
         if let Some(Peer::Conn(conn)) = call.dest
             && let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(conn)
         {
@@ -329,7 +329,7 @@ impl<D: Driver> Worker<D> {
 
     /// A provider answered: the caller gets its own id back, everything else as it came.
     pub(crate) fn dubbo_answer(&mut self, key: Key<Call>, mut header: FrameHeader, body: Slice) {
-        let Some(mut call) = self.calls.remove(key) else { return };
+        let Some(mut call) = self.take_call(key) else { return };
         let Kind::Dubbo(dubbo) = &mut call.kind else { return };
         header.id = dubbo.header.id;
         let code = u16::from(header.status);
@@ -369,7 +369,7 @@ impl<D: Driver> Worker<D> {
 
     /// A serving app has taken a one-way call.
     pub(crate) fn dubbo_one_way_taken(&mut self, key: Key<Call>) {
-        let Some(call) = self.calls.remove(key) else { return };
+        let Some(call) = self.take_call(key) else { return };
         self.dubbo_tell_one_way(call.origin);
         self.count(call.listener, call.cluster, u16::from(status::OK), call.started);
     }

@@ -93,12 +93,13 @@ impl<D: Driver> Worker<D> {
         let now = self.driver.now();
         let Some(call) = self.calls.get_mut(key) else { return };
         let (forwarded, cluster, answered) = (call.forwarded, call.cluster, call.answered);
+        let tunnel = call.exchange().is_some_and(|exchange| exchange.tunnel);
         if forwarded {
             self.write_request(key, chunk);
         } else if let Some(exchange) = call.exchange() {
             exchange.pending.push(chunk);
         }
-        if !answered {
+        if !answered && !tunnel {
             let within = self.first_byte_timeout(cluster);
             self.set_call_deadline(key, now + within);
         }
@@ -294,7 +295,7 @@ impl<D: Driver> Worker<D> {
 
     /// The answer is complete.
     pub(crate) fn response_end(&mut self, key: Key<Call>) {
-        let Some(mut call) = self.calls.remove(key) else { return };
+        let Some(mut call) = self.take_call(key) else { return };
         let Kind::Exchange(exchange) = &mut call.kind else { return };
         let code = exchange.status;
         match call.origin {
@@ -324,7 +325,7 @@ impl<D: Driver> Worker<D> {
 
     /// The call cannot be answered by an upstream: the caller is told by shmesh, or cut off if the answer had begun.
     pub(crate) fn fail(&mut self, key: Key<Call>, failure: Failure) {
-        let Some(mut call) = self.calls.remove(key) else { return };
+        let Some(mut call) = self.take_call(key) else { return };
         self.abandon(call.dest, call.forwarded);
         let code = match &mut call.kind {
             Kind::Dubbo(dubbo) => {
@@ -350,7 +351,7 @@ impl<D: Driver> Worker<D> {
 
     /// The caller is gone: nobody is to be told.
     pub(crate) fn cancel(&mut self, key: Key<Call>) {
-        let Some(call) = self.calls.remove(key) else { return };
+        let Some(call) = self.take_call(key) else { return };
         self.abandon(call.dest, call.forwarded);
         // The code that nginx gave to "client closed request".
         self.count(call.listener, call.cluster, 499, call.started);

@@ -5,7 +5,7 @@ use std::io;
 use shmesh_io::{Chunks, Driver, Nanos, Slice, SockId};
 use shmesh_policy::Protocol;
 
-use crate::call::{Failure, Peer};
+use crate::call::{Failure, Kind, Peer};
 use crate::conn::{Conn, DubboDown, Finish, HttpDown, Pipe, RawDown, Role};
 use crate::frame::FrameReader;
 use crate::slab::Key;
@@ -274,6 +274,20 @@ impl<D: Driver> Worker<D> {
             }
             Peer::Slot(at) => self.grant(at),
         }
+    }
+
+    /// Whether a stream's bytes go on at once, so that its app may send more.
+    pub(crate) fn stream_has_room(&self, key: Key<Conn>) -> bool {
+        let Some(conn) = self.conns.get(key) else { return false };
+        let Some(call) = conn.call().and_then(|call| self.calls.get(call)) else { return true };
+        if matches!(&conn.role, Role::HttpDown(down) if down.body.is_none()) {
+            return conn.input.is_empty();
+        }
+        let pending = match &call.kind {
+            Kind::Exchange(exchange) => exchange.pending.len_bytes() as u64,
+            Kind::Dubbo(_) => 0,
+        };
+        pending + call.dest.map_or(0, |dest| self.backlog(dest)) < self.backlog_max()
     }
 
     /// A sink is full: its source has to wait. A lane's slot is simply not given credit.

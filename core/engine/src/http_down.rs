@@ -285,11 +285,15 @@ impl<D: Driver> Worker<D> {
             deadline: u64::MAX,
             hard_deadline: u64::MAX,
             last_failure: Failure::Refused,
+            on_socket: false,
             fresh: false,
             forwarded: false,
             answered: false,
             kind,
         });
+        if matches!(origin, Peer::Conn(_)) {
+            self.note_socket(key);
+        }
         let within = self.first_byte_timeout(cluster);
         self.set_call_deadline(key, now + within);
         key

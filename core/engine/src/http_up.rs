@@ -56,6 +56,11 @@ impl<D: Driver> Worker<D> {
     }
 
     fn http_response(&mut self, key: Key<Conn>, call: Key<Call>, head: &ResponseHead, bytes: &[u8]) -> bool {
+        if head.status == 101 {
+            // Nobody asked to switch protocols: Upgrade is not forwarded.
+            self.fail(call, Failure::MalformedAnswer);
+            return false;
+        }
         if head.is_interim() {
             self.interim_response(call, head, bytes);
             return true;

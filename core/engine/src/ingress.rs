@@ -227,6 +227,9 @@ impl<D: Driver> Worker<D> {
             exchange.received = chunk.len() as u64;
             exchange.pending.push(chunk);
         }
+        if !header.flags.end() {
+            self.note_ungranted(at, u64::from(header.length));
+        }
         let failure = failure.or(cluster.is_none().then_some(Failure::NoRoute));
         match failure {
             Some(failure) => self.fail(call, failure),
@@ -375,7 +378,10 @@ impl<D: Driver> Worker<D> {
                 if !data.is_empty() {
                     self.conn_received(conn, data);
                 }
-                self.consumed(at, u64::from(header.length));
+                self.note_ungranted(at, u64::from(header.length));
+                if self.stream_has_room(conn) {
+                    self.grant(at);
+                }
                 if header.flags.end() {
                     self.conn_ended(conn, None);
                 }

@@ -46,8 +46,6 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn raw_down_input(&mut self, key: Key<Conn>) {
         if let Some((call, bytes)) = self.raw_take(key) {
             self.request_data(call, Chunk::Private(bytes));
-            // `request_data` arms a call's timer for its answer; a tunnel has none.
-            self.set_call_deadline(call, u64::MAX);
         }
     }
 
@@ -158,7 +156,7 @@ impl<D: Driver> Worker<D> {
         if !answered_end {
             return;
         }
-        let Some(call) = self.calls.remove(key) else { return };
+        let Some(call) = self.take_call(key) else { return };
         for peer in [Some(call.origin), call.dest] {
             if let Some(Peer::Conn(conn_key)) = peer
                 && let Some(conn) = self.conns.get_mut(conn_key)

@@ -1,10 +1,12 @@
-//! Host names: looked up by one thread, remembered by each worker.
+//! Host names: looked up by threads of their own, remembered by each worker.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::counters::lock;
 use crate::mailbox::Postbox;
 
 /// How long an answer is used. getaddrinfo tells no TTL; 30 s is what Kubernetes' own records have.
@@ -15,6 +17,9 @@ pub const TTL_NEGATIVE: Duration = Duration::from_secs(2);
 
 /// Names that one worker remembers; the oldest knowledge is dropped beyond.
 pub const NAMES_MAX: usize = 4096;
+
+/// Names looked up at the same time: a name server that does not answer holds one of them for seconds.
+const THREADS: usize = 4;
 
 /// What a worker asks.
 pub struct Question {
@@ -36,15 +41,14 @@ pub struct Answer {
 pub struct Resolver(Sender<Question>);
 
 impl Resolver {
-    /// Starts the thread; it ends when the last handle is dropped.
+    /// Starts the threads; they end when the last handle is dropped.
     pub fn start() -> std::io::Result<Resolver> {
         let (sender, questions) = channel::<Question>();
-        thread::Builder::new().name("resolver".into()).spawn(move || {
-            for question in questions {
-                let addresses = look_up(&question.host, question.port);
-                question.reply_to.resolved(Answer { host: question.host, port: question.port, addresses });
-            }
-        })?;
+        let questions = Arc::new(Mutex::new(questions));
+        for _ in 0..THREADS {
+            let questions = questions.clone();
+            thread::Builder::new().name("resolver".into()).spawn(move || answer(&questions))?;
+        }
         Ok(Resolver(sender))
     }
 
@@ -52,6 +56,16 @@ impl Resolver {
     pub fn ask(&self, question: Question) {
         // The thread lives as long as this handle.
         let _ = self.0.send(question);
+    }
+}
+
+fn answer(questions: &Mutex<Receiver<Question>>) {
+    loop {
+        // Held while waiting: the other threads wait for the lock instead.
+        let next = lock(questions).recv();
+        let Ok(question) = next else { return };
+        let addresses = look_up(&question.host, question.port);
+        question.reply_to.resolved(Answer { host: question.host, port: question.port, addresses });
     }
 }
 

@@ -82,6 +82,8 @@ pub struct Worker<D: Driver> {
     pub(crate) call_counters: CallCounters,
     pub(crate) in_flight: Arc<AtomicU64>,
     pub(crate) downstreams: u32,
+    /// Calls that have to do with a socket.
+    pub(crate) socket_calls: u32,
     pub(crate) draining: bool,
 
     // Scratch, kept so that a turn allocates nothing.
@@ -146,6 +148,7 @@ impl<D: Driver> Worker<D> {
             call_counters,
             in_flight,
             downstreams: 0,
+            socket_calls: 0,
             draining: false,
             scratch: Vec::new(),
             head_bytes: Vec::new(),
@@ -165,50 +168,61 @@ impl<D: Driver> Worker<D> {
     /// Runs until told to stop.
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut waiter = Waiter::new(SPIN_MAX);
+        // Since when nothing was found; `None` while there is work.
         let mut waiting = false;
         let mut asked = self.driver.now();
         loop {
-            // The driver, unless hot lanes keep the worker busy and it was asked a moment ago.
-            let mut worked = false;
-            let now = self.driver.now();
-            if self.hot.is_empty() || !waiting || now.saturating_sub(asked) >= DRIVER_INTERVAL || self.sockets_busy() {
-                worked = self.drive(Wait::Now)?;
+            if self.hot.is_empty() && self.revisit.is_empty() {
+                // Nothing to look at but what the driver brings.
+                waiting = false;
+                self.counters.parks.add(1);
+                let wait = self.timers.next().map_or(Wait::Forever, Wait::Until);
+                self.drive(wait)?;
+                asked = self.driver.now();
+                self.lanes_ingress();
+                if self.end_of_turn() == Turn::Stop {
+                    return Ok(());
+                }
+                continue;
+            }
+            // Hot lanes are looked at each turn, the driver when sockets are busy, or else now and then.
+            let mut worked = !self.revisit.is_empty();
+            if !waiting || self.socket_calls > 0 || self.driver.now().saturating_sub(asked) >= DRIVER_INTERVAL {
+                worked |= self.drive(Wait::Now)?;
                 asked = self.driver.now();
             }
             worked |= self.lanes_ingress();
             if self.end_of_turn() == Turn::Stop {
                 return Ok(());
             }
-            worked |= !self.revisit.is_empty();
+            let now = self.driver.refresh_clock();
             if worked {
                 if waiting {
                     waiting = false;
-                    waiter.end(self.driver.now());
+                    waiter.end(now);
                 }
                 continue;
             }
-
-            let now = self.driver.refresh_clock();
             if !waiting {
                 waiting = true;
                 waiter.begin(now);
             }
-            let step = if self.hot.is_empty() { Step::Park } else { waiter.step(now) };
-            match step {
+            match waiter.step(now) {
                 Step::Pause => std::hint::spin_loop(),
                 Step::Yield => std::thread::yield_now(),
                 Step::Park => {
-                    if !self.park_lanes() {
-                        continue;
-                    }
-                    self.counters.parks.add(1);
-                    let wait = self.timers.next().map_or(Wait::Forever, Wait::Until);
-                    self.drive(wait)?;
-                    asked = self.driver.now();
-                    waiting = false;
-                    waiter.end(asked);
-                    if self.end_of_turn() == Turn::Stop {
-                        return Ok(());
+                    if self.park_lanes() {
+                        // All lanes are cold now, so the next turn waits in the driver.
+                        self.counters.parks.add(1);
+                        let wait = self.timers.next().map_or(Wait::Forever, Wait::Until);
+                        self.drive(wait)?;
+                        asked = self.driver.now();
+                        waiting = false;
+                        waiter.end(asked);
+                        self.lanes_ingress();
+                        if self.end_of_turn() == Turn::Stop {
+                            return Ok(());
+                        }
                     }
                 }
             }
@@ -395,9 +409,23 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Events of sockets are to be expected any moment.
-    fn sockets_busy(&self) -> bool {
-        self.conns.len() > 0 && self.calls.len() > 0
+    /// Takes a call out of the table.
+    pub(crate) fn take_call(&mut self, key: Key<Call>) -> Option<Call> {
+        let call = self.calls.remove(key)?;
+        if call.on_socket {
+            self.socket_calls -= 1;
+        }
+        Some(call)
+    }
+
+    /// The call has to do with a socket: the driver is asked each turn while there are such.
+    pub(crate) fn note_socket(&mut self, key: Key<Call>) {
+        if let Some(call) = self.calls.get_mut(key)
+            && !call.on_socket
+        {
+            call.on_socket = true;
+            self.socket_calls += 1;
+        }
     }
 
     /// Announces sleep on every hot lane; false if one of them has something after all.

@@ -158,7 +158,7 @@ impl Cluster {
         let timeouts = Timeouts::default();
         Cluster {
             name: name.into(),
-            endpoints: endpoints.into_iter().map(Endpoint::new).collect(),
+            endpoints: endpoints.into_iter().map(|address| Endpoint { address }).collect(),
             dynamic_forward_proxy: false,
             connect_timeout: timeouts.connect,
             first_byte_timeout: timeouts.first_byte,
@@ -169,22 +169,8 @@ impl Cluster {
 /// One place that serves a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// As configured.
+    /// As configured; whoever connects resolves host names.
     pub address: Address,
-    /// TCP addresses behind it: of a [`Address::Tcp`] itself; of a [`Address::Host`] what the resolver found, empty
-    /// until it did; of the others none.
-    pub resolved: Vec<SocketAddr>,
-}
-
-impl Endpoint {
-    /// An endpoint whose host name, if it has one, is not resolved yet.
-    pub fn new(address: Address) -> Endpoint {
-        let resolved = match &address {
-            Address::Tcp(socket_address) => vec![*socket_address],
-            Address::Host { .. } | Address::Unix(_) | Address::Shm(_) => Vec::new(),
-        };
-        Endpoint { address, resolved }
-    }
 }
 
 /// Where the admin interface listens.
@@ -307,13 +293,5 @@ mod tests {
         for dir in [None, Some(""), Some("run"), Some(too_long.as_str())] {
             assert_eq!(socket(dir), Path::new("/tmp/shmesh-1000.sock"), "{dir:?}");
         }
-    }
-
-    #[test]
-    fn only_an_ip_address_is_resolved_from_the_start() {
-        let tcp: Address = "tcp:127.0.0.1:80".parse().unwrap();
-        assert_eq!(Endpoint::new(tcp).resolved, ["127.0.0.1:80".parse().unwrap()]);
-        let host: Address = "tcp:localhost:80".parse().unwrap();
-        assert!(Endpoint::new(host).resolved.is_empty());
     }
 }

@@ -418,6 +418,64 @@ fn an_address_in_use_is_refused() {
     }
 }
 
+const GOOD_CONFIG: &str = "\
+admin: { address: 127.0.0.1:15000 }
+listeners:
+  - { name: http-out, tcp: 127.0.0.1:15001, protocol: http }
+routes:
+  - { match: { host: reviews, path_prefix: / }, cluster: reviews }
+clusters:
+  - { name: reviews, endpoints: [ \"tcp:127.0.0.1:9080\" ] }
+";
+
+#[test]
+fn check_says_where_a_configuration_is_wrong() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("shmesh.yaml");
+    let name = file.display().to_string();
+    let check = |config: &str| {
+        std::fs::write(&file, config).expect("a temporary file");
+        shmesh(&["check", "--config", &name])
+    };
+    let good = check(GOOD_CONFIG);
+    assert!(good.status.success(), "{}", text(&good.stderr));
+    let line = format!("{name}: ok (1 listener, 1 route, 1 cluster)\n");
+    assert_eq!(text(&good.stdout), line);
+
+    // Both faults are reported, each with the place of the value.
+    let bad = check(
+        &GOOD_CONFIG.replace("cluster: reviews }", "cluster: revews }").replace("tcp:127.0.0.1:9080", "127.0.0.1:9080"),
+    );
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(bad.stdout.is_empty());
+    let said = text(&bad.stderr);
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(lines[0].starts_with(&format!("{name}:5:57: ")), "{said}");
+    assert!(lines[1].starts_with(&format!("{name}:7:36: ")), "{said}");
+}
+
+#[test]
+fn a_sidecar_that_cannot_start_says_why() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("shmesh.yaml");
+    let name = file.display().to_string();
+    let run = |config: &str| {
+        std::fs::write(&file, config).expect("a temporary file");
+        let output = shmesh(&["run", "--config", &name]);
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stderr)
+    };
+    let said = run("listenrs: []\n");
+    assert!(said.starts_with(&format!("{name}:1:1: unknown key `listenrs`")), "{said}");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("bound").to_string();
+    let said = run(&GOOD_CONFIG.replace("127.0.0.1:15000", &taken));
+    let sentence = format!("shmesh: the admin address {taken} is in use");
+    assert!(said.contains(&sentence), "{said}");
+}
+
 #[test]
 fn the_version_is_one_line() {
     let output = ok(&["--version"]);

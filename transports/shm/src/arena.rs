@@ -147,10 +147,7 @@ impl Arena {
         if first != 0 {
             self.links[first as usize - 1].previous = index + 1;
         }
-        self.links[index as usize] = Links {
-            next: first,
-            previous: 0,
-        };
+        self.links[index as usize] = Links { next: first, previous: 0 };
         self.free[usize::from(order)] = index + 1;
         self.states[index as usize] = FREE | order;
     }

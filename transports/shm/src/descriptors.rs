@@ -11,11 +11,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 pub const MAX_DESCRIPTORS: usize = 253;
 
 /// Sends bytes and, with the first of them, descriptors. Says how many bytes went; never raises SIGPIPE.
-pub fn send(
-    socket: BorrowedFd<'_>,
-    bytes: &[u8],
-    descriptors: &[BorrowedFd<'_>],
-) -> io::Result<usize> {
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
     if descriptors.len() > MAX_DESCRIPTORS {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
@@ -24,23 +20,13 @@ pub fn send(
     let control = if raw.is_empty() { &[][..] } else { &rights[..] };
     retried(|| {
         let parts = [IoSlice::new(bytes)];
-        sendmsg::<()>(
-            socket.as_raw_fd(),
-            &parts,
-            control,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )
+        sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)
     })
 }
 
 /// Receives bytes, and appends descriptors that came with them. 0 bytes = the peer is gone.
 #[allow(unsafe_code)]
-pub fn receive(
-    socket: BorrowedFd<'_>,
-    bytes: &mut [u8],
-    into: &mut Vec<OwnedFd>,
-) -> io::Result<usize> {
+pub fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8], into: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut control = nix::cmsg_space!([std::os::fd::RawFd; MAX_DESCRIPTORS]);
     let mut got = Vec::new();
     let len = retried(|| {
@@ -55,10 +41,7 @@ pub fn receive(
         Ok(message.bytes)
     })?;
     // SAFETY: each number was just installed into this process by recvmsg, for this call alone.
-    into.extend(
-        got.into_iter()
-            .map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }),
-    );
+    into.extend(got.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
     Ok(len)
 }
 

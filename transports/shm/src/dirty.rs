@@ -1,5 +1,6 @@
 //! Which lanes a worker should look at: the session page's words. docs/spec/shm-v1.md §7.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::atomics::{Ordering, fence};
@@ -15,10 +16,7 @@ pub struct Dirty {
 
 impl Dirty {
     pub fn new(to_proxy: &Arc<Mapping>, to_app: &Arc<Mapping>) -> Dirty {
-        Dirty {
-            to_proxy: to_proxy.clone(),
-            to_app: to_app.clone(),
-        }
+        Dirty { to_proxy: to_proxy.clone(), to_app: to_app.clone() }
     }
 
     /// Marks the lane that has this bit of this worker's word. To be called after the lane's `publish` said to ring
@@ -27,14 +25,17 @@ impl Dirty {
     /// # Panics
     /// When `worker` or `bit` is beyond the page's limits; WELCOME was checked for that.
     pub fn mark(&self, worker: u16, bit: u8) {
-        assert!(
-            worker < MAX_WORKERS && u16::from(bit) < MAX_LANES_PER_WORKER,
-            "beyond the session page"
-        );
+        assert!(worker < MAX_WORKERS && u16::from(bit) < MAX_LANES_PER_WORKER, "beyond the session page");
         let at = worker_word(worker);
         let mask = 1 << bit;
         let seen = self.to_app.load(at) & mask != 0;
         self.to_proxy.change_bits(at, mask, !seen);
+    }
+}
+
+impl fmt::Debug for Dirty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dirty").finish_non_exhaustive()
     }
 }
 
@@ -51,12 +52,7 @@ impl DirtyWatch {
     /// When `worker` is beyond the page's limit.
     pub fn new(to_proxy: &Arc<Mapping>, to_app: &Arc<Mapping>, worker: u16) -> DirtyWatch {
         assert!(worker < MAX_WORKERS, "beyond the session page");
-        DirtyWatch {
-            to_proxy: to_proxy.clone(),
-            to_app: to_app.clone(),
-            at: worker_word(worker),
-            seen: 0,
-        }
+        DirtyWatch { to_proxy: to_proxy.clone(), to_app: to_app.clone(), at: worker_word(worker), seen: 0 }
     }
 
     /// The bits of the lanes that were marked since the last time; look at each of them now. One load when there are none.

@@ -16,12 +16,7 @@ pub fn worker_bell() -> io::Result<OwnedFd> {
 /// A lane's bell: the sidecar's end and the app's end.
 pub fn lane_bell() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(socketpair(
-        AddressFamily::Unix,
-        SockType::Stream,
-        None,
-        flags,
-    )?)
+    Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?)
 }
 
 /// App: rings a worker. Mark the lane in [`Dirty`](crate::Dirty) first. A full counter counts as rung.
@@ -66,13 +61,7 @@ mod tests {
         for _ in 0..100_000 {
             ring_lane(&sidecar).unwrap();
         }
-        while recv(
-            app.as_raw_fd(),
-            &mut [0; 1],
-            MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT,
-        )
-        .is_ok()
-        {
+        while recv(app.as_raw_fd(), &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok() {
             assert!(drain_lane(&app).unwrap());
         }
         drop(sidecar);

@@ -88,17 +88,13 @@ pub enum GeometryError {
     Stride(u32),
     #[error("slots is {0}: it must be from 1 to 256")]
     Slots(u32),
-    #[error(
-        "arena is {0} bytes: it must be a multiple of block_max and of 4096, from one block_max to 1 GiB"
-    )]
+    #[error("arena is {0} bytes: it must be a multiple of block_max and of 4096, from one block_max to 1 GiB")]
     Arena(u32),
     #[error("block_min is {0}: it must be a power of two from 64 to block_max")]
     BlockMin(u32),
     #[error("block_max is {0}: it must be a power of two")]
     BlockMax(u32),
-    #[error(
-        "window is {0}: it must not be below block_max, or a call of one record would need credit"
-    )]
+    #[error("window is {0}: it must not be below block_max, or a call of one record would need credit")]
     Window(u32),
     #[error("{0} lanes: a session has from 1 to 200")]
     Lanes(u16),
@@ -107,15 +103,7 @@ pub enum GeometryError {
 impl Geometry {
     /// Checks every rule of the page; whatever passes can be laid out without overflow.
     pub fn validate(&self) -> Result<(), GeometryError> {
-        let Geometry {
-            entries,
-            stride,
-            slots,
-            arena_bytes,
-            block_min,
-            block_max,
-            window,
-        } = *self;
+        let Geometry { entries, stride, slots, arena_bytes, block_min, block_max, window } = *self;
         if slots == 0 || slots > MAX_SLOTS {
             return Err(GeometryError::Slots(slots));
         }
@@ -213,92 +201,19 @@ mod tests {
         let good = Geometry::default();
         let cases = [
             (Geometry { slots: 0, ..good }, GeometryError::Slots(0)),
-            (
-                Geometry {
-                    slots: 257,
-                    entries: 512,
-                    ..good
-                },
-                GeometryError::Slots(257),
-            ),
-            (
-                Geometry {
-                    entries: 100,
-                    ..good
-                },
-                GeometryError::Entries(100),
-            ),
-            (
-                Geometry {
-                    entries: 32,
-                    ..good
-                },
-                GeometryError::Entries(32),
-            ),
-            (
-                Geometry {
-                    entries: 1 << 17,
-                    ..good
-                },
-                GeometryError::Entries(1 << 17),
-            ),
+            (Geometry { slots: 257, entries: 512, ..good }, GeometryError::Slots(257)),
+            (Geometry { entries: 100, ..good }, GeometryError::Entries(100)),
+            (Geometry { entries: 32, ..good }, GeometryError::Entries(32)),
+            (Geometry { entries: 1 << 17, ..good }, GeometryError::Entries(1 << 17)),
             (Geometry { stride: 48, ..good }, GeometryError::Stride(48)),
-            (
-                Geometry {
-                    stride: 8192,
-                    ..good
-                },
-                GeometryError::Stride(8192),
-            ),
-            (
-                Geometry {
-                    block_max: 3000,
-                    ..good
-                },
-                GeometryError::BlockMax(3000),
-            ),
-            (
-                Geometry {
-                    block_min: 32,
-                    ..good
-                },
-                GeometryError::BlockMin(32),
-            ),
-            (
-                Geometry {
-                    block_min: 512 << 10,
-                    ..good
-                },
-                GeometryError::BlockMin(512 << 10),
-            ),
-            (
-                Geometry {
-                    arena_bytes: (4 << 20) + 4096,
-                    ..good
-                },
-                GeometryError::Arena((4 << 20) + 4096),
-            ),
-            (
-                Geometry {
-                    arena_bytes: 0,
-                    ..good
-                },
-                GeometryError::Arena(0),
-            ),
-            (
-                Geometry {
-                    arena_bytes: 2 << 30,
-                    ..good
-                },
-                GeometryError::Arena(2 << 30),
-            ),
-            (
-                Geometry {
-                    window: 1000,
-                    ..good
-                },
-                GeometryError::Window(1000),
-            ),
+            (Geometry { stride: 8192, ..good }, GeometryError::Stride(8192)),
+            (Geometry { block_max: 3000, ..good }, GeometryError::BlockMax(3000)),
+            (Geometry { block_min: 32, ..good }, GeometryError::BlockMin(32)),
+            (Geometry { block_min: 512 << 10, ..good }, GeometryError::BlockMin(512 << 10)),
+            (Geometry { arena_bytes: (4 << 20) + 4096, ..good }, GeometryError::Arena((4 << 20) + 4096)),
+            (Geometry { arena_bytes: 0, ..good }, GeometryError::Arena(0)),
+            (Geometry { arena_bytes: 2 << 30, ..good }, GeometryError::Arena(2 << 30)),
+            (Geometry { window: 1000, ..good }, GeometryError::Window(1000)),
         ];
         for (geometry, error) in cases {
             assert_eq!(geometry.validate(), Err(error));

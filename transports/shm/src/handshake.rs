@@ -228,10 +228,7 @@ impl Hello {
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), HandshakeError> {
         self.check()?;
-        put16(
-            out,
-            &[self.version_min, self.version_max, self.calling_lanes],
-        );
+        put16(out, &[self.version_min, self.version_max, self.calling_lanes]);
         out.extend_from_slice(&[u8::from(self.serving), 0]);
         out.extend_from_slice(&self.features.to_le_bytes());
         put_text16(out, &self.name)
@@ -266,24 +263,12 @@ impl Welcome {
         };
         let release_entries = fields.u32()?;
         let lane = |fields: &mut Fields<'_>| -> Result<LaneInfo, HandshakeError> {
-            let lane = LaneInfo {
-                serving: fields.flag()?,
-                worker: fields.u8()?,
-                bit: fields.u8()?,
-            };
+            let lane = LaneInfo { serving: fields.flag()?, worker: fields.u8()?, bit: fields.u8()? };
             fields.u8()?;
             Ok(lane)
         };
-        let lanes = (0..lanes)
-            .map(|_| lane(fields))
-            .collect::<Result<Vec<_>, _>>()?;
-        let welcome = Welcome {
-            version,
-            workers,
-            features,
-            geometry,
-            lanes,
-        };
+        let lanes = (0..lanes).map(|_| lane(fields)).collect::<Result<Vec<_>, _>>()?;
+        let welcome = Welcome { version, workers, features, geometry, lanes };
         welcome.check()?;
         if release_entries != geometry.release_entries() {
             return Err(HandshakeError::Range);
@@ -293,22 +278,11 @@ impl Welcome {
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), HandshakeError> {
         self.check()?;
-        put16(
-            out,
-            &[self.version, self.workers, self.lanes.len() as u16, 0],
-        );
+        put16(out, &[self.version, self.workers, self.lanes.len() as u16, 0]);
         out.extend_from_slice(&self.features.to_le_bytes());
         let g = &self.geometry;
-        let sizes = [
-            g.entries,
-            g.stride,
-            g.slots,
-            g.arena_bytes,
-            g.block_min,
-            g.block_max,
-            g.window,
-            g.release_entries(),
-        ];
+        let sizes =
+            [g.entries, g.stride, g.slots, g.arena_bytes, g.block_min, g.block_max, g.window, g.release_entries()];
         for size in sizes {
             out.extend_from_slice(&size.to_le_bytes());
         }
@@ -321,20 +295,12 @@ impl Welcome {
     fn check(&self) -> Result<(), HandshakeError> {
         self.geometry.validate()?;
         let workers = 1..=MAX_WORKERS;
-        let lane_ok = |lane: &LaneInfo| {
-            u16::from(lane.worker) < self.workers && u16::from(lane.bit) < MAX_LANES_PER_WORKER
-        };
-        if !workers.contains(&self.workers)
-            || self.lanes.is_empty()
-            || self.lanes.len() > usize::from(MAX_LANES)
-        {
+        let lane_ok =
+            |lane: &LaneInfo| u16::from(lane.worker) < self.workers && u16::from(lane.bit) < MAX_LANES_PER_WORKER;
+        if !workers.contains(&self.workers) || self.lanes.is_empty() || self.lanes.len() > usize::from(MAX_LANES) {
             return Err(HandshakeError::Range);
         }
-        if !self.lanes.iter().all(lane_ok) {
-            Err(HandshakeError::Range)
-        } else {
-            Ok(())
-        }
+        if !self.lanes.iter().all(lane_ok) { Err(HandshakeError::Range) } else { Ok(()) }
     }
 }
 
@@ -359,11 +325,7 @@ impl Lookup {
         let id = fields.u32()?;
         let protocol = Protocol::from_u16(u16::from(fields.u8()?)).ok_or(HandshakeError::Range)?;
         let len = fields.u32()?;
-        Ok(Lookup {
-            id,
-            protocol,
-            key: fields.bytes(len as usize)?.to_vec(),
-        })
+        Ok(Lookup { id, protocol, key: fields.bytes(len as usize)?.to_vec() })
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), HandshakeError> {
@@ -379,9 +341,7 @@ impl Endpoints {
     fn decode(fields: &mut Fields<'_>) -> Result<Endpoints, HandshakeError> {
         let id = fields.u32()?;
         let count = fields.u16()?;
-        let endpoints = (0..count)
-            .map(|_| fields.text16())
-            .collect::<Result<Vec<_>, _>>()?;
+        let endpoints = (0..count).map(|_| fields.text16()).collect::<Result<Vec<_>, _>>()?;
         Ok(Endpoints { id, endpoints })
     }
 
@@ -389,9 +349,7 @@ impl Endpoints {
         let count = u16::try_from(self.endpoints.len()).map_err(|_| HandshakeError::Range)?;
         out.extend_from_slice(&self.id.to_le_bytes());
         put16(out, &[count]);
-        self.endpoints
-            .iter()
-            .try_for_each(|endpoint| put_text16(out, endpoint))
+        self.endpoints.iter().try_for_each(|endpoint| put_text16(out, endpoint))
     }
 }
 
@@ -442,11 +400,7 @@ impl<'a> Fields<'a> {
     }
 
     fn end(&self) -> Result<(), HandshakeError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(HandshakeError::Length)
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(HandshakeError::Length) }
     }
 }
 

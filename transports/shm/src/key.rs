@@ -30,12 +30,8 @@ pub enum KeyError {
 impl<'a> DubboKey<'a> {
     /// Appends the key. A field longer than 65,535 bytes is cut off there, and then no route will take it.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let fields = [
-            (SERVICE, Some(self.service)),
-            (METHOD, Some(self.method)),
-            (GROUP, self.group),
-            (VERSION, self.version),
-        ];
+        let fields =
+            [(SERVICE, Some(self.service)), (METHOD, Some(self.method)), (GROUP, self.group), (VERSION, self.version)];
         for (tag, value) in fields {
             let Some(value) = value else { continue };
             let len = u16::try_from(value.len()).unwrap_or(u16::MAX);
@@ -63,8 +59,7 @@ impl<'a> DubboKey<'a> {
         if !bytes.is_empty() {
             return Err(KeyError::Short);
         }
-        let [service, method, group, version] =
-            fields.map(|field| field.filter(|text| !text.is_empty()));
+        let [service, method, group, version] = fields.map(|field| field.filter(|text| !text.is_empty()));
         Ok(DubboKey {
             service: service.ok_or(KeyError::Missing)?,
             method: method.ok_or(KeyError::Missing)?,
@@ -78,24 +73,12 @@ impl<'a> DubboKey<'a> {
 mod tests {
     use super::*;
 
-    const KEY: DubboKey<'_> = DubboKey {
-        service: "com.demo.GreetService",
-        method: "sayHello",
-        group: Some("g1"),
-        version: Some("1.0.0"),
-    };
+    const KEY: DubboKey<'_> =
+        DubboKey { service: "com.demo.GreetService", method: "sayHello", group: Some("g1"), version: Some("1.0.0") };
 
     #[test]
     fn keys_come_back_as_they_went() {
-        for key in [
-            KEY,
-            DubboKey { group: None, ..KEY },
-            DubboKey {
-                group: None,
-                version: None,
-                ..KEY
-            },
-        ] {
+        for key in [KEY, DubboKey { group: None, ..KEY }, DubboKey { group: None, version: None, ..KEY }] {
             let mut bytes = Vec::new();
             key.encode(&mut bytes);
             assert_eq!(DubboKey::decode(&bytes), Ok(key));
@@ -105,44 +88,25 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_page() {
         let mut bytes = Vec::new();
-        DubboKey {
-            service: "s",
-            method: "mm",
-            group: None,
-            version: Some("1"),
-        }
-        .encode(&mut bytes);
+        DubboKey { service: "s", method: "mm", group: None, version: Some("1") }.encode(&mut bytes);
         assert_eq!(bytes, b"\x01\x01\x00s\x02\x02\x00mm\x04\x01\x001");
     }
 
     #[test]
     fn unknown_tags_are_skipped_and_empty_ones_are_none() {
         let bytes = b"\x09\x02\x00??\x01\x01\x00s\x02\x01\x00m\x03\x00\x00";
-        let key = DubboKey {
-            service: "s",
-            method: "m",
-            group: None,
-            version: None,
-        };
+        let key = DubboKey { service: "s", method: "m", group: None, version: None };
         assert_eq!(DubboKey::decode(bytes), Ok(key));
     }
 
     #[test]
     fn every_truncation_is_refused() {
         let mut bytes = Vec::new();
-        DubboKey {
-            group: None,
-            version: None,
-            ..KEY
-        }
-        .encode(&mut bytes);
+        DubboKey { group: None, version: None, ..KEY }.encode(&mut bytes);
         for len in 0..bytes.len() {
             assert!(DubboKey::decode(&bytes[..len]).is_err(), "{len}");
         }
         assert_eq!(DubboKey::decode(b"\x01\x01\x00\xff"), Err(KeyError::Text));
-        assert_eq!(
-            DubboKey::decode(b"\x01\x01\x00a\x01\x01\x00a"),
-            Err(KeyError::Twice)
-        );
+        assert_eq!(DubboKey::decode(b"\x01\x01\x00a\x01\x01\x00a"), Err(KeyError::Twice));
     }
 }

@@ -68,13 +68,7 @@ impl LaneEnd {
     ///
     /// # Panics
     /// When the mapping of this side's own segment is read-only.
-    pub fn new(
-        side: Side,
-        to_proxy: &Arc<Mapping>,
-        to_app: &Arc<Mapping>,
-        geometry: &Geometry,
-        lane: u16,
-    ) -> LaneEnd {
+    pub fn new(side: Side, to_proxy: &Arc<Mapping>, to_app: &Arc<Mapping>, geometry: &Geometry, lane: u16) -> LaneEnd {
         let (mine, theirs) = match side {
             Side::App => (to_proxy, to_app),
             Side::Sidecar => (to_app, to_proxy),
@@ -135,8 +129,7 @@ impl LaneEnd {
         if end > u64::from(entry.header.length) {
             return Err(Violation::PayloadRange);
         }
-        self.theirs
-            .read_bytes(self.payload_at(entry) + from as usize, dst);
+        self.theirs.read_bytes(self.payload_at(entry) + from as usize, dst);
         Ok(())
     }
 
@@ -181,9 +174,7 @@ impl LaneEnd {
 
     /// Whether the peeked record's payload lies in a block (and [`LaneEnd::advance_keep`] can keep it).
     pub fn is_in_block(&self) -> bool {
-        self.peeked
-            .as_ref()
-            .is_some_and(|entry| entry.block != INLINE)
+        self.peeked.as_ref().is_some_and(|entry| entry.block != INLINE)
     }
 
     /// Puts a record whose payload is `parts` one after the other: inline if it fits, else in one block.
@@ -246,21 +237,22 @@ impl LaneEnd {
 
     /// As [`LaneEnd::park`], but stays parked even when something came: for a thread that looks while another one sleeps.
     pub fn announce(&mut self, for_room: bool) -> bool {
-        let bits = if for_room {
-            FOR_RECORDS | FOR_ROOM
-        } else {
-            FOR_RECORDS
-        };
+        let bits = if for_room { FOR_RECORDS | FOR_ROOM } else { FOR_RECORDS };
         self.mine.store(self.lane_at + PARKED, bits);
         // SeqCst: pairs with the fence in `publish`.
         fence(Ordering::SeqCst);
         !(self.has_work() || for_room && self.room_moved())
     }
 
-    /// Whether the peer consumed or released something since the last look. Two loads.
+    /// Whether the peer consumed or released something since the last look, and looks. Two loads when it did not.
     #[inline]
-    pub fn room_moved(&self) -> bool {
-        self.producer.is_moved() || self.reclaim.is_due()
+    pub fn room_moved(&mut self) -> bool {
+        let moved = self.producer.is_moved() || self.reclaim.is_due();
+        if moved {
+            self.unconsumed();
+            self.take_back();
+        }
+        moved
     }
 
     /// Awake again: the peer need not ring.
@@ -308,9 +300,7 @@ impl LaneEnd {
 
     /// App: how far a call got, as the sidecar says: the generation that the slot's word speaks of, and its state.
     pub fn state(&self, slot: u32) -> (u64, CallState) {
-        let word = self
-            .slot_word(slot)
-            .map_or(0, |at| self.theirs.load_acquire(at));
+        let word = self.slot_word(slot).map_or(0, |at| self.theirs.load_acquire(at));
         CallState::of_word(word)
     }
 
@@ -333,9 +323,7 @@ impl LaneEnd {
     /// Sidecar: whether the app withdrew this call, or the lane.
     pub fn is_withdrawn(&self, slot: u32, generation: u64) -> bool {
         self.theirs.load(self.lane_at + WITHDRAWN) != 0
-            || self
-                .slot_word(slot)
-                .is_some_and(|at| self.theirs.load(at) >= generation)
+            || self.slot_word(slot).is_some_and(|at| self.theirs.load(at) >= generation)
     }
 
     /// The SeqCst fence between storing *forwarded* for a batch and looking at what is withdrawn. One for the whole batch.
@@ -343,11 +331,7 @@ impl LaneEnd {
         fence(Ordering::SeqCst);
     }
 
-    fn put_each<'a>(
-        &mut self,
-        header: &Header,
-        parts: impl Iterator<Item = Part<'a>> + Clone,
-    ) -> Result<(), NoRoom> {
+    fn put_each<'a>(&mut self, header: &Header, parts: impl Iterator<Item = Part<'a>> + Clone) -> Result<(), NoRoom> {
         let length: u64 = parts.clone().map(|part| u64::from(part.len())).sum();
         if length > u64::from(self.geometry.block_max) {
             return Err(NoRoom::TooLong);
@@ -365,10 +349,7 @@ impl LaneEnd {
         for part in parts {
             at += part.write(&self.mine, at);
         }
-        self.producer.put(&Entry {
-            header: Header { length, ..*header },
-            block,
-        });
+        self.producer.put(&Entry { header: Header { length, ..*header }, block });
         Ok(())
     }
 
@@ -405,9 +386,7 @@ impl LaneEnd {
 impl fmt::Debug for LaneEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("LaneEnd");
-        out.field("side", &self.side)
-            .field("lane_at", &self.lane_at)
-            .finish_non_exhaustive()
+        out.field("side", &self.side).field("lane_at", &self.lane_at).finish_non_exhaustive()
     }
 }
 
@@ -478,10 +457,7 @@ impl Drop for BlockLease {
 
 impl fmt::Debug for BlockLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlockLease")
-            .field("block", &self.block)
-            .field("len", &self.len)
-            .finish()
+        f.debug_struct("BlockLease").field("block", &self.block).field("len", &self.len).finish()
     }
 }
 
@@ -495,10 +471,7 @@ struct Returns {
 
 impl Returns {
     fn push(&self, block: u32) {
-        self.blocks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(block);
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).push(block);
         self.any.store(true, StdOrdering::Release);
     }
 

@@ -38,9 +38,7 @@ pub use call_words::CallState;
 pub use dirty::{Dirty, DirtyWatch};
 pub use geometry::{Geometry, GeometryError};
 pub use lane::{BlockLease, LaneEnd, NoRoom, Part, Side};
-pub use record::{
-    Flags, Header, INLINE_KEY, Kind, MAX_GENERATION, Protocol, ROUTE_IDS, Reset, TOTAL_UNKNOWN,
-};
+pub use record::{Flags, Header, INLINE_KEY, Kind, MAX_GENERATION, Protocol, ROUTE_IDS, Reset, TOTAL_UNKNOWN};
 #[cfg(not(loom))]
 pub use region::ForkGuard;
 pub use region::Mapping;

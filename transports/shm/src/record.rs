@@ -247,19 +247,8 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub fn encode(&self) -> [u64; 6] {
-        let Header {
-            kind,
-            flags,
-            code,
-            slot,
-            generation,
-            route,
-            head_len,
-            length,
-            deadline_us,
-            credit,
-            total,
-        } = self.header;
+        let Header { kind, flags, code, slot, generation, route, head_len, length, deadline_us, credit, total } =
+            self.header;
         [
             kind as u64 | u64::from(flags.0) << 8 | u64::from(code) << 16 | u64::from(slot) << 32,
             generation,
@@ -271,11 +260,7 @@ impl Entry {
     }
 
     /// Takes the words apart and refuses whatever the page does not allow. `from_app`: the app wrote them.
-    pub fn decode(
-        words: [u64; 6],
-        geometry: &Geometry,
-        from_app: bool,
-    ) -> Result<Entry, Violation> {
+    pub fn decode(words: [u64; 6], geometry: &Geometry, from_app: bool) -> Result<Entry, Violation> {
         let header = Header {
             kind: Kind::from_u8(words[0] as u8).ok_or(Violation::Kind)?,
             flags: Flags((words[0] >> 8) as u8),
@@ -289,10 +274,7 @@ impl Entry {
             credit: (words[4] >> 32) as u32,
             total: words[5],
         };
-        let entry = Entry {
-            header,
-            block: (words[3] >> 32) as u32,
-        };
+        let entry = Entry { header, block: (words[3] >> 32) as u32 };
         entry.check_call(geometry, from_app)?;
         entry.check_payload(geometry)?;
         Ok(entry)
@@ -334,11 +316,7 @@ impl Entry {
             return Err(Violation::Head);
         }
         if self.block == INLINE {
-            return if h.length > geometry.inline_max() {
-                Err(Violation::Length)
-            } else {
-                Ok(())
-            };
+            return if h.length > geometry.inline_max() { Err(Violation::Length) } else { Ok(()) };
         }
         if h.length > geometry.block_max {
             return Err(Violation::Length);

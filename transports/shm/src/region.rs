@@ -66,24 +66,14 @@ mod mapped {
             crate::segment::check_shape(&file, len)?;
             let mut options = MmapOptions::new();
             options.len(len);
-            let memory = if writable {
-                options.map_raw(&file)?
-            } else {
-                options.map_raw_read_only(&file)?
-            };
+            let memory = if writable { options.map_raw(&file)? } else { options.map_raw_read_only(&file)? };
             memory.advise(Advice::DontFork)?;
             Ok(Mapping::over(memory, len, writable))
         }
 
         fn over(memory: MmapRaw, len: usize, writable: bool) -> Mapping {
             let start = memory.as_mut_ptr();
-            Mapping {
-                memory: ManuallyDrop::new(memory),
-                start,
-                len,
-                writable,
-                process: std::process::id(),
-            }
+            Mapping { memory: ManuallyDrop::new(memory), start, len, writable, process: std::process::id() }
         }
 
         /// Bytes that are mapped.
@@ -230,10 +220,7 @@ mod mapped {
         #[inline]
         fn check(&self, at: usize, len: usize) {
             // Offsets were validated before they came here; this keeps a mistake there from becoming a wild access.
-            assert!(
-                at <= self.len && len <= self.len - at,
-                "outside of the segment"
-            );
+            assert!(at <= self.len && len <= self.len - at, "outside of the segment");
         }
     }
 
@@ -294,9 +281,7 @@ mod modelled {
         /// Zeroed words at these byte ranges.
         pub fn of_ranges(ranges: &[std::ops::Range<usize>]) -> Mapping {
             let offsets = ranges.iter().flat_map(|range| range.clone().step_by(8));
-            Mapping {
-                words: offsets.map(|at| (at, AtomicU64::new(0))).collect(),
-            }
+            Mapping { words: offsets.map(|at| (at, AtomicU64::new(0))).collect() }
         }
 
         pub fn is_writable(&self) -> bool {

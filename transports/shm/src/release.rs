@@ -19,20 +19,13 @@ pub(crate) struct Releases {
 impl Releases {
     pub fn new(mine: &Arc<Mapping>, geometry: &Geometry, lane_at: usize) -> Releases {
         let mask = u64::from(geometry.release_entries()) - 1;
-        Releases {
-            mine: mine.clone(),
-            lane_at,
-            mask,
-            put: 0,
-            visible: 0,
-        }
+        Releases { mine: mine.clone(), lane_at, mask, put: 0, visible: 0 }
     }
 
     /// Puts a block's offset into the ring; seen by the peer after `publish`. Cannot overflow while the peer is honest
     /// (an entry for every block); a peer that lends a block twice overwrites what it would have read.
     pub fn put(&mut self, block: u32) {
-        self.mine
-            .store_u32(entry(self.lane_at, self.put & self.mask), block);
+        self.mine.store_u32(entry(self.lane_at, self.put & self.mask), block);
         self.put += 1;
     }
 
@@ -59,12 +52,7 @@ pub(crate) struct Reclaim {
 impl Reclaim {
     pub fn new(theirs: &Arc<Mapping>, geometry: &Geometry, lane_at: usize) -> Reclaim {
         let entries = u64::from(geometry.release_entries());
-        Reclaim {
-            theirs: theirs.clone(),
-            lane_at,
-            entries,
-            taken: 0,
-        }
+        Reclaim { theirs: theirs.clone(), lane_at, entries, taken: 0 }
     }
 
     /// Whether the peer gave something back since the last time; one Relaxed load.
@@ -80,9 +68,7 @@ impl Reclaim {
         }
         while self.taken != released {
             let at = entry(self.lane_at, self.taken & (self.entries - 1));
-            arena
-                .free(self.theirs.load_u32(at))
-                .map_err(|_| Violation::ReleasedBlock)?;
+            arena.free(self.theirs.load_u32(at)).map_err(|_| Violation::ReleasedBlock)?;
             self.taken += 1;
         }
         Ok(())

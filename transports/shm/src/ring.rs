@@ -23,12 +23,7 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    pub fn new(
-        mine: &Arc<Mapping>,
-        theirs: &Arc<Mapping>,
-        geometry: &Geometry,
-        lane_at: usize,
-    ) -> Producer {
+    pub fn new(mine: &Arc<Mapping>, theirs: &Arc<Mapping>, geometry: &Geometry, lane_at: usize) -> Producer {
         Producer {
             mine: mine.clone(),
             theirs: theirs.clone(),
@@ -182,9 +177,7 @@ impl Consumer {
         // Acquire: pairs with the Release store in `Producer::publish`.
         let published = self.theirs.load_acquire(self.lane_at + PUBLISHED);
         // Measured from what this side made visible: the peer may not use an entry before it was told that it is free.
-        if published.wrapping_sub(self.visible) > u64::from(self.geometry.entries)
-            || published < self.taken
-        {
+        if published.wrapping_sub(self.visible) > u64::from(self.geometry.entries) || published < self.taken {
             return Err(Violation::Published);
         }
         self.published = published;

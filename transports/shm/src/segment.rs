@@ -12,9 +12,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// The seals of both memfds. F_SEAL_FUTURE_WRITE would keep a successor of the sidecar from mapping them.
-pub const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK
-    .union(SealFlag::F_SEAL_GROW)
-    .union(SealFlag::F_SEAL_SEAL);
+pub const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
 /// A zeroed memfd of `len` bytes, mode 0600, sealed. `name` shows in /proc/*/maps.
 pub fn create(name: &str, len: usize) -> io::Result<OwnedFd> {
@@ -50,15 +48,9 @@ pub fn for_app(to_app: impl AsFd, peer_uid: u32) -> io::Result<ForApp> {
     match OpenOptions::new().read(true).open(path) {
         Ok(file) => {
             let own_uid = nix::unistd::geteuid().as_raw();
-            Ok(ForApp {
-                memfd: file.into(),
-                isolation: peer_uid != 0 && peer_uid != own_uid,
-            })
+            Ok(ForApp { memfd: file.into(), isolation: peer_uid != 0 && peer_uid != own_uid })
         }
-        Err(_) => Ok(ForApp {
-            memfd: to_app.try_clone_to_owned()?,
-            isolation: false,
-        }),
+        Err(_) => Ok(ForApp { memfd: to_app.try_clone_to_owned()?, isolation: false }),
     }
 }
 
@@ -66,15 +58,11 @@ pub fn for_app(to_app: impl AsFd, peer_uid: u32) -> io::Result<ForApp> {
 pub(crate) fn check_shape(memfd: &File, len: usize) -> io::Result<()> {
     let seals = SealFlag::from_bits_retain(fcntl(memfd, FcntlArg::F_GET_SEALS)?);
     if !seals.contains(SealFlag::F_SEAL_SHRINK) {
-        return Err(io::Error::other(
-            "the memfd is not sealed against shrinking",
-        ));
+        return Err(io::Error::other("the memfd is not sealed against shrinking"));
     }
     let size = memfd.metadata()?.len();
     if size < len as u64 {
-        return Err(io::Error::other(format!(
-            "the memfd has {size} bytes, {len} are needed"
-        )));
+        return Err(io::Error::other(format!("the memfd has {size} bytes, {len} are needed")));
     }
     Ok(())
 }
@@ -90,10 +78,7 @@ mod tests {
         let file = File::from(memfd.try_clone().unwrap());
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(file.metadata().unwrap().len(), 8192);
-        assert!(
-            file.set_len(4096).is_err() && file.set_len(16_384).is_err(),
-            "sealed"
-        );
+        assert!(file.set_len(4096).is_err() && file.set_len(16_384).is_err(), "sealed");
         let seals = SealFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GET_SEALS).unwrap());
         assert!(seals.contains(SEALS));
     }
@@ -110,10 +95,7 @@ mod tests {
         let mut got = [0; 5];
         reader.read_bytes(5000, &mut got);
         assert_eq!((&got, reader.load_acquire(64)), (b"hello", 7));
-        assert!(
-            Mapping::read_write(&given.memfd, 8192).is_err(),
-            "mapped writable through a read-only descriptor"
-        );
+        assert!(Mapping::read_write(&given.memfd, 8192).is_err(), "mapped writable through a read-only descriptor");
     }
 
     #[test]
@@ -129,9 +111,7 @@ mod tests {
         let memfd = create("shmesh-test", 4096).unwrap();
         assert!(Mapping::read_write(&memfd, 8192).is_err());
         let loose = memfd_create(c"loose", MFdFlags::MFD_CLOEXEC).unwrap();
-        File::from(loose.try_clone().unwrap())
-            .set_len(8192)
-            .unwrap();
+        File::from(loose.try_clone().unwrap()).set_len(8192).unwrap();
         assert!(Mapping::read_write(&loose, 8192).is_err());
     }
 

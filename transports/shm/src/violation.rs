@@ -23,9 +23,7 @@ pub enum Violation {
     Generation,
     #[error("a record names a route id out of range")]
     Route,
-    #[error(
-        "a record's head is longer than its payload, longer than a head may be, or where none belongs"
-    )]
+    #[error("a record's head is longer than its payload, longer than a head may be, or where none belongs")]
     Head,
     #[error("a record's payload is longer than its space")]
     Length,

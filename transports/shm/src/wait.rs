@@ -150,10 +150,7 @@ impl Waiter {
 }
 
 fn grown(budget_ns: u64, max_ns: u64) -> u64 {
-    budget_ns
-        .saturating_mul(2)
-        .max(2 * MIN_BUDGET_NS)
-        .min(max_ns)
+    budget_ns.saturating_mul(2).max(2 * MIN_BUDGET_NS).min(max_ns)
 }
 
 #[cfg(test)]
@@ -212,10 +209,7 @@ mod tests {
             assert!(wait(&mut waiter, &mut now, 10_000 * US, 500));
         }
         assert_eq!(waiter.budget_ns(), 0);
-        assert!(
-            wait(&mut waiter, &mut now, 3 * US, 500),
-            "with no budget it parks first"
-        );
+        assert!(wait(&mut waiter, &mut now, 3 * US, 500), "with no budget it parks first");
         assert!(waiter.budget_ns() > 0);
         for _ in 0..10 {
             wait(&mut waiter, &mut now, 3 * US, 500);
@@ -227,20 +221,13 @@ mod tests {
     #[test]
     fn a_late_yield_stops_the_spinning_for_a_while() {
         let (mut waiter, mut now) = (waiter(), 0);
-        assert!(
-            wait(&mut waiter, &mut now, 3_000 * US, 2_000 * US),
-            "the second step sees the late yield"
-        );
+        assert!(wait(&mut waiter, &mut now, 3_000 * US, 2_000 * US), "the second step sees the late yield");
         waiter.begin(now);
         assert_eq!(waiter.step(now), Step::Park, "resting");
         let rested = now + BUSY_REST_NS;
         waiter.begin(rested);
         assert_eq!(waiter.step(rested), Step::Yield);
-        assert_eq!(
-            waiter.budget_ns(),
-            100 * US,
-            "a busy neighbour says nothing about the peer"
-        );
+        assert_eq!(waiter.budget_ns(), 100 * US, "a busy neighbour says nothing about the peer");
     }
 
     #[test]
@@ -252,10 +239,7 @@ mod tests {
             rests.push(waiter.rest_ns);
             now = now.max(waiter.rest_until);
         }
-        assert_eq!(
-            &rests[..3],
-            &[2 * BUSY_REST_NS, 4 * BUSY_REST_NS, 8 * BUSY_REST_NS]
-        );
+        assert_eq!(&rests[..3], &[2 * BUSY_REST_NS, 4 * BUSY_REST_NS, 8 * BUSY_REST_NS]);
         assert_eq!(*rests.last().unwrap(), BUSY_REST_MAX_NS);
         for _ in 0..70 {
             wait(&mut waiter, &mut now, US, 500);

@@ -7,28 +7,16 @@ use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
 use shmesh_shm::handshake::{
-    self, Endpoints, HandshakeError, Hello, LaneInfo, Lookup, MESSAGE_HEADER_BYTES, Message,
-    Refused, Welcome,
+    self, Endpoints, HandshakeError, Hello, LaneInfo, Lookup, MESSAGE_HEADER_BYTES, Message, Refused, Welcome,
 };
 use shmesh_shm::{Geometry, Protocol, segment};
 
 fn hello() -> Hello {
-    Hello {
-        version_min: 1,
-        version_max: 3,
-        calling_lanes: 8,
-        serving: true,
-        features: 0,
-        name: "orders".into(),
-    }
+    Hello { version_min: 1, version_max: 3, calling_lanes: 8, serving: true, features: 0, name: "orders".into() }
 }
 
 fn welcome(lanes: u16) -> Welcome {
-    let lane = |i: u16| LaneInfo {
-        serving: i.is_multiple_of(3),
-        worker: (i % 4) as u8,
-        bit: (i / 4) as u8,
-    };
+    let lane = |i: u16| LaneInfo { serving: i.is_multiple_of(3), worker: (i % 4) as u8, bit: (i / 4) as u8 };
     Welcome {
         version: 1,
         workers: 4,
@@ -41,31 +29,12 @@ fn welcome(lanes: u16) -> Welcome {
 fn all() -> Vec<Message> {
     vec![
         Message::Hello(hello()),
-        Message::Hello(Hello {
-            serving: false,
-            name: String::new(),
-            ..hello()
-        }),
+        Message::Hello(Hello { serving: false, name: String::new(), ..hello() }),
         Message::Welcome(welcome(7)),
-        Message::Refused(Refused {
-            code: 1,
-            version_min: 1,
-            version_max: 1,
-            sentence: "shm 1 is spoken here".into(),
-        }),
-        Message::Lookup(Lookup {
-            id: 9,
-            protocol: Protocol::Dubbo2,
-            key: b"\x01\x01\x00s".to_vec(),
-        }),
-        Message::Endpoints(Endpoints {
-            id: 9,
-            endpoints: vec!["tcp:127.0.0.1:80".into(), "unix:/run/x".into()],
-        }),
-        Message::Endpoints(Endpoints {
-            id: 10,
-            endpoints: vec![],
-        }),
+        Message::Refused(Refused { code: 1, version_min: 1, version_max: 1, sentence: "shm 1 is spoken here".into() }),
+        Message::Lookup(Lookup { id: 9, protocol: Protocol::Dubbo2, key: b"\x01\x01\x00s".to_vec() }),
+        Message::Endpoints(Endpoints { id: 9, endpoints: vec!["tcp:127.0.0.1:80".into(), "unix:/run/x".into()] }),
+        Message::Endpoints(Endpoints { id: 10, endpoints: vec![] }),
         Message::GoAway,
     ]
 }
@@ -102,22 +71,14 @@ fn the_bytes_of_hello_are_those_of_the_page() {
 
 #[test]
 fn a_welcome_with_the_most_descriptors_arrives_whole() {
-    let welcome = Welcome {
-        workers: 32,
-        ..welcome(200)
-    };
+    let welcome = Welcome { workers: 32, ..welcome(200) };
     let message = Message::Welcome(welcome.clone());
     let (sidecar, app) = UnixStream::pair().unwrap();
     let memfd = segment::create("handed", 4096).unwrap();
-    let marks: Vec<OwnedFd> = (0..welcome.descriptors())
-        .map(|_| memfd.try_clone().unwrap())
-        .collect();
+    let marks: Vec<OwnedFd> = (0..welcome.descriptors()).map(|_| memfd.try_clone().unwrap()).collect();
     let borrowed: Vec<_> = marks.iter().map(AsFd::as_fd).collect();
     let bytes = encoded(&message);
-    assert_eq!(
-        handshake::send(sidecar.as_fd(), &bytes, &borrowed).unwrap(),
-        bytes.len()
-    );
+    assert_eq!(handshake::send(sidecar.as_fd(), &bytes, &borrowed).unwrap(), bytes.len());
 
     let (mut buffer, mut descriptors) = (Vec::new(), Vec::new());
     let got = loop {
@@ -143,14 +104,8 @@ fn the_end_of_the_peer_reads_as_nothing() {
     let (sidecar, app) = UnixStream::pair().unwrap();
     drop(sidecar);
     let mut descriptors = Vec::new();
-    assert_eq!(
-        handshake::receive(app.as_fd(), &mut [0; 16], &mut descriptors).unwrap(),
-        0
-    );
-    assert!(
-        handshake::send(app.as_fd(), b"x", &[]).is_err(),
-        "an error, and no SIGPIPE"
-    );
+    assert_eq!(handshake::receive(app.as_fd(), &mut [0; 16], &mut descriptors).unwrap(), 0);
+    assert!(handshake::send(app.as_fd(), b"x", &[]).is_err(), "an error, and no SIGPIPE");
 }
 
 #[test]
@@ -163,61 +118,24 @@ fn what_is_not_a_message_has_its_reason() {
     };
     assert_eq!(changed(&good, 0, b'G'), Err(HandshakeError::Magic));
     assert_eq!(changed(&good, 4, 7), Err(HandshakeError::Type(7)));
-    assert_eq!(
-        changed(&good, 6, 9),
-        Ok(()),
-        "HELLO settles versions, so any version may send it"
-    );
-    assert_eq!(
-        changed(&good, 10, 2),
-        Err(HandshakeError::TooLong((2 << 16) + 0x18))
-    );
-    assert_eq!(
-        changed(&good, 16, 4),
-        Err(HandshakeError::Range),
-        "version_min over version_max"
-    );
-    assert_eq!(
-        changed(&good, 22, 2),
-        Err(HandshakeError::Range),
-        "serving is 0 or 1"
-    );
+    assert_eq!(changed(&good, 6, 9), Ok(()), "HELLO settles versions, so any version may send it");
+    assert_eq!(changed(&good, 10, 2), Err(HandshakeError::TooLong((2 << 16) + 0x18)));
+    assert_eq!(changed(&good, 16, 4), Err(HandshakeError::Range), "version_min over version_max");
+    assert_eq!(changed(&good, 22, 2), Err(HandshakeError::Range), "serving is 0 or 1");
     assert_eq!(changed(&good, 32, 7), Err(HandshakeError::Length));
     assert_eq!(changed(&good, 32, 5), Err(HandshakeError::Length));
     assert_eq!(changed(&good, 34, 0xff), Err(HandshakeError::Text));
 
     let welcome = encoded(&Message::Welcome(welcome(7)));
     assert_eq!(changed(&welcome, 6, 2), Err(HandshakeError::Version(2)));
-    assert_eq!(
-        changed(&welcome, 18, 0),
-        Err(HandshakeError::Range),
-        "no workers"
-    );
-    assert_eq!(
-        changed(&welcome, 18, 33),
-        Err(HandshakeError::Range),
-        "too many workers"
-    );
-    assert!(
-        matches!(changed(&welcome, 32, 3), Err(HandshakeError::Geometry(_))),
-        "entries"
-    );
+    assert_eq!(changed(&welcome, 18, 0), Err(HandshakeError::Range), "no workers");
+    assert_eq!(changed(&welcome, 18, 33), Err(HandshakeError::Range), "too many workers");
+    assert!(matches!(changed(&welcome, 32, 3), Err(HandshakeError::Geometry(_))), "entries");
     let release_entries = 16 + 16 + 28;
-    assert_eq!(
-        changed(&welcome, release_entries, 1),
-        Err(HandshakeError::Range)
-    );
+    assert_eq!(changed(&welcome, release_entries, 1), Err(HandshakeError::Range));
     let first_lane = release_entries + 4;
-    assert_eq!(
-        changed(&welcome, first_lane + 1, 4),
-        Err(HandshakeError::Range),
-        "a worker that is not"
-    );
-    assert_eq!(
-        changed(&welcome, first_lane + 2, 64),
-        Err(HandshakeError::Range),
-        "a bit that is not"
-    );
+    assert_eq!(changed(&welcome, first_lane + 1, 4), Err(HandshakeError::Range), "a worker that is not");
+    assert_eq!(changed(&welcome, first_lane + 2, 64), Err(HandshakeError::Range), "a bit that is not");
 }
 
 #[test]
@@ -225,21 +143,11 @@ fn what_would_not_decode_is_not_sent() {
     let mut out = b"kept".to_vec();
     let long = "x".repeat(65);
     for name in ["", &long] {
-        let hello = Message::Hello(Hello {
-            name: name.into(),
-            ..hello()
-        });
+        let hello = Message::Hello(Hello { name: name.into(), ..hello() });
         assert_eq!(hello.encode(&mut out), Err(HandshakeError::Text));
     }
-    let key = Message::Lookup(Lookup {
-        id: 1,
-        protocol: Protocol::Http,
-        key: vec![b'a'; 65_536],
-    });
-    assert!(matches!(
-        key.encode(&mut out),
-        Err(HandshakeError::TooLong(_))
-    ));
+    let key = Message::Lookup(Lookup { id: 1, protocol: Protocol::Http, key: vec![b'a'; 65_536] });
+    assert!(matches!(key.encode(&mut out), Err(HandshakeError::TooLong(_))));
     let lanes = Message::Welcome(welcome(201));
     assert_eq!(lanes.encode(&mut out), Err(HandshakeError::Range));
     assert_eq!(out, b"kept");

@@ -16,21 +16,13 @@ impl Pair {
         for (i, word) in words.into_iter().enumerate() {
             self.to_proxy.store(at + 8 * i, word);
         }
-        self.to_proxy
-            .store_release(self.geometry.lane_at(0) + PUBLISHED, 1);
+        self.to_proxy.store_release(self.geometry.lane_at(0) + PUBLISHED, 1);
         self.sidecar.peek()
     }
 }
 
 fn words(kind: u64, flags: u64, code: u64, slot: u64) -> [u64; 6] {
-    [
-        kind | flags << 8 | code << 16 | slot << 32,
-        1,
-        0,
-        0xFFFF_FFFF << 32,
-        0,
-        0,
-    ]
+    [kind | flags << 8 | code << 16 | slot << 32, 1, 0, 0xFFFF_FFFF << 32, 0, 0]
 }
 
 fn with(mut words: [u64; 6], index: usize, value: u64) -> [u64; 6] {
@@ -63,26 +55,17 @@ fn every_field_out_of_range_has_its_violation() {
         (words(4, 0, 0, 0xFFFF_FFFF), Some(Violation::Slot)),
         (with(data, 1, 0), Some(Violation::Generation)),
         (with(data, 1, MAX_GENERATION), None),
-        (
-            with(data, 1, MAX_GENERATION + 1),
-            Some(Violation::Generation),
-        ),
+        (with(data, 1, MAX_GENERATION + 1), Some(Violation::Generation)),
         (with(open, 2, 1024), Some(Violation::Route)),
         (with(open, 2, 1023), None),
-        (
-            with(with(open, 2, 3 | 8 << 32), 3, 8 | 0xFFFF_FFFF << 32),
-            Some(Violation::Head),
-        ),
+        (with(with(open, 2, 3 | 8 << 32), 3, 8 | 0xFFFF_FFFF << 32), Some(Violation::Head)),
         (with(define, 2, 1024), Some(Violation::Route)),
         (with(define, 1, 1), Some(Violation::Generation)),
         (with(words(1, 0, 1, 1), 1, 0), Some(Violation::Slot)),
         (with(words(1, 0, 9, 0), 1, 0), Some(Violation::Code)),
         (with(data, 2, 1 << 32), Some(Violation::Head)),
         (with(data, 3, 80 | 0xFFFF_FFFF << 32), None),
-        (
-            with(data, 3, 81 | 0xFFFF_FFFF << 32),
-            Some(Violation::Length),
-        ),
+        (with(data, 3, 81 | 0xFFFF_FFFF << 32), Some(Violation::Length)),
         (block(0, 1024), None),
         (block(0, 1025), Some(Violation::Length)),
         (block(1, 8), Some(Violation::Block)),
@@ -120,11 +103,7 @@ fn indices_that_run_away_are_found() {
     for published in [9, u64::MAX, 1 << 63] {
         let mut lane = pair(SMALL);
         lane.to_proxy.store(at + PUBLISHED, published);
-        assert_eq!(
-            lane.sidecar.peek(),
-            Err(Violation::Published),
-            "{published}"
-        );
+        assert_eq!(lane.sidecar.peek(), Err(Violation::Published), "{published}");
     }
     let mut lane = pair(SMALL);
     lane.app.put(&data(1), &[]).unwrap();
@@ -195,21 +174,13 @@ fn what_was_validated_is_what_is_used() {
     assert_eq!(payload(&lane.sidecar, header.length), [1; 200]);
     lane.sidecar.advance();
     lane.sidecar.publish();
-    assert_eq!(
-        lane.app.lent_blocks(),
-        0,
-        "the block that was validated was given back"
-    );
+    assert_eq!(lane.app.lent_blocks(), 0, "the block that was validated was given back");
 }
 
 #[test]
 fn a_range_outside_of_the_payload_is_refused() {
     let mut lane = pair(SMALL);
-    assert_eq!(
-        lane.sidecar.read_payload(0, &mut []),
-        Err(Violation::PayloadRange),
-        "nothing peeked"
-    );
+    assert_eq!(lane.sidecar.read_payload(0, &mut []), Err(Violation::PayloadRange), "nothing peeked");
     lane.app.put(&data(1), &[b"0123456789"]).unwrap();
     lane.app.publish();
     lane.sidecar.peek().unwrap();
@@ -217,19 +188,13 @@ fn a_range_outside_of_the_payload_is_refused() {
     assert_eq!(lane.sidecar.read_payload(6, &mut four), Ok(()));
     assert_eq!(&four, b"6789");
     for from in [7, 10, 11, u32::MAX] {
-        assert_eq!(
-            lane.sidecar.read_payload(from, &mut four),
-            Err(Violation::PayloadRange)
-        );
+        assert_eq!(lane.sidecar.read_payload(from, &mut four), Err(Violation::PayloadRange));
     }
     let mut out = vec![1];
     assert_eq!(lane.sidecar.append_payload(4..8, &mut out), Ok(()));
     assert_eq!(out, b"\x014567");
     for (from, to) in [(4, 11), (11, 4), (0, u32::MAX)] {
-        assert_eq!(
-            lane.sidecar.append_payload(from..to, &mut out),
-            Err(Violation::PayloadRange)
-        );
+        assert_eq!(lane.sidecar.append_payload(from..to, &mut out), Err(Violation::PayloadRange));
     }
     assert_eq!(out, b"\x014567");
 }

@@ -9,20 +9,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use loom::thread;
-use shmesh_shm::geometry::{
-    PARKED, PUBLISHED, RELEASED, RELEASES_AT, SLOT_WORDS, WITHDRAWN, worker_word,
-};
+use shmesh_shm::geometry::{PARKED, PUBLISHED, RELEASED, RELEASES_AT, SLOT_WORDS, WITHDRAWN, worker_word};
 use shmesh_shm::{CallState, Dirty, DirtyWatch, Geometry, Header, Kind, LaneEnd, Mapping, Side};
 
-const GEOMETRY: Geometry = Geometry {
-    entries: 2,
-    stride: 64,
-    slots: 1,
-    arena_bytes: 4096,
-    block_min: 64,
-    block_max: 4096,
-    window: 4096,
-};
+const GEOMETRY: Geometry =
+    Geometry { entries: 2, stride: 64, slots: 1, arena_bytes: 4096, block_min: 64, block_max: 4096, window: 4096 };
 
 /// The words that the models touch.
 fn segment() -> Arc<Mapping> {
@@ -53,10 +44,7 @@ struct Segments {
 
 impl Segments {
     fn new() -> Segments {
-        Segments {
-            to_proxy: segment(),
-            to_app: segment(),
-        }
+        Segments { to_proxy: segment(), to_app: segment() }
     }
 
     fn end(&self, side: Side) -> LaneEnd {
@@ -65,11 +53,7 @@ impl Segments {
 }
 
 fn put(lane: &mut LaneEnd, number: u64) -> bool {
-    lane.put(
-        &Header::new(Kind::Data, 0, number),
-        &[&(number * 1000).to_le_bytes()],
-    )
-    .is_ok()
+    lane.put(&Header::new(Kind::Data, 0, number), &[&(number * 1000).to_le_bytes()]).is_ok()
 }
 
 /// Takes one record if there is one, and checks it.
@@ -79,10 +63,7 @@ fn take(lane: &mut LaneEnd, number: u64) -> bool {
     };
     let mut bytes = [0; 8];
     lane.read_payload(0, &mut bytes).expect("eight bytes");
-    assert_eq!(
-        (header.generation, u64::from_le_bytes(bytes)),
-        (number, number * 1000)
-    );
+    assert_eq!((header.generation, u64::from_le_bytes(bytes)), (number, number * 1000));
     lane.advance();
     true
 }
@@ -120,8 +101,7 @@ fn a_block_is_not_written_again_before_it_was_read_and_given_back() {
         let segments = Segments::new();
         let (mut app, mut sidecar) = (segments.end(Side::App), segments.end(Side::Sidecar));
         let block = |value: u8| [value; 24];
-        app.put(&Header::new(Kind::Data, 0, 1), &[&block(1)])
-            .unwrap();
+        app.put(&Header::new(Kind::Data, 0, 1), &[&block(1)]).unwrap();
         app.publish();
         let consumer = thread::spawn(move || {
             if sidecar.peek().unwrap().is_some() {
@@ -134,8 +114,7 @@ fn a_block_is_not_written_again_before_it_was_read_and_given_back() {
         });
         // The arena lends the same memory again once it came back, and other memory before that.
         if app.lent_blocks() == 0 {
-            app.put(&Header::new(Kind::Data, 0, 2), &[&block(2)])
-                .unwrap();
+            app.put(&Header::new(Kind::Data, 0, 2), &[&block(2)]).unwrap();
             app.publish();
         }
         consumer.join().unwrap();
@@ -222,10 +201,7 @@ fn a_call_is_not_both_withdrawn_and_forwarded_unseen() {
             }
             let judged_not_run = app.state(0) != (7, CallState::Forwarded);
             let forwarded = worker.join().unwrap();
-            assert!(
-                !(forwarded && judged_not_run),
-                "it ran, and is called again"
-            );
+            assert!(!(forwarded && judged_not_run), "it ran, and is called again");
         });
     }
 }

@@ -50,11 +50,7 @@ struct Model {
 }
 
 fn block_bytes(len: usize) -> u64 {
-    if len <= 80 {
-        0
-    } else {
-        (len as u64).next_power_of_two().max(64)
-    }
+    if len <= 80 { 0 } else { (len as u64).next_power_of_two().max(64) }
 }
 
 impl Model {
@@ -73,10 +69,7 @@ impl Model {
             Err(NoRoom::TooLong) => assert!(len > 1024),
             Err(NoRoom::Ring) => assert_eq!(self.used, SMALL.entries),
             Err(NoRoom::Arena) => {
-                assert!(
-                    u64::from(lane.largest_part()) < block_bytes(len),
-                    "a block was there"
-                );
+                assert!(u64::from(lane.largest_part()) < block_bytes(len), "a block was there");
                 assert!(self.lent > 0);
             }
         }
@@ -95,14 +88,8 @@ impl Model {
             return None;
         };
         let header = header.expect("a published record is there");
-        assert_eq!(
-            (header.generation, header.length as usize),
-            (record.number, record.len)
-        );
-        assert_eq!(
-            payload(lane, header.length),
-            pattern(record.number, record.len)
-        );
+        assert_eq!((header.generation, header.length as usize), (record.number, record.len));
+        assert_eq!(payload(lane, header.length), pattern(record.number, record.len));
         self.taken += 1;
         let in_block = block_bytes(record.len) > 0;
         assert_eq!(lane.is_in_block(), in_block);
@@ -180,8 +167,5 @@ fn drain(lane: &mut pair::Pair, models: &mut [Model; 2], leases: [Vec<(BlockLeas
     lane.sidecar.publish();
     assert_eq!((lane.app.lent_blocks(), lane.sidecar.lent_blocks()), (0, 0));
     assert_eq!((lane.app.unconsumed(), lane.sidecar.unconsumed()), (0, 0));
-    assert_eq!(
-        (lane.app.room(), lane.sidecar.room()),
-        (SMALL.entries, SMALL.entries)
-    );
+    assert_eq!((lane.app.room(), lane.sidecar.room()), (SMALL.entries, SMALL.entries));
 }

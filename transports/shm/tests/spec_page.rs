@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use pair::{SMALL, pair};
 use shmesh_shm::geometry::{self, Geometry};
 use shmesh_shm::handshake::{self, Message, RefusedCode};
-use shmesh_shm::{
-    CallState, Flags, Header, INLINE_KEY, Kind, MAX_GENERATION, Protocol, ROUTE_IDS, Reset,
-};
+use shmesh_shm::{CallState, Flags, Header, INLINE_KEY, Kind, MAX_GENERATION, Protocol, ROUTE_IDS, Reset};
 
 const PAGE: &str = include_str!("../../../docs/spec/shm-v1.md");
 
@@ -20,10 +18,7 @@ fn table(first_cells: &[&str]) -> Table {
     tables()
         .into_iter()
         .find(|table| starts_with(&table[0], first_cells))
-        .map_or_else(
-            || panic!("the page has no table that begins with {first_cells:?}"),
-            |table| table[1..].to_vec(),
-        )
+        .map_or_else(|| panic!("the page has no table that begins with {first_cells:?}"), |table| table[1..].to_vec())
 }
 
 fn tables() -> Vec<Table> {
@@ -41,10 +36,7 @@ fn tables() -> Vec<Table> {
 }
 
 fn cells(row: &str) -> Vec<String> {
-    row.trim_end_matches('|')
-        .split('|')
-        .map(|cell| cell.trim().replace('`', ""))
-        .collect()
+    row.trim_end_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect()
 }
 
 fn starts_with(row: &[String], cells: &[&str]) -> bool {
@@ -53,17 +45,12 @@ fn starts_with(row: &[String], cells: &[&str]) -> bool {
 
 /// Number → name of a table whose first two columns are those.
 fn numbered(first_cells: &[&str]) -> BTreeMap<u64, String> {
-    table(first_cells)
-        .iter()
-        .map(|row| (row[0].parse().unwrap(), row[1].clone()))
-        .collect()
+    table(first_cells).iter().map(|row| (row[0].parse().unwrap(), row[1].clone())).collect()
 }
 
 /// What the code calls each number below 64 for which it has a name.
 fn named(name: impl Fn(u16) -> Option<String>) -> BTreeMap<u64, String> {
-    (0..64)
-        .filter_map(|number| Some((u64::from(number), name(number)?)))
-        .collect()
+    (0..64).filter_map(|number| Some((u64::from(number), name(number)?))).collect()
 }
 
 #[test]
@@ -78,10 +65,7 @@ fn lane_control_page() {
     let rows = table(&["offset", "size", "name", "meaning", "stored"]);
     assert_eq!(rows.len(), words.len() + 1);
     for (row, (name, offset)) in rows.iter().zip(words) {
-        assert_eq!(
-            (row[0].as_str(), row[1].as_str(), row[2].as_str()),
-            (&*offset.to_string(), "8", name)
-        );
+        assert_eq!((row[0].as_str(), row[1].as_str(), row[2].as_str()), (&*offset.to_string(), "8", name));
     }
     assert_eq!(rows[5][0], format!("{} + 8·s", geometry::SLOT_WORDS));
 }
@@ -90,14 +74,7 @@ fn lane_control_page() {
 fn session_page() {
     let rows = table(&["offset", "size", "in to_proxy (app writes)"]);
     assert_eq!(rows[0][0], geometry::DIRECT_MODE.to_string());
-    assert_eq!(
-        rows[1][0],
-        format!(
-            "{} + {}·w",
-            geometry::worker_word(0),
-            geometry::WORKER_WORD_STRIDE
-        )
-    );
+    assert_eq!(rows[1][0], format!("{} + {}·w", geometry::worker_word(0), geometry::WORKER_WORD_STRIDE));
     assert_eq!(geometry::worker_word(3), 64 + 3 * 64);
 }
 
@@ -121,16 +98,8 @@ fn record_header() {
     };
     lane.app.put(&header, &[&[7; 200]]).unwrap();
     values.extend([("kind", 2), ("flags", 5), ("code", 0x0102), ("slot", 3)]);
-    values.extend([
-        ("generation", header.generation),
-        ("route", 0xa1a2_a3a4),
-        ("head_len", 0x0b1b),
-    ]);
-    values.extend([
-        ("length", 200),
-        ("deadline_us", 0xd1d2_d3d4),
-        ("credit", 0xc1c2_c3c4),
-    ]);
+    values.extend([("generation", header.generation), ("route", 0xa1a2_a3a4), ("head_len", 0x0b1b)]);
+    values.extend([("length", 200), ("deadline_us", 0xd1d2_d3d4), ("credit", 0xc1c2_c3c4)]);
     values.extend([("block", 0), ("total", header.total)]);
 
     let entry = SMALL.lane_at(0) + SMALL.ring_at();
@@ -140,12 +109,7 @@ fn record_header() {
         let (offset, size): (usize, usize) = (row[0].parse().unwrap(), row[1].parse().unwrap());
         let mut bytes = [0; 8];
         lane.to_proxy.read_bytes(entry + offset, &mut bytes[..size]);
-        assert_eq!(
-            u64::from_le_bytes(bytes),
-            values[row[2].as_str()],
-            "{}",
-            row[2]
-        );
+        assert_eq!(u64::from_le_bytes(bytes), values[row[2].as_str()], "{}", row[2]);
     }
     let last = rows.last().unwrap();
     let end = last[0].parse::<u32>().unwrap() + last[1].parse::<u32>().unwrap();
@@ -173,16 +137,11 @@ fn reset_codes() {
 
 #[test]
 fn call_states() {
-    let code = (0..4)
-        .map(|n| (n, format!("{:?}", CallState::of_word(n).1).to_lowercase()))
-        .collect();
+    let code = (0..4).map(|n| (n, format!("{:?}", CallState::of_word(n).1).to_lowercase())).collect();
     assert_eq!(numbered(&["state", "name", "stored by the sidecar"]), code);
     assert!(PAGE.contains("`generation << 2 | state`"));
     assert_eq!(CallState::Forwarded.word(5), 5 << 2 | 2);
-    assert_eq!(
-        CallState::of_word(CallState::Answered.word(MAX_GENERATION)),
-        (MAX_GENERATION, CallState::Answered)
-    );
+    assert_eq!(CallState::of_word(CallState::Answered.word(MAX_GENERATION)), (MAX_GENERATION, CallState::Answered));
 }
 
 #[test]
@@ -190,15 +149,9 @@ fn protocols_and_flags() {
     let protocols = [Protocol::Http, Protocol::Dubbo2, Protocol::Raw].map(|p| p as u16);
     assert!(PAGE.contains("Protocols (`code` of DEFINE and OPEN): 1 HTTP, 2 Dubbo2, 3 raw."));
     assert_eq!(protocols, [1, 2, 3]);
-    assert_eq!(
-        (0..64).filter(|n| Protocol::from_u16(*n).is_some()).count(),
-        3
-    );
+    assert_eq!((0..64).filter(|n| Protocol::from_u16(*n).is_some()).count(), 3);
     assert!(PAGE.contains("bit 0 END, bit 1 STREAM, bit 2 ONE_WAY"));
-    assert_eq!(
-        [Flags::END.0, Flags::STREAM.0, Flags::ONE_WAY.0],
-        [1 << 0, 1 << 1, 1 << 2]
-    );
+    assert_eq!([Flags::END.0, Flags::STREAM.0, Flags::ONE_WAY.0], [1 << 0, 1 << 1, 1 << 2]);
     assert!(PAGE.contains("0xFFFFFFFF = the key is in this record"));
     assert_eq!(INLINE_KEY, 0xFFFF_FFFF);
 }
@@ -206,10 +159,7 @@ fn protocols_and_flags() {
 #[test]
 fn messages() {
     let rows = table(&["offset", "size", "field"]);
-    assert_eq!(
-        rows.last().unwrap()[0],
-        (handshake::MESSAGE_HEADER_BYTES - 4).to_string()
-    );
+    assert_eq!(rows.last().unwrap()[0], (handshake::MESSAGE_HEADER_BYTES - 4).to_string());
     assert_eq!(rows[0][2], format!("magic 0x{:08X}", handshake::MAGIC));
     assert!(rows[2][2].ends_with(&handshake::VERSION.to_string()));
 
@@ -217,23 +167,13 @@ fn messages() {
     Message::GoAway.encode(&mut bytes).unwrap();
     assert_eq!(bytes, b"SHMS\x06\0\x01\0\0\0\0\0\0\0\0\0");
 
-    let names = [
-        "HELLO",
-        "WELCOME",
-        "REFUSED",
-        "LOOKUP",
-        "ENDPOINTS",
-        "GOAWAY",
-    ];
+    let names = ["HELLO", "WELCOME", "REFUSED", "LOOKUP", "ENDPOINTS", "GOAWAY"];
     let types = numbered(&["type", "name", "direction"]);
     assert_eq!(types, (1..).zip(names.map(String::from)).collect());
     for (number, _) in types {
         let mut message = bytes.clone();
         message[4] = number as u8;
-        let unknown = matches!(
-            Message::decode(&message),
-            Err(handshake::HandshakeError::Type(_))
-        );
+        let unknown = matches!(Message::decode(&message), Err(handshake::HandshakeError::Type(_)));
         assert!(!unknown, "type {number}");
     }
     assert!(PAGE.contains("REFUSED codes: 1 version"));
@@ -248,32 +188,21 @@ fn messages() {
     assert_eq!(codes.map(|code| code as u16), [1, 2, 3, 4, 5]);
     assert!(PAGE.contains("a payload of at most 65,536") && handshake::MAX_MESSAGE_BYTES == 65_536);
     assert!(PAGE.contains("UTF-8, ≤ 64 bytes") && handshake::MAX_NAME_BYTES == 64);
-    assert!(
-        PAGE.contains("says nothing for 5 s before WELCOME") && handshake::SILENCE_MS_MAX == 5_000
-    );
+    assert!(PAGE.contains("says nothing for 5 s before WELCOME") && handshake::SILENCE_MS_MAX == 5_000);
 }
 
 #[test]
 fn limits() {
-    let limits: BTreeMap<String, String> = table(&["name", "value"])
-        .into_iter()
-        .map(|row| (row[0].clone(), row[1].replace(',', "")))
-        .collect();
+    let limits: BTreeMap<String, String> =
+        table(&["name", "value"]).into_iter().map(|row| (row[0].clone(), row[1].replace(',', ""))).collect();
     assert_eq!(limits["workers"], geometry::MAX_WORKERS.to_string());
-    let lanes = format!(
-        "{} a worker and at most {}",
-        geometry::MAX_LANES_PER_WORKER,
-        geometry::MAX_LANES
-    );
+    let lanes = format!("{} a worker and at most {}", geometry::MAX_LANES_PER_WORKER, geometry::MAX_LANES);
     assert_eq!(limits["lanes of a session"], lanes);
     assert_eq!(limits["slots of a lane"], geometry::MAX_SLOTS.to_string());
     assert_eq!(limits["route ids of a lane"], ROUTE_IDS.to_string());
     assert!(limits["key or head"].starts_with(&format!("{} bytes", geometry::MAX_HEAD_BYTES)));
     assert!(limits["generations"].starts_with("2^48 − 1") && MAX_GENERATION == (1 << 48) - 1);
-    assert_eq!(
-        limits["entries of a ring"].split(';').next().unwrap(),
-        geometry::MAX_ENTRIES.to_string()
-    );
+    assert_eq!(limits["entries of a ring"].split(';').next().unwrap(), geometry::MAX_ENTRIES.to_string());
     assert!(limits["stride"].starts_with(&geometry::MAX_STRIDE.to_string()));
     assert!(limits["arena of a lane"].starts_with("1 GiB") && geometry::MAX_ARENA_BYTES == 1 << 30);
 }
@@ -307,12 +236,7 @@ fn layout_formulas() {
     for g in [
         SMALL,
         Geometry::default(),
-        Geometry {
-            arena_bytes: 3 << 20,
-            block_max: 1 << 20,
-            window: 1 << 20,
-            ..Geometry::default()
-        },
+        Geometry { arena_bytes: 3 << 20, block_max: 1 << 20, window: 1 << 20, ..Geometry::default() },
     ] {
         g.validate().unwrap();
         let up = |bytes: usize| bytes.div_ceil(4096) * 4096;

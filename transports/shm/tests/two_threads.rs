@@ -27,18 +27,13 @@ fn sleep_on(bell: &OwnedFd) {
 #[test]
 fn every_record_is_echoed_and_every_sleep_ends() {
     let len = SMALL.segment_bytes(1);
-    let memfds = [
-        segment::create("to_proxy", len).unwrap(),
-        segment::create("to_app", len).unwrap(),
-    ];
+    let memfds = [segment::create("to_proxy", len).unwrap(), segment::create("to_app", len).unwrap()];
     let worker_bell = doorbell::worker_bell().unwrap();
     let (ring_app, app_bell) = doorbell::lane_bell().unwrap();
     let theirs = segment::for_app(&memfds[1], 0).unwrap().memfd;
 
-    let app_segments = [
-        Arc::new(Mapping::read_write(&memfds[0], len).unwrap()),
-        Arc::new(Mapping::read_only(&theirs, len).unwrap()),
-    ];
+    let app_segments =
+        [Arc::new(Mapping::read_write(&memfds[0], len).unwrap()), Arc::new(Mapping::read_only(&theirs, len).unwrap())];
     let sidecar_segments = [
         Arc::new(Mapping::read_only(&memfds[0], len).unwrap()),
         Arc::new(Mapping::read_write(&memfds[1], len).unwrap()),
@@ -57,10 +52,7 @@ fn app([to_proxy, to_app]: &[Arc<Mapping>; 2], worker: &OwnedFd, bell: &OwnedFd)
     let (mut sent, mut got) = (0, 0);
     while got < RECORDS {
         while sent < RECORDS {
-            let header = shmesh_shm::Header {
-                flags: Flags::NONE.with_end(sent + 1 == RECORDS),
-                ..data(sent + 1)
-            };
+            let header = shmesh_shm::Header { flags: Flags::NONE.with_end(sent + 1 == RECORDS), ..data(sent + 1) };
             match lane.put(&header, &[&pattern(sent, length(sent))]) {
                 Ok(()) => sent += 1,
                 Err(NoRoom::TooLong) => unreachable!(),
@@ -106,11 +98,7 @@ fn sidecar([to_proxy, to_app]: &[Arc<Mapping>; 2], worker: &OwnedFd, app: &Owned
             doorbell::ring_lane(app).unwrap();
         }
         // Records that wait for room are not "work": only the peer's progress is worth waking for.
-        let idle = if full {
-            park_for_room(&mut lane)
-        } else {
-            lane.park(false)
-        };
+        let idle = if full { park_for_room(&mut lane) } else { lane.park(false) };
         if !last && idle {
             sleep_on(worker);
             let mut count = [0; 8];

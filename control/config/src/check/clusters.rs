@@ -70,7 +70,7 @@ fn endpoints(
                 faults.add(place, format!("{label} has no endpoints; write at least one: `[ \"tcp:HOST:PORT\" ]`"));
             }
             let addresses = value.into_iter().filter_map(|target| faults.take(target.place, target.value.read()));
-            addresses.map(Endpoint::new).collect()
+            addresses.map(|address| Endpoint { address }).collect()
         }
     }
 }

@@ -94,16 +94,15 @@ pub fn connects_when_the_backlog_has_room_again(kind: Kind, family: Family) {
     subject.turn(Wait::Now);
     subject.turn(Wait::Now);
     let mut peers = Vec::new();
-    let mut connected = 0;
-    while connected < socks.len() {
-        peers.push(Peer::accept(family, &listener));
+    for _ in &socks {
         let result = subject.find(|event| match event {
             Event::Connected { result, .. } => Some(std::mem::replace(result, Ok(()))),
             _ => None,
         });
         result.unwrap();
-        connected += 1;
+        peers.push(Peer::accept(family, &listener));
     }
+    subject.assert_quiet(Duration::from_millis(5));
 }
 
 pub fn stops_and_resumes_accepting(kind: Kind, family: Family) {

@@ -299,6 +299,10 @@ impl Peer {
 
     pub fn accept(family: Family, listener: &OwnedFd) -> Self {
         let listener = listener.try_clone().unwrap();
+        // Accepting gives up after this time.
+        let time = nix::sys::time::TimeVal::new(PATIENCE.as_secs() as i64, 0);
+        nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::ReceiveTimeout, &time)
+            .unwrap();
         let peer = match family {
             Family::Tcp => {
                 let listener = TcpListener::from(listener);

@@ -14,15 +14,8 @@ pub struct Pair {
 }
 
 /// A lane that is small enough for every limit to be met.
-pub const SMALL: Geometry = Geometry {
-    entries: 8,
-    stride: 128,
-    slots: 4,
-    arena_bytes: 4096,
-    block_min: 64,
-    block_max: 1024,
-    window: 1024,
-};
+pub const SMALL: Geometry =
+    Geometry { entries: 8, stride: 128, slots: 4, arena_bytes: 4096, block_min: 64, block_max: 1024, window: 1024 };
 
 pub fn pair(geometry: Geometry) -> Pair {
     geometry.validate().unwrap();
@@ -51,7 +44,5 @@ pub fn payload(lane: &LaneEnd, length: u32) -> Vec<u8> {
 
 /// Bytes that differ from those of every other number.
 pub fn pattern(number: u64, len: usize) -> Vec<u8> {
-    (0..len)
-        .map(|i| (number.wrapping_mul(31).wrapping_add(i as u64 * 7) % 251) as u8)
-        .collect()
+    (0..len).map(|i| (number.wrapping_mul(31).wrapping_add(i as u64 * 7) % 251) as u8).collect()
 }

@@ -153,21 +153,13 @@ impl<W: Wire> Connection<W> {
         let late = self.outstanding.drain().filter(|&start| plan.counts(start));
         match late.count() as u64 {
             0 => {}
-            calls => tally.error("no answer came", calls),
+            calls => tally.error(super::NO_ANSWER, calls),
         }
     }
 
     /// Calls that were to start in the measured time and never did.
     pub fn unsent(&self, plan: &Plan) -> u64 {
-        let mut pace = self.pace;
-        let mut unsent = 0;
-        while let Some(pace) = &mut pace
-            && pace.next() < plan.ends
-        {
-            unsent += u64::from(plan.counts(pace.next()));
-            pace.take();
-        }
-        unsent
+        self.pace.map_or(0, |pace| pace.left(plan))
     }
 
     fn has_room(&self, plan: &Plan) -> bool {

@@ -13,10 +13,12 @@ mod payload;
 mod plan;
 mod raw;
 mod report;
+mod shm;
 mod sockets;
 mod wire;
 
 use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
 use std::process::ExitCode;
 
 use connection::Connection;
@@ -28,6 +30,7 @@ use plan::Plan;
 use raw::RawWire;
 pub use report::time;
 use report::{Report, Tally};
+use shm::{Callee, Caller};
 use wire::Wire;
 
 use crate::address::Address;
@@ -41,6 +44,11 @@ const DEFAULT_HOST: &str = "localhost";
 const DEFAULT_INTERFACE: &str = "com.demo.GreetService";
 const DEFAULT_DUBBO_METHOD: &str = "sayHello";
 const DEFAULT_HTTP_METHOD: &str = "PUT";
+
+/// Said of calls that were outstanding when the run gave up.
+const NO_ANSWER: &str = "no answer came";
+/// Said of calls that `--rate` asked for and `--inflight` held back to the end.
+const UNSENT: &str = "a call was due and never sent, as earlier ones had no answer";
 
 /// Runs what the arguments say and prints the result. Fails if no call had the right answer.
 pub fn bench(args: &BenchArgs) -> ExitCode {
@@ -68,8 +76,8 @@ fn run(args: &BenchArgs) -> Result<(Tally, Report), String> {
         let text = args.protocol == Protocol::Dubbo;
         Payload::new(salt.wrapping_add(i as u64), args.payload, text)
     };
-    if matches!(args.via, Address::Shm(_)) {
-        return Err("shared memory is not spoken yet".to_owned());
+    if let Address::Shm(socket) = &args.via {
+        return over_shm(args, socket, payload);
     }
     match args.protocol {
         Protocol::Http => {
@@ -133,6 +141,34 @@ fn over_sockets<W: Wire + 'static>(args: &BenchArgs, wire: impl Fn(usize) -> W) 
         }
     }
     let tally = sockets::run(connections, plan);
+    let report = tally.report(plan.begins, args.duration, args.payload);
+    Ok((tally, report))
+}
+
+/// As [`over_sockets`], with a lane for each connection.
+fn over_shm(args: &BenchArgs, socket: &Path, payload: impl Fn(usize) -> Payload) -> Result<(Tally, Report), String> {
+    let wrong = |error| format!("cannot attach to {}: {error}", args.via);
+    let callee = match args.protocol {
+        Protocol::Http => Callee::Http {
+            method: args.method.clone().unwrap_or(DEFAULT_HTTP_METHOD.into()),
+            host: args.target.clone().unwrap_or(DEFAULT_HOST.into()),
+        },
+        Protocol::Dubbo => Callee::Dubbo(dubbo_target(args)),
+        Protocol::Raw => Callee::Raw { cluster: args.target.clone().unwrap_or_default() },
+    };
+    let client = shm::attach(socket, args.connections).map_err(wrong)?;
+    let mut callers = Vec::new();
+    for i in 0..args.connections {
+        let caller = Caller::new(&client, callee.clone(), payload(i)).map_err(wrong)?;
+        callers.push(caller);
+    }
+    let plan = Plan::from_now(args.duration, args.inflight);
+    if let Rate::PerSecond(rate) = args.rate {
+        for (i, caller) in callers.iter_mut().enumerate() {
+            caller.set_pace(Pace::new(plan.starts, rate, i, args.connections));
+        }
+    }
+    let tally = shm::run(callers, plan);
     let report = tally.report(plan.begins, args.duration, args.payload);
     Ok((tally, report))
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::plan::Plan;
+
 /// The intended starts of one connection's calls: every `1/rate` seconds over all connections,
 /// dealt out in turn, so that the whole is as even as each part.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,16 @@ impl Pace {
 
     pub fn take(&mut self) {
         self.taken += 1;
+    }
+
+    /// Calls that were to start in the plan's measured time and were not taken.
+    pub fn left(mut self, plan: &Plan) -> u64 {
+        let mut left = 0;
+        while self.next() < plan.ends {
+            left += u64::from(plan.counts(self.next()));
+            self.take();
+        }
+        left
     }
 }
 
@@ -65,6 +77,18 @@ mod tests {
         pace.take();
         assert_eq!(pace.next(), begin + Duration::from_millis(500));
         assert_eq!(pace.next(), begin + Duration::from_millis(500));
+    }
+
+    #[test]
+    fn what_is_left_is_counted_in_the_measured_time() {
+        let plan = Plan::from_now(Duration::from_secs(1), 1);
+        let mut pace = Pace::new(plan.starts, 100.0, 0, 2);
+        // Every 20 ms: five in the warm-up of 100 ms, fifty behind it.
+        assert_eq!(pace.left(&plan), 50);
+        for _ in 0..15 {
+            pace.take();
+        }
+        assert_eq!(pace.left(&plan), 40);
     }
 
     #[test]

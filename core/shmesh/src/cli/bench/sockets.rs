@@ -55,7 +55,7 @@ fn run_share<W: Wire>(mut share: Vec<Connection<W>>, plan: &Plan) -> Tally {
     }
     let unsent = share.iter().map(|c| c.unsent(plan)).sum();
     if unsent > 0 {
-        tally.note("a call was due and never sent, as earlier ones had no answer", unsent);
+        tally.note(super::UNSENT, unsent);
     }
     for connection in &mut share {
         connection.give_up(plan, &mut tally);

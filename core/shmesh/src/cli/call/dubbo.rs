@@ -1,12 +1,15 @@
 //! A Dubbo call: one frame out, heartbeats answered on the way, one frame in.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 
+use shmesh_client::{DubboKey, Request};
 use shmesh_proto::dubbo::{
     FrameHeader, HEADER_LEN, Invocation, Reply, read_reply, serialization, write_heartbeat_reply, write_request,
 };
 
-use super::{Output, connect};
+use super::{Output, attach, connect};
+use crate::address::Address;
 use crate::cli::CallArgs;
 use crate::socket::Stream;
 
@@ -49,6 +52,21 @@ fn print(header: &FrameHeader, body: &[u8]) -> Result<(), String> {
         Reply::Error { status, sentence } => eprintln!("dubbo status {status}: {sentence}"),
     }
     Ok(())
+}
+
+fn over_shm(socket: &Path, request: Request<'_>) -> Result<(FrameHeader, Vec<u8>), String> {
+    let response = attach(socket)?.call(request).map_err(|error| error.to_string())?;
+    let Some((header, body)) = response.body.split_first_chunk::<HEADER_LEN>() else {
+        return Err("the answer is not a Dubbo frame".to_owned());
+    };
+    let header =
+        FrameHeader::parse(header, ANSWER_BYTES_MAX).map_err(|error| format!("the answer is not Dubbo: {error}"))?;
+    Ok((header, body.to_vec()))
+}
+
+fn over_stream(stream: &mut Stream, frame: &[u8]) -> Result<(FrameHeader, Vec<u8>), String> {
+    stream.write_all(frame).map_err(|error| format!("the call could not be sent: {error}"))?;
+    receive(stream)
 }
 
 fn receive(stream: &mut Stream) -> Result<(FrameHeader, Vec<u8>), String> {

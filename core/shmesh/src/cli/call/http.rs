@@ -14,9 +14,8 @@ use shmesh_proto::http1::{
     BodyKind, BodyReader, CHUNK_END, HeadLimits, ResponseHead, Status, chunk_line, write_last_chunk,
 };
 
+use super::Output;
 use super::url::Url;
-use super::{Output, connect};
-use crate::address::Address;
 use crate::cli::CallArgs;
 use crate::socket::Stream;
 
@@ -100,27 +99,45 @@ impl Request {
     }
 }
 
-/// Makes the call and writes the answer's body to stdout; with `verbose` its head to stderr.
+/// Makes the call over a byte stream and writes the answer's body to stdout; with `verbose` its
+/// head to stderr. `reader` and `writer` are two handles to the same connection.
 ///
 /// # Errors
 /// A sentence; an answer of any status is none.
-pub fn exchange(via: &Address, request: Request, verbose: bool) -> Result<(), String> {
-    let stream = connect(via)?;
+pub fn over_stream<S: Duplex>(reader: S, mut writer: S, request: Request, verbose: bool) -> Result<(), String> {
     let to_head = request.method == "HEAD";
-    let mut outgoing = stream.try_clone().map_err(|error| format!("cannot use the connection to {via}: {error}"))?;
     let (told, failure) = mpsc::channel();
     // Not joined: a service may answer without reading, and stdin may never end.
     thread::spawn(move || {
-        if let Err(Upload::Source(sentence)) = send(&mut outgoing, request) {
+        if let Err(Upload::Source(sentence)) = send(&mut writer, request) {
             let _ = told.send(sentence);
             // A request that cannot be completed must not look complete.
-            let _ = outgoing.shutdown(Shutdown::Both);
+            writer.cut();
         }
     });
-    let received = receive(stream, to_head, verbose, &mut Output::open()?);
+    let received = receive(reader, to_head, verbose, &mut Output::open()?);
     match failure.try_recv() {
         Ok(sentence) => Err(sentence),
         Err(_) => received,
+    }
+}
+
+/// A handle to a connection that another thread has a handle to as well.
+pub trait Duplex: Read + Write + Send + 'static {
+    /// Ends both directions for both handles, now.
+    fn cut(&mut self);
+}
+
+impl Duplex for Stream {
+    fn cut(&mut self) {
+        // A connection that is gone is cut already.
+        let _ = self.shutdown(Shutdown::Both);
+    }
+}
+
+impl Duplex for shmesh_client::Stream {
+    fn cut(&mut self) {
+        let _ = self.shutdown(Shutdown::Both);
     }
 }
 
@@ -132,7 +149,7 @@ enum Upload {
     Service,
 }
 
-fn send(stream: &mut Stream, request: Request) -> Result<(), Upload> {
+fn send(stream: &mut impl Write, request: Request) -> Result<(), Upload> {
     let mut out = request.head().into_bytes();
     let (mut source, mut left, chunked) = match request.body {
         Body::None => (Box::new(io::empty()) as Box<dyn Read + Send>, 0, false),
@@ -170,7 +187,7 @@ fn send(stream: &mut Stream, request: Request) -> Result<(), Upload> {
     stream.write_all(&out).map_err(|_| Upload::Service)
 }
 
-fn receive(mut stream: Stream, to_head: bool, verbose: bool, output: &mut Output) -> Result<(), String> {
+fn receive(mut stream: impl Read, to_head: bool, verbose: bool, output: &mut Output) -> Result<(), String> {
     let limits = HeadLimits { head_bytes: HEAD_BYTES_MAX, ..HeadLimits::default() };
     let mut head = ResponseHead::default();
     let mut buffer = Vec::with_capacity(STEP_BYTES);
@@ -228,7 +245,7 @@ fn receive(mut stream: Stream, to_head: bool, verbose: bool, output: &mut Output
     Ok(())
 }
 
-fn read_more(stream: &mut Stream, buffer: &mut Vec<u8>) -> Result<usize, String> {
+fn read_more(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Result<usize, String> {
     let from = buffer.len();
     buffer.resize(from + STEP_BYTES, 0);
     let n = loop {

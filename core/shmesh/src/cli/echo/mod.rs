@@ -5,6 +5,7 @@
 pub mod dubbo;
 pub mod http;
 pub mod raw;
+mod shm;
 
 use std::io;
 use std::net::Shutdown;
@@ -52,11 +53,15 @@ pub struct Progress {
 
 /// Serves until the process is ended.
 pub fn echo(protocol: Protocol, listen: &Address, name: Option<&str>) -> ExitCode {
-    if let Address::Shm(socket) = listen {
-        return fail(&format!("cannot serve on {}", socket.display()));
-    }
-    if name.is_some() {
-        return fail("--name is the name of an app that serves over shared memory: use it with --listen shm:SOCKET");
+    match (listen, name) {
+        (Address::Shm(socket), Some(name)) => return shm::serve(socket, name),
+        (Address::Shm(_), None) => {
+            return fail("say under which name to serve over shared memory: --name APP");
+        }
+        (_, Some(_)) => {
+            return fail("--name goes with --listen shm:SOCKET: other services have no name");
+        }
+        (_, None) => {}
     }
     let listener = match Listener::bind(listen) {
         Ok(listener) => listener,
