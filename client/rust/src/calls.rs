@@ -163,6 +163,10 @@ impl Calls {
     /// or `receive`.
     pub fn submit(&mut self, call: &Call<'_>, opening: Opening) -> Result<CallId, SubmitError> {
         self.check()?;
+        // The sidecar must learn that a slot is free before it is used again.
+        if !self.put_resets() {
+            return Err(SubmitError::Full);
+        }
         let slot = *self.free.last().ok_or(SubmitError::Full)?;
         let (route, key) = match call.target {
             Target::Route(route) => (route.id, &[][..]),
@@ -259,8 +263,9 @@ impl Calls {
     pub fn turn(&mut self) {
         self.take_records();
         self.pump();
-        let due = self.taken >= TAKEN_MAX || self.active > 0 || self.ready.is_empty();
-        if due || self.wire.end.has_returns() {
+        // With its answers at hand the user comes again soon: what was taken is told with what is submitted then.
+        let comes_again = self.active == 0 && !self.ready.is_empty() && self.taken < TAKEN_MAX;
+        if !comes_again || self.wire.end.has_unpublished() {
             self.flush();
         }
         if self.wire.session.is_gone() {
@@ -314,6 +319,8 @@ impl Calls {
         let ran = self.judge(id);
         self.resets.push_back(id);
         self.close(id.slot);
+        self.put_resets();
+        self.flush();
         ran
     }
 
@@ -434,13 +441,8 @@ impl Calls {
     /// Puts what waits for room or credit.
     fn pump(&mut self) {
         self.full = false;
-        while let Some(id) = self.resets.front() {
-            let header = Header::reset(id.slot, id.generation, Reset::Cancelled);
-            if self.wire.end.put(&header, &[]).is_err() {
-                self.full = true;
-                return;
-            }
-            self.resets.pop_front();
+        if !self.put_resets() {
+            return;
         }
         for _ in 0..self.sending.len() {
             let Some(slot) = self.sending.pop_front() else { return };
@@ -452,6 +454,19 @@ impl Calls {
             self.slots[slot as usize].queued = false;
             self.close_if_over(slot);
         }
+    }
+
+    /// False: there is no room for all of them.
+    fn put_resets(&mut self) -> bool {
+        while let Some(id) = self.resets.front() {
+            let header = Header::reset(id.slot, id.generation, Reset::Cancelled);
+            if self.wire.end.put(&header, &[]).is_err() {
+                self.full = true;
+                return false;
+            }
+            self.resets.pop_front();
+        }
+        true
     }
 
     fn pump_slot(&mut self, slot: u32) -> Pumped {
@@ -631,6 +646,8 @@ impl Calls {
             let sentence = "the sidecar did not answer by the deadline".to_owned();
             self.fail(slot, CallError::Timeout { ran, sentence });
         }
+        self.put_resets();
+        self.flush();
     }
 
     /// Freezes a call and says whether it may have run.

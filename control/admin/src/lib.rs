@@ -53,10 +53,7 @@ pub enum BindError {
     )]
     InUse(SocketAddr),
     #[error("cannot listen on the admin address {address}: {error}")]
-    Other {
-        address: SocketAddr,
-        error: io::Error,
-    },
+    Other { address: SocketAddr, error: io::Error },
 }
 
 /// Binds the address, so that a failure is known before anything else is started. Call it on a
@@ -65,12 +62,10 @@ pub enum BindError {
 /// # Errors
 /// [`BindError`].
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse(address),
-            _ => BindError::Other { address, error },
-        })
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse(address),
+        _ => BindError::Other { address, error },
+    })
 }
 
 /// Serves until `end` is done; answers in progress are completed.
@@ -82,9 +77,7 @@ pub async fn serve(
     source: Arc<dyn AdminSource>,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    axum::serve(listener, router(source))
-        .with_graceful_shutdown(end)
-        .await
+    axum::serve(listener, router(source)).with_graceful_shutdown(end).await
 }
 
 type Source = State<Arc<dyn AdminSource>>;
@@ -107,9 +100,7 @@ async fn ready(State(source): Source) -> Response {
     match lacking.is_empty() {
         true => text(StatusCode::OK, "ready\n".to_owned()),
         false => {
-            let lines = lacking
-                .iter()
-                .map(|phrase| format!("not ready: {phrase}\n"));
+            let lines = lacking.iter().map(|phrase| format!("not ready: {phrase}\n"));
             text(StatusCode::SERVICE_UNAVAILABLE, lines.collect())
         }
     }
@@ -132,9 +123,7 @@ async fn clusters(State(source): Source) -> Response {
 }
 
 async fn metrics(State(source): Source, headers: HeaderMap) -> Response {
-    let accept = headers
-        .get(header::ACCEPT)
-        .and_then(|value| value.to_str().ok());
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let (content_type, body) = source.metrics(accept);
     answer::typed(StatusCode::OK, content_type, body)
 }

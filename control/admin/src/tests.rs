@@ -26,22 +26,14 @@ impl AdminSource for Fake {
         json!([])
     }
     fn metrics(&self, accept: Option<&str>) -> (&'static str, String) {
-        (
-            "text/plain; version=0.0.4",
-            format!("asked_for {accept:?}\n"),
-        )
+        ("text/plain; version=0.0.4", format!("asked_for {accept:?}\n"))
     }
 }
 
 /// Sends one request to a server of its own and returns the whole answer.
 fn ask(source: Fake, request: &str) -> String {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let listener = runtime
-        .block_on(bind((Ipv4Addr::LOCALHOST, 0).into()))
-        .expect("a port");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let listener = runtime.block_on(bind((Ipv4Addr::LOCALHOST, 0).into())).expect("a port");
     let address = listener.local_addr().expect("bound");
     let request = format!("{request}host: a\r\nconnection: close\r\n\r\n");
     let (done, end) = oneshot::channel::<()>();
@@ -56,9 +48,7 @@ fn ask(source: Fake, request: &str) -> String {
     let end = async {
         let _ = end.await;
     };
-    runtime
-        .block_on(serve(listener, Arc::new(source), end))
-        .expect("it serves");
+    runtime.block_on(serve(listener, Arc::new(source), end)).expect("it serves");
     client.join().expect("no panic")
 }
 
@@ -69,17 +59,10 @@ fn ready_says_what_is_lacking() {
     assert!(answer.ends_with("\r\n\r\nready\n"), "{answer}");
 
     let lacking = Fake::default();
-    lacking
-        .lacking
-        .lock()
-        .expect("no panic")
-        .push("it is draining".into());
+    lacking.lacking.lock().expect("no panic").push("it is draining".into());
     let answer = ask(lacking, "GET /ready HTTP/1.1\r\n");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(
-        answer.ends_with("\r\n\r\nnot ready: it is draining\n"),
-        "{answer}"
-    );
+    assert!(answer.ends_with("\r\n\r\nnot ready: it is draining\n"), "{answer}");
 }
 
 #[test]
@@ -87,28 +70,14 @@ fn every_path_shows_its_source() {
     for (path, kind, body) in [
         ("/live", "text/plain; charset=utf-8", "live\n"),
         ("/snapshot", "application/json", "{\n  \"version\": 3\n}\n"),
-        (
-            "/sessions",
-            "application/json",
-            "[\n  {\n    \"app\": \"my-app\"\n  }\n]\n",
-        ),
+        ("/sessions", "application/json", "[\n  {\n    \"app\": \"my-app\"\n  }\n]\n"),
         ("/clusters", "application/json", "[]\n"),
-        (
-            "/metrics",
-            "text/plain; version=0.0.4",
-            "asked_for Some(\"x/y\")\n",
-        ),
+        ("/metrics", "text/plain; version=0.0.4", "asked_for Some(\"x/y\")\n"),
     ] {
         assert!(PATHS.contains(&format!("{path} ")), "{path} is listed");
-        let answer = ask(
-            Fake::default(),
-            &format!("GET {path} HTTP/1.1\r\naccept: x/y\r\n"),
-        );
+        let answer = ask(Fake::default(), &format!("GET {path} HTTP/1.1\r\naccept: x/y\r\n"));
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        assert!(
-            answer.contains(&format!("content-type: {kind}\r\n")),
-            "{answer}"
-        );
+        assert!(answer.contains(&format!("content-type: {kind}\r\n")), "{answer}");
         assert!(answer.ends_with(&format!("\r\n\r\n{body}")), "{answer}");
     }
 }
@@ -117,10 +86,7 @@ fn every_path_shows_its_source() {
 fn other_paths_and_methods_are_told_what_there_is() {
     let answer = ask(Fake::default(), "GET /stats HTTP/1.1\r\n");
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
-    assert!(
-        answer.contains("there is nothing at /stats") && answer.contains(PATHS),
-        "{answer}"
-    );
+    assert!(answer.contains("there is nothing at /stats") && answer.contains(PATHS), "{answer}");
     for method in ["POST", "PUT", "DELETE"] {
         let answer = ask(Fake::default(), &format!("{method} /ready HTTP/1.1\r\n"));
         assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
@@ -131,19 +97,13 @@ fn other_paths_and_methods_are_told_what_there_is() {
 
 #[test]
 fn an_address_in_use_is_refused_in_a_sentence() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let first = bind((Ipv4Addr::LOCALHOST, 0).into()).await.expect("a port");
         let address = first.local_addr().expect("bound");
         let error = bind(address).await.expect_err("it is in use");
         let sentence = error.to_string();
-        assert!(
-            sentence.starts_with(&format!("the admin address {address} is in use")),
-            "{sentence}"
-        );
+        assert!(sentence.starts_with(&format!("the admin address {address} is in use")), "{sentence}");
         assert!(sentence.contains("`admin: { address: … }`"), "{sentence}");
     });
 }

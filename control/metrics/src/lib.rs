@@ -112,19 +112,14 @@ struct Families(Vec<Family>);
 impl Families {
     /// Names of counters without `_total`, as OpenMetrics calls them.
     fn counters(&self) -> Vec<&'static str> {
-        let counters = self
-            .0
-            .iter()
-            .filter(|family| matches!(family.values, Values::Counter(_)));
+        let counters = self.0.iter().filter(|family| matches!(family.values, Values::Counter(_)));
         counters.map(Family::open_metrics_name).collect()
     }
 }
 
 impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        self.0
-            .iter()
-            .try_for_each(|family| family.encode(&mut encoder))
+        self.0.iter().try_for_each(|family| family.encode(&mut encoder))
     }
 }
 
@@ -151,18 +146,11 @@ impl Family {
                 })
             }),
             Values::Gauge(samples) => samples.iter().try_for_each(|sample| {
-                labelled(&mut metric, &sample.labels, |metric| {
-                    metric.encode_gauge(&sample.value)
-                })
+                labelled(&mut metric, &sample.labels, |metric| metric.encode_gauge(&sample.value))
             }),
             Values::Histogram(distributions) => distributions.iter().try_for_each(|one| {
                 labelled(&mut metric, &one.labels, |metric| {
-                    metric.encode_histogram::<NoLabelSet>(
-                        one.sum,
-                        one.count(),
-                        &one.buckets(),
-                        None,
-                    )
+                    metric.encode_histogram::<NoLabelSet>(one.sum, one.count(), &one.buckets(), None)
                 })
             }),
         }
@@ -204,13 +192,8 @@ mod tests {
     use super::*;
 
     fn sample(labels: &[(&'static str, &str)], value: u64) -> Sample {
-        let labels = labels
-            .iter()
-            .map(|(name, value)| (*name, (*value).to_owned()));
-        Sample {
-            labels: labels.collect(),
-            value,
-        }
+        let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        Sample { labels: labels.collect(), value }
     }
 
     fn all() -> Vec<Family> {
@@ -223,11 +206,7 @@ mod tests {
                     sample(&[("listener", "a\"b\\c\nd"), ("code", "404")], u64::MAX),
                 ]),
             },
-            Family {
-                name: "shmesh_sessions",
-                help: "Attached apps.",
-                values: Values::Gauge(vec![sample(&[], 2)]),
-            },
+            Family { name: "shmesh_sessions", help: "Attached apps.", values: Values::Gauge(vec![sample(&[], 2)]) },
             Family {
                 name: "shmesh_request_duration_seconds",
                 help: "Time from a request's head to the end of its answer.",
@@ -266,10 +245,7 @@ shmesh_request_duration_seconds_bucket{le="+Inf",cluster="reviews"} 5
     #[test]
     fn open_metrics_names_the_family_without_total_and_ends() {
         let text = encode(all(), Format::OpenMetrics);
-        assert!(
-            text.contains("# TYPE shmesh_requests counter\nshmesh_requests_total{"),
-            "{text}"
-        );
+        assert!(text.contains("# TYPE shmesh_requests counter\nshmesh_requests_total{"), "{text}");
         assert!(text.ends_with("\n# EOF\n"), "{text}");
     }
 
@@ -283,20 +259,12 @@ shmesh_request_duration_seconds_bucket{le="+Inf",cluster="reviews"} 5
         });
         let text = encode(twice, Format::Text);
         assert_eq!(text.matches("# TYPE shmesh_sessions ").count(), 1);
-        assert!(
-            text.contains("shmesh_sessions 2\nshmesh_sessions{worker=\"1\"} 5\n"),
-            "{text}"
-        );
+        assert!(text.contains("shmesh_sessions 2\nshmesh_sessions{worker=\"1\"} 5\n"), "{text}");
     }
 
     #[test]
     fn a_histogram_always_has_its_last_bucket() {
-        let lacking = Distribution {
-            labels: vec![],
-            bounds: vec![],
-            counts: vec![],
-            sum: 0.0,
-        };
+        let lacking = Distribution { labels: vec![], bounds: vec![], counts: vec![], sum: 0.0 };
         assert_eq!(lacking.buckets(), [(f64::INFINITY, 0)]);
     }
 

@@ -388,12 +388,12 @@ fn a_bench_survives_its_service() {
     let via = first.address.clone();
     let bench = Command::new(SHMESH)
         .args(["bench", "--via", &via, "--protocol", "http", "--inflight", "4"])
-        .args(["--duration", "1500ms", "--json"])
+        .args(["--duration", "2500ms", "--json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary starts");
-    std::thread::sleep(std::time::Duration::from_millis(600));
+    std::thread::sleep(std::time::Duration::from_millis(1000));
     drop(first);
     std::thread::sleep(std::time::Duration::from_millis(200));
     // The dead service's socket file is still there, and is replaced.
@@ -403,7 +403,8 @@ fn a_bench_survives_its_service() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one object");
     let errors = report["errors"].as_u64().expect("a number");
-    assert!((1..=4).contains(&errors), "{report}");
+    // What was outstanding, and once more if the dying service's socket still took a connection.
+    assert!((1..=8).contains(&errors), "{report}");
     assert_eq!(report["sent"].as_u64(), report["ok"].as_u64().map(|ok| ok + errors));
 }
 
@@ -451,8 +452,8 @@ fn check_says_where_a_configuration_is_wrong() {
     let said = text(&bad.stderr);
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines.len(), 2, "{said}");
-    assert!(lines[0].starts_with(&format!("{name}:5:57: ")), "{said}");
-    assert!(lines[1].starts_with(&format!("{name}:7:36: ")), "{said}");
+    assert!(lines[0].starts_with(&format!("{name}:5:58: ")), "{said}");
+    assert!(lines[1].starts_with(&format!("{name}:7:35: ")), "{said}");
 }
 
 #[test]
@@ -474,6 +475,24 @@ fn a_sidecar_that_cannot_start_says_why() {
     let said = run(&GOOD_CONFIG.replace("127.0.0.1:15000", &taken));
     let sentence = format!("shmesh: the admin address {taken} is in use");
     assert!(said.contains(&sentence), "{said}");
+}
+
+#[test]
+fn the_demo_ends_by_itself_with_its_tables() {
+    let folder = TempDir::new().expect("a folder");
+    let begin = std::time::Instant::now();
+    let output = Command::new(SHMESH).arg("demo").env("TMPDIR", folder.path()).output().expect("the binary starts");
+    let took = begin.elapsed();
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{printed}{}", text(&output.stderr));
+    assert!(took.as_secs() < 20, "{took:?}");
+    for way in ["direct TCP", "via TCP", "via UDS", "via shm"] {
+        let rows = printed.lines().filter(|line| line.starts_with(&format!("  {way} ")));
+        let ratios = rows.filter(|line| line.ends_with('x')).count();
+        assert_eq!(ratios, 2, "{way}, over HTTP and over Dubbo: {printed}");
+    }
+    let left = std::fs::read_dir(folder.path()).expect("it is there").count();
+    assert_eq!(left, 0, "the demo cleans up");
 }
 
 #[test]

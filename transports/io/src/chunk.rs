@@ -63,11 +63,7 @@ impl SharedSlice {
     /// If there are fewer.
     pub fn split_to(&mut self, n: usize) -> SharedSlice {
         assert!(n <= self.len, "split past the end");
-        let first = SharedSlice {
-            ptr: self.ptr,
-            len: n,
-            keep: self.keep.clone(),
-        };
+        let first = SharedSlice { ptr: self.ptr, len: n, keep: self.keep.clone() };
         self.advance(n);
         first
     }
@@ -153,10 +149,7 @@ pub struct Chunks {
 impl Chunks {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self {
-            queue: VecDeque::new(),
-            bytes: 0,
-        }
+        Self { queue: VecDeque::new(), bytes: 0 }
     }
 
     /// Total number of bytes.
@@ -295,13 +288,7 @@ mod tests {
         let released = Rc::new(Cell::new(false));
         let bytes = *b"shared payload";
         // SAFETY: `bytes` outlives every use of the slice below.
-        let mut slice = unsafe {
-            SharedSlice::new(
-                bytes.as_ptr(),
-                bytes.len(),
-                Rc::new(Block(released.clone())),
-            )
-        };
+        let mut slice = unsafe { SharedSlice::new(bytes.as_ptr(), bytes.len(), Rc::new(Block(released.clone()))) };
         let first = slice.split_to(6);
         let mut chunks = Chunks::from(first);
         chunks.push(slice);

@@ -43,9 +43,7 @@ pub(crate) struct Random {
 impl Random {
     pub(crate) fn new() -> Self {
         // `RandomState` takes its keys from getrandom(2).
-        Self {
-            state: RandomState::new().build_hasher().finish(),
-        }
+        Self { state: RandomState::new().build_hasher().finish() }
     }
 
     pub(crate) fn next(&mut self) -> u64 {

@@ -125,33 +125,16 @@ pub const ACCEPT_PAUSE: Nanos = 100_000_000;
 #[derive(Debug)]
 pub enum Event {
     /// A connection arrived at the listener tagged `tag`. `sock` has tag 0 and is not receiving yet.
-    Accepted {
-        tag: Tag,
-        sock: SockId,
-        peer: PeerAddr,
-    },
+    Accepted { tag: Tag, sock: SockId, peer: PeerAddr },
     /// A [`Driver::connect`] ended.
-    Connected {
-        tag: Tag,
-        sock: SockId,
-        result: io::Result<()>,
-    },
+    Connected { tag: Tag, sock: SockId, result: io::Result<()> },
     /// Bytes arrived; `data` is never empty.
     Received { tag: Tag, sock: SockId, data: Slice },
     /// No more bytes will arrive. `None`: the peer ended its stream in order; it may still receive.
-    Ended {
-        tag: Tag,
-        sock: SockId,
-        error: Option<io::Error>,
-    },
+    Ended { tag: Tag, sock: SockId, error: Option<io::Error> },
     /// A send ended: `Ok` with the number of bytes, all of them, or the error that cut it short. `chunks` is
     /// emptied, to be filled again.
-    Sent {
-        tag: Tag,
-        sock: SockId,
-        result: io::Result<u64>,
-        chunks: Chunks,
-    },
+    Sent { tag: Tag, sock: SockId, result: io::Result<u64>, chunks: Chunks },
     /// A watched descriptor was rung.
     Rung { tag: Tag },
     /// A [`Waker`] was used.
@@ -234,8 +217,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            pool_slots: crate::pool::SLOTS_DEFAULT,
-        }
+        Self { pool_slots: crate::pool::SLOTS_DEFAULT }
     }
 }

@@ -68,10 +68,7 @@ impl EpollDriver {
     pub fn new(limits: Limits) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let waker = Waker::new()?;
-        epoll.add(
-            &waker,
-            EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, WAKER),
-        )?;
+        epoll.add(&waker, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, WAKER))?;
         Ok(Self {
             epoll,
             sockets: Table::new(),
@@ -140,8 +137,7 @@ impl Driver for EpollDriver {
             && socket.register(&self.epoll, listener, LISTENER).is_err()
         {
             // Out of kernel memory or watches: as good as out of descriptors.
-            self.paused
-                .push((listener, self.clock.now() + ACCEPT_PAUSE));
+            self.paused.push((listener, self.clock.now() + ACCEPT_PAUSE));
         }
     }
 
@@ -196,10 +192,7 @@ impl Driver for EpollDriver {
             self.refused.push((sock, Errno::ENOTCONN, chunks));
             return;
         }
-        stream.sending = Some(Sending {
-            bytes: chunks.len_bytes() as u64,
-            chunks,
-        });
+        stream.sending = Some(Sending { bytes: chunks.len_bytes() as u64, chunks });
         if let Some(sent) = stream.go_on_sending(fd) {
             stream.sent = Some(sent);
             self.completed.push_back(sock);
@@ -272,9 +265,7 @@ impl Driver for EpollDriver {
     }
 }
 
-const STREAM: EpollFlags = EpollFlags::EPOLLIN
-    .union(EpollFlags::EPOLLRDHUP)
-    .union(EpollFlags::EPOLLET);
+const STREAM: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
 const STREAM_BLOCKED: EpollFlags = STREAM.union(EpollFlags::EPOLLOUT);
 const WATCHED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLET);
 /// Level-triggered, and only one of the workers that share a listener is woken for a connection.
@@ -400,12 +391,7 @@ impl Stream {
 
 impl EpollDriver {
     fn insert(&mut self, fd: OwnedFd, tag: Tag, kind: Kind) -> SockId {
-        self.sockets.insert(Socket {
-            fd,
-            tag,
-            registered: false,
-            kind,
-        })
+        self.sockets.insert(Socket { fd, tag, registered: false, kind })
     }
 
     fn register_or_remove(&mut self, id: SockId, flags: EpollFlags) -> io::Result<()> {
@@ -429,11 +415,7 @@ impl EpollDriver {
             _ => None,
         };
         if !self.unqueued.is_empty() {
-            timeout = Some(
-                timeout
-                    .unwrap_or(UNIX_CONNECT_RETRY)
-                    .min(UNIX_CONNECT_RETRY),
-            );
+            timeout = Some(timeout.unwrap_or(UNIX_CONNECT_RETRY).min(UNIX_CONNECT_RETRY));
         }
         if let Some(end) = self.paused.iter().map(|(_, end)| *end).min() {
             let pause = end.saturating_sub(self.clock.refresh());
@@ -452,31 +434,17 @@ impl EpollDriver {
                 continue;
             };
             if let Some(Sent { chunks, result }) = stream.sent.take() {
-                events.push(Event::Sent {
-                    tag,
-                    sock: id,
-                    result,
-                    chunks,
-                });
+                events.push(Event::Sent { tag, sock: id, result, chunks });
             }
             if let Some(result) = stream.connecting.as_mut().and_then(|c| c.result.take()) {
                 stream.connecting = None;
-                events.push(Event::Connected {
-                    tag,
-                    sock: id,
-                    result,
-                });
+                events.push(Event::Connected { tag, sock: id, result });
             }
         }
         for (sock, errno, mut chunks) in self.refused.drain(..) {
             chunks.clear();
             if let Some(socket) = self.sockets.get(sock) {
-                events.push(Event::Sent {
-                    tag: socket.tag,
-                    sock,
-                    result: Err(errno.into()),
-                    chunks,
-                });
+                events.push(Event::Sent { tag: socket.tag, sock, result: Err(errno.into()), chunks });
             }
         }
     }
@@ -523,18 +491,9 @@ impl EpollDriver {
         if flags.intersects(WRITABLE) {
             if stream.connecting.is_some() {
                 stream.connecting = None;
-                events.push(Event::Connected {
-                    tag,
-                    sock: id,
-                    result: connect_result(&socket.fd),
-                });
+                events.push(Event::Connected { tag, sock: id, result: connect_result(&socket.fd) });
             } else if let Some(Sent { chunks, result }) = stream.go_on_sending(&socket.fd) {
-                events.push(Event::Sent {
-                    tag,
-                    sock: id,
-                    result,
-                    chunks,
-                });
+                events.push(Event::Sent { tag, sock: id, result, chunks });
                 self.stop_awaiting_writable(id);
             }
         }
@@ -555,32 +514,20 @@ impl EpollDriver {
             match receive(&self.pool, &socket.fd) {
                 Ok(data) if data.is_empty() => {
                     stream.ended = true;
-                    events.push(Event::Ended {
-                        tag,
-                        sock: id,
-                        error: None,
-                    });
+                    events.push(Event::Ended { tag, sock: id, error: None });
                 }
                 Ok(data) => {
                     share -= 1;
                     // A read that did not fill the slot took all there was; more will be announced.
                     stream.readable = data.len() == SLOT_BYTES || stream.end_in_sight;
-                    events.push(Event::Received {
-                        tag,
-                        sock: id,
-                        data,
-                    });
+                    events.push(Event::Received { tag, sock: id, data });
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
                     Some(libc::EAGAIN) => stream.readable = false,
                     _ => {
                         stream.ended = true;
-                        events.push(Event::Ended {
-                            tag,
-                            sock: id,
-                            error: Some(error),
-                        });
+                        events.push(Event::Ended { tag, sock: id, error: Some(error) });
                     }
                 },
             }
@@ -611,14 +558,9 @@ impl EpollDriver {
                 Err(error) => {
                     self.stop_accept(listener);
                     if socket::is_exhaustion(&error) {
-                        self.paused
-                            .push((listener, self.clock.now() + ACCEPT_PAUSE));
+                        self.paused.push((listener, self.clock.now() + ACCEPT_PAUSE));
                     } else {
-                        events.push(Event::Ended {
-                            tag,
-                            sock: listener,
-                            error: Some(error),
-                        });
+                        events.push(Event::Ended { tag, sock: listener, error: Some(error) });
                     }
                     return;
                 }
@@ -639,13 +581,7 @@ impl EpollDriver {
         let Some(socket) = self.sockets.get_mut(id) else {
             return Ok(());
         };
-        let Kind::Stream(Stream {
-            unix,
-            connecting: Some(connecting),
-            blocked,
-            ..
-        }) = &mut socket.kind
-        else {
+        let Kind::Stream(Stream { unix, connecting: Some(connecting), blocked, .. }) = &mut socket.kind else {
             return Ok(());
         };
         match connect(socket.fd.as_raw_fd(), &connecting.addr) {
@@ -678,11 +614,7 @@ impl EpollDriver {
             if let Err(error) = self.start_connect(id)
                 && let Some(socket) = self.sockets.get(id)
             {
-                events.push(Event::Connected {
-                    tag: socket.tag,
-                    sock: id,
-                    result: Err(error),
-                });
+                events.push(Event::Connected { tag: socket.tag, sock: id, result: Err(error) });
             }
         }
         self.report_completed(events);
@@ -697,9 +629,7 @@ impl EpollDriver {
             && !stream.blocked
         {
             // Cannot fail for a descriptor that is registered. Reports at once if it is writable by now.
-            stream.blocked = epoll
-                .modify(&socket.fd, &mut EpollEvent::new(STREAM_BLOCKED, pack(id)))
-                .is_ok();
+            stream.blocked = epoll.modify(&socket.fd, &mut EpollEvent::new(STREAM_BLOCKED, pack(id))).is_ok();
         }
     }
 
@@ -713,9 +643,7 @@ impl EpollDriver {
             && stream.unix
             && stream.blocked
         {
-            stream.blocked = epoll
-                .modify(&socket.fd, &mut EpollEvent::new(STREAM, pack(id)))
-                .is_err();
+            stream.blocked = epoll.modify(&socket.fd, &mut EpollEvent::new(STREAM, pack(id))).is_err();
         }
     }
 }
@@ -740,11 +668,7 @@ fn receive(pool: &Pool, socket: &OwnedFd) -> io::Result<Slice> {
     match pool.vacant() {
         Some(mut slot) => {
             let len = socket::recv(socket, slot.bytes_mut())?;
-            Ok(if len == 0 {
-                Slice::empty()
-            } else {
-                pool.deliver(slot, len)
-            })
+            Ok(if len == 0 { Slice::empty() } else { pool.deliver(slot, len) })
         }
         None => {
             pool.count_heap_fallback();

@@ -24,12 +24,15 @@ pub mod driver;
 pub mod epoll;
 #[allow(unsafe_code)] // the slots' memory
 pub mod pool;
+pub mod probe;
 #[allow(unsafe_code)] // reads the slots
 pub mod slice;
 mod socket;
 #[allow(unsafe_code)] // system calls without a safe wrapper
 mod sys;
 mod table;
+#[allow(unsafe_code)] // pushes operations, and lends buffers to the kernel; in ring, buffers and operation
+pub mod uring;
 pub mod waker;
 
 pub use bell::Bell;
@@ -38,11 +41,5 @@ pub use driver::{Driver, Event, Limits, Nanos, PeerAddr, SockId, Tag, Target, Wa
 pub use epoll::EpollDriver;
 pub use pool::{Pool, SLOT_BYTES};
 pub use slice::Slice;
+pub use uring::UringDriver;
 pub use waker::Waker;
-
-pub type UringDriver = EpollDriver;
-pub mod probe {
-    pub fn uring() -> Result<(), &'static str> {
-        Err("later")
-    }
-}

@@ -108,9 +108,7 @@ impl Pool {
         let mut slice = Slice::pooled(self.clone(), slot, start, len_max);
         // SAFETY: `reserve` gave this range to nobody else and never does again while the slot is referenced, which
         // `slice` does; `write` cannot reach `slice`; the memory was zeroed by the kernel when it was mapped.
-        let room = unsafe {
-            std::slice::from_raw_parts_mut(self.0.address(slot).as_ptr().add(start), len_max)
-        };
+        let room = unsafe { std::slice::from_raw_parts_mut(self.0.address(slot).as_ptr().add(start), len_max) };
         let used = write(room).min(len_max);
         self.0.give_back(slot, start + len_max, start + used);
         slice.truncate(used);
@@ -120,21 +118,19 @@ impl Pool {
     /// A free slot to receive into.
     pub(crate) fn vacant(&self) -> Option<Vacant> {
         let slot = self.0.free.borrow_mut().pop()?;
-        Some(Vacant {
-            pool: Some(self.clone()),
-            slot,
-        })
+        Some(Vacant { pool: Some(self.clone()), slot })
     }
 
     /// Makes the first `len` bytes of a slot that was received into readable: where they are, or on the heap when
     /// slices hold too many slots already.
     pub(crate) fn deliver(&self, vacant: Vacant, len: usize) -> Slice {
-        if self.0.held.get() < self.0.held_max {
-            vacant.into_slice(len)
-        } else {
-            self.count_heap_fallback();
-            Slice::from_vec(vacant.bytes()[..len].to_vec())
-        }
+        if self.0.held.get() < self.0.held_max { vacant.into_slice(len) } else { self.deliver_to_heap(vacant, len) }
+    }
+
+    /// The same, always on the heap: for what nobody is going to consume soon.
+    pub(crate) fn deliver_to_heap(&self, vacant: Vacant, len: usize) -> Slice {
+        self.count_heap_fallback();
+        Slice::from_vec(vacant.bytes()[..len].to_vec())
     }
 
     pub(crate) fn count_heap_fallback(&self) {
@@ -240,11 +236,7 @@ impl Slots {
         }
         if let Some((slot, used)) = self.cursor.get() {
             // Only the cursor's own reference is left: everything written there is gone, start over.
-            let start = if self.refs[slot as usize].get() == 1 {
-                0
-            } else {
-                used
-            };
+            let start = if self.refs[slot as usize].get() == 1 { 0 } else { used };
             if start + len <= SLOT_BYTES {
                 self.cursor.set(Some((slot, start + len)));
                 self.retain(slot);
@@ -253,11 +245,7 @@ impl Slots {
             self.cursor.set(None);
             self.release(slot);
         }
-        let free = if self.held.get() < self.held_max {
-            self.free.borrow_mut().pop()
-        } else {
-            None
-        };
+        let free = if self.held.get() < self.held_max { self.free.borrow_mut().pop() } else { None };
         let Some(slot) = free else {
             self.heap_fallbacks.set(self.heap_fallbacks.get() + 1);
             return None;
@@ -280,20 +268,12 @@ impl Slots {
         if refs.get() == 0 {
             self.held.set(self.held.get() + 1);
         }
-        refs.set(
-            refs.get()
-                .checked_add(1)
-                .expect("fewer than 2^32 slices of a slot"),
-        );
+        refs.set(refs.get().checked_add(1).expect("fewer than 2^32 slices of a slot"));
     }
 
     fn release(&self, slot: u32) {
         let refs = &self.refs[slot as usize];
-        refs.set(
-            refs.get()
-                .checked_sub(1)
-                .expect("every slice is released once"),
-        );
+        refs.set(refs.get().checked_sub(1).expect("every slice is released once"));
         if refs.get() == 0 {
             self.held.set(self.held.get() - 1);
             self.free.borrow_mut().push(slot);
@@ -309,13 +289,13 @@ impl Slots {
 
 /// An anonymous private mapping.
 #[derive(Debug)]
-struct Region {
+pub(crate) struct Region {
     start: NonNull<u8>,
     len: NonZeroUsize,
 }
 
 impl Region {
-    fn new(len: usize) -> io::Result<Self> {
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
         let len = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches nobody else's memory.
         // JUSTIFICATION: a Vec would do, but it touches (or zeroes) all of it at once on some allocators, and its
@@ -328,10 +308,12 @@ impl Region {
                 MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
             )
         }?;
-        Ok(Self {
-            start: start.cast(),
-            len,
-        })
+        Ok(Self { start: start.cast(), len })
+    }
+
+    /// The first byte, at the beginning of a page.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
     }
 }
 
@@ -441,9 +423,7 @@ mod tests {
         let pool = Pool::new(16).unwrap();
         let mut held = Vec::new();
         for i in 0..100u8 {
-            let mut vacant = pool
-                .vacant()
-                .expect("a slot to receive into is always there");
+            let mut vacant = pool.vacant().expect("a slot to receive into is always there");
             vacant.bytes_mut()[..3].copy_from_slice(&[i; 3]);
             held.push(pool.deliver(vacant, 3));
             held.push(pool.append(&[i; 9000]));

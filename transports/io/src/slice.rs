@@ -26,30 +26,18 @@ enum Owner {
 impl Slice {
     /// No bytes.
     pub const fn empty() -> Self {
-        Self {
-            owner: Owner::Nobody,
-            start: 0,
-            len: 0,
-        }
+        Self { owner: Owner::Nobody, start: 0, len: 0 }
     }
 
     /// Takes over a vector, without copying its bytes.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
         let len = bytes.len();
-        Self {
-            owner: Owner::Heap(Rc::new(bytes)),
-            start: 0,
-            len,
-        }
+        Self { owner: Owner::Heap(Rc::new(bytes)), start: 0, len }
     }
 
     /// Takes over one reference to `slot`.
     pub(crate) fn pooled(pool: Pool, slot: u32, start: usize, len: usize) -> Self {
-        Self {
-            owner: Owner::Slot { pool, slot },
-            start,
-            len,
-        }
+        Self { owner: Owner::Slot { pool, slot }, start, len }
     }
 
     /// The bytes.
@@ -106,11 +94,7 @@ impl Slice {
 
     /// The same bytes outside the pool: for what is going to be kept for long. Copies if they are in a slot.
     pub fn to_heap(&self) -> Slice {
-        if self.is_pooled() {
-            Slice::from_vec(self.as_slice().to_vec())
-        } else {
-            self.clone()
-        }
+        if self.is_pooled() { Slice::from_vec(self.as_slice().to_vec()) } else { self.clone() }
     }
 
     /// Appends `next` without copying if it lies in the same slot, right behind this slice; else gives it back.
@@ -133,18 +117,11 @@ impl Clone for Slice {
             Owner::Nobody => Owner::Nobody,
             Owner::Slot { pool, slot } => {
                 pool.retain(*slot);
-                Owner::Slot {
-                    pool: pool.clone(),
-                    slot: *slot,
-                }
+                Owner::Slot { pool: pool.clone(), slot: *slot }
             }
             Owner::Heap(bytes) => Owner::Heap(bytes.clone()),
         };
-        Self {
-            owner,
-            start: self.start,
-            len: self.len,
-        }
+        Self { owner, start: self.start, len: self.len }
     }
 }
 
@@ -208,19 +185,13 @@ mod tests {
     #[test]
     fn splitting_and_advancing_move_through_the_bytes() {
         let pool = Pool::new(16).unwrap();
-        for mut rest in [
-            pool.append(b"head body tail"),
-            Slice::from_vec(b"head body tail".to_vec()),
-        ] {
+        for mut rest in [pool.append(b"head body tail"), Slice::from_vec(b"head body tail".to_vec())] {
             let head = rest.split_to(4);
             rest.advance(1);
             let mut body = rest.clone();
             body.truncate(4);
             rest.advance(5);
-            assert_eq!(
-                (&*head, &*body, &*rest),
-                (&b"head"[..], &b"body"[..], &b"tail"[..])
-            );
+            assert_eq!((&*head, &*body, &*rest), (&b"head"[..], &b"body"[..], &b"tail"[..]));
             rest.truncate(100);
             assert_eq!(rest.len(), 4);
         }

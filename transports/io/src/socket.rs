@@ -6,28 +6,21 @@ use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr,
-    getpeername, getsockname, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getpeername, getsockname,
+    setsockopt, socket, sockopt,
 };
 
 use crate::driver::{PeerAddr, Target};
 
 /// A socket for `target`, close-on-exec, without TCP's delays, and the address to connect it to.
-pub(crate) fn for_target(
-    target: &Target,
-    nonblocking: bool,
-) -> io::Result<(OwnedFd, SockaddrStorage)> {
+pub(crate) fn for_target(target: &Target, nonblocking: bool) -> io::Result<(OwnedFd, SockaddrStorage)> {
     let mut flags = SockFlag::SOCK_CLOEXEC;
     if nonblocking {
         flags |= SockFlag::SOCK_NONBLOCK;
     }
     match target {
         Target::Tcp(addr) => {
-            let family = if addr.is_ipv4() {
-                AddressFamily::Inet
-            } else {
-                AddressFamily::Inet6
-            };
+            let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             let fd = socket(family, SockType::Stream, flags, None)?;
             setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
             Ok((fd, SockaddrStorage::from(*addr)))
@@ -54,10 +47,7 @@ pub(crate) fn unix_addr(path: &Path) -> io::Result<SockaddrStorage> {
 /// Whether the socket is of a family that wants TCP_NODELAY.
 pub(crate) fn is_tcp(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let addr: SockaddrStorage = getsockname(socket.as_raw_fd())?;
-    Ok(matches!(
-        addr.family(),
-        Some(AddressFamily::Inet | AddressFamily::Inet6)
-    ))
+    Ok(matches!(addr.family(), Some(AddressFamily::Inet | AddressFamily::Inet6)))
 }
 
 /// Whom an accepted socket is connected to.
@@ -93,38 +83,24 @@ pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
 
 /// Makes the coming close a reset (over TCP; elsewhere it changes nothing).
 pub(crate) fn reset_on_close(socket: impl AsFd) {
-    let at_once = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
     // It fails only for what is no socket; then there is no connection to reset.
     let _ = setsockopt(&socket, sockopt::Linger, &at_once);
 }
 
 /// Sends the FIN. Fails only when the connection is gone: then there is nobody to tell.
 pub(crate) fn shutdown_write(socket: impl AsFd) {
-    let _ = nix::sys::socket::shutdown(
-        socket.as_fd().as_raw_fd(),
-        nix::sys::socket::Shutdown::Write,
-    );
+    let _ = nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write);
 }
 
 /// Receives what is there, without waiting whatever the socket's flags say.
 pub(crate) fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(nix::sys::socket::recv(
-        socket.as_fd().as_raw_fd(),
-        buffer,
-        MsgFlags::MSG_DONTWAIT,
-    )?)
+    Ok(nix::sys::socket::recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
 }
 
 /// One byte into a doorbell: full or gone both count as done.
 pub(crate) fn ring(bell: impl AsFd) {
-    let _ = nix::sys::socket::send(
-        bell.as_fd().as_raw_fd(),
-        &RING,
-        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-    );
+    let _ = nix::sys::socket::send(bell.as_fd().as_raw_fd(), &RING, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
 }
 
 /// What a ring consists of.
@@ -132,10 +108,7 @@ pub(crate) static RING: [u8; 1] = [1];
 
 /// Whether accepting failed because the process, or the system, is out of something: worth a pause.
 pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// Whether accepting failed for one connection only, so that the next one may do.

@@ -22,14 +22,7 @@ pub(crate) fn accept(listener: BorrowedFd<'_>, nonblocking: bool) -> io::Result<
         flags |= libc::SOCK_NONBLOCK;
     }
     // SAFETY: no address is asked for, so both pointers may be null.
-    let fd = unsafe {
-        libc::accept4(
-            listener.as_raw_fd(),
-            ptr::null_mut(),
-            ptr::null_mut(),
-            flags,
-        )
-    };
+    let fd = unsafe { libc::accept4(listener.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), flags) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -48,23 +41,14 @@ pub(crate) fn send(socket: BorrowedFd<'_>, chunks: &Chunks) -> io::Result<usize>
     // SAFETY: the pieces lie in `chunks`, which is borrowed for the call; the kernel only reads them, so that a peer
     // which changes a shared one meanwhile changes what is sent and nothing else.
     // JUSTIFICATION: IoSlice would need a `&[u8]` over shared memory.
-    let sent = unsafe {
-        libc::sendmsg(
-            socket.as_raw_fd(),
-            &message,
-            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-        )
-    };
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
     if sent < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(sent as usize)
 }
 
-pub(crate) const EMPTY_PIECE: libc::iovec = libc::iovec {
-    iov_base: ptr::null_mut(),
-    iov_len: 0,
-};
+pub(crate) const EMPTY_PIECE: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
 
 /// Writes where the first chunks lie into `pieces`; returns how many.
 pub(crate) fn list_pieces(chunks: &Chunks, pieces: &mut [libc::iovec]) -> usize {
@@ -99,10 +83,7 @@ pub(crate) fn epoll_wait(
         i64::from(unsafe { libc::epoll_wait(fd, ready.as_mut_ptr(), ready.len() as i32, millis) })
     } else {
         let nanos = timeout.unwrap_or(0);
-        let time = libc::timespec {
-            tv_sec: (nanos / 1_000_000_000) as _,
-            tv_nsec: (nanos % 1_000_000_000) as _,
-        };
+        let time = libc::timespec { tv_sec: (nanos / 1_000_000_000) as _, tv_nsec: (nanos % 1_000_000_000) as _ };
         // SAFETY: `ready` is as long as said, `time` lives through the call, no signal mask is given.
         // JUSTIFICATION: the C library has no wrapper on the oldest systems that we link for.
         unsafe {
@@ -135,12 +116,4 @@ pub(crate) fn epoll_wait(
 pub(crate) fn storage_of_unix(addr: &UnixAddr) -> Option<SockaddrStorage> {
     // SAFETY: pointer and length are those of one valid address.
     unsafe { SockaddrStorage::from_raw(addr.as_ptr().cast(), Some(addr.len())) }
-}
-
-/// Takes over a descriptor that the kernel made for us and told us by number (in a completion).
-#[allow(dead_code)]
-pub(crate) fn own_descriptor(fd: i32) -> OwnedFd {
-    assert!(fd >= 0);
-    // SAFETY: by the function's contract nobody else owns it.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }

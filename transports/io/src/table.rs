@@ -19,18 +19,12 @@ struct Row<T> {
 
 impl<T> Table<T> {
     pub(crate) fn new() -> Self {
-        Self {
-            rows: Vec::new(),
-            free: Vec::new(),
-        }
+        Self { rows: Vec::new(), free: Vec::new() }
     }
 
     pub(crate) fn insert(&mut self, value: T) -> SockId {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.rows.push(Row {
-                generation: 0,
-                value: None,
-            });
+            self.rows.push(Row { generation: 0, value: None });
             // One row a descriptor, and descriptors are 31-bit numbers.
             (self.rows.len() - 1) as u32
         });
@@ -41,16 +35,12 @@ impl<T> Table<T> {
 
     pub(crate) fn get(&self, id: SockId) -> Option<&T> {
         let row = self.rows.get(id.index() as usize)?;
-        row.value
-            .as_ref()
-            .filter(|_| row.generation == id.generation())
+        row.value.as_ref().filter(|_| row.generation == id.generation())
     }
 
     pub(crate) fn get_mut(&mut self, id: SockId) -> Option<&mut T> {
         let row = self.rows.get_mut(id.index() as usize)?;
-        row.value
-            .as_mut()
-            .filter(|_| row.generation == id.generation())
+        row.value.as_mut().filter(|_| row.generation == id.generation())
     }
 
     pub(crate) fn remove(&mut self, id: SockId) -> Option<T> {
@@ -59,17 +49,6 @@ impl<T> Table<T> {
         row.generation = (row.generation + 1) & ((1 << GENERATION_BITS) - 1);
         self.free.push(id.index());
         row.value.take()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.rows.len() - self.free.len()
-    }
-
-    pub(crate) fn ids(&self) -> impl Iterator<Item = SockId> + '_ {
-        self.rows.iter().enumerate().filter_map(|(index, row)| {
-            row.value.as_ref()?;
-            Some(SockId::new(index as u32, row.generation))
-        })
     }
 }
 
@@ -88,7 +67,5 @@ mod tests {
         assert_eq!(table.get(first), None);
         assert_eq!(table.remove(first), None);
         assert_eq!(table.get(second), Some(&"second"));
-        assert_eq!(table.ids().collect::<Vec<_>>(), [second]);
-        assert_eq!(table.len(), 1);
     }
 }

@@ -1,7 +1,7 @@
 //! Ends a driver's wait from another thread.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,12 +23,8 @@ struct Shared {
 
 impl Waker {
     pub(crate) fn new() -> io::Result<Self> {
-        let eventfd =
-            EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self(Arc::new(Shared {
-            pending: AtomicBool::new(false),
-            eventfd,
-        })))
+        let eventfd = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self(Arc::new(Shared { pending: AtomicBool::new(false), eventfd })))
     }
 
     /// Wakes the driver. Never blocks.
@@ -46,13 +42,9 @@ impl Waker {
         // Pairs with the swap in `wake`.
         self.0.pending.swap(false, Ordering::AcqRel);
     }
-
-    /// The eventfd, readable from the first wake on: it is watched edge-triggered.
-    pub(crate) fn watched(&self) -> io::Result<OwnedFd> {
-        self.0.eventfd.as_fd().try_clone_to_owned()
-    }
 }
 
+/// The eventfd, readable from the first wake on: it is watched edge-triggered.
 impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.eventfd.as_fd()

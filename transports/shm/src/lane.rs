@@ -203,6 +203,11 @@ impl LaneEnd {
         })
     }
 
+    /// Whether records were put that the peer cannot see yet.
+    pub fn has_unpublished(&self) -> bool {
+        self.producer.has_unpublished()
+    }
+
     /// Makes puts, consumption and releases visible. True if the peer sleeps for one of them and must be rung.
     pub fn publish(&mut self) -> bool {
         self.returns.drain_into(&mut self.releases);

@@ -70,6 +70,11 @@ impl Producer {
         self.put += 1;
     }
 
+    /// Whether something was put that is not visible yet.
+    pub fn has_unpublished(&self) -> bool {
+        self.put != self.visible
+    }
+
     /// Makes what was put visible. True if there was something.
     pub fn publish(&mut self) -> bool {
         if self.put == self.visible {

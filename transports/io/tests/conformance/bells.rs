@@ -49,9 +49,7 @@ pub fn wakes_from_another_thread(kind: Kind, _: Family) {
 
 fn eventfd() -> (EventFd, OwnedFd) {
     let ours = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).unwrap();
-    let theirs = std::os::fd::AsFd::as_fd(&ours)
-        .try_clone_to_owned()
-        .unwrap();
+    let theirs = std::os::fd::AsFd::as_fd(&ours).try_clone_to_owned().unwrap();
     (ours, theirs)
 }
 
@@ -159,9 +157,7 @@ pub fn rings_a_bell_that_is_dropped_at_once(kind: Kind, _: Family) {
     let (innocent, mut victim) = UnixStream::pair().unwrap();
     subject.turn(Wait::Now);
     subject.turn(Wait::Now);
-    theirs
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut rings = Vec::new();
     std::io::Read::read_to_end(&mut theirs, &mut rings).unwrap();
     assert_eq!(rings, [1], "one ring, then the end: nothing keeps the bell");

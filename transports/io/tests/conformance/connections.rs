@@ -19,9 +19,9 @@ pub fn accepts_with_tag_and_peer(kind: Kind, family: Family) {
         assert_eq!(tag, 77);
         match (family, peer) {
             (Family::Unix, PeerAddr::Unix) => {}
-            (Family::Tcp, PeerAddr::Tcp(addr)) => assert!(peers.iter().any(
-                |peer| matches!(peer, Peer::Tcp(stream) if stream.local_addr().unwrap() == addr)
-            )),
+            (Family::Tcp, PeerAddr::Tcp(addr)) => assert!(
+                peers.iter().any(|peer| matches!(peer, Peer::Tcp(stream) if stream.local_addr().unwrap() == addr))
+            ),
             other => panic!("{other:?}"),
         }
         subject.driver.set_tag(sock, 78);
@@ -41,12 +41,7 @@ pub fn connects(kind: Kind, family: Family) {
     let mut subject = Subject::new(kind);
     let (listener, place) = place(family);
     let sock = subject.driver.connect(&place.target, 5).unwrap();
-    let Event::Connected {
-        tag,
-        sock: id,
-        result,
-    } = subject.next()
-    else {
+    let Event::Connected { tag, sock: id, result } = subject.next() else {
         panic!("only the connection arrives");
     };
     result.unwrap();
@@ -88,9 +83,7 @@ pub fn connects_when_the_backlog_has_room_again(kind: Kind, family: Family) {
     let mut subject = Subject::new(kind);
     let (listener, place) = place(family);
     nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
-    let socks: Vec<_> = (0..6)
-        .map(|i| subject.driver.connect(&place.target, i).unwrap())
-        .collect();
+    let socks: Vec<_> = (0..6).map(|i| subject.driver.connect(&place.target, i).unwrap()).collect();
     subject.turn(Wait::Now);
     subject.turn(Wait::Now);
     let mut peers = Vec::new();
@@ -146,10 +139,7 @@ pub fn reports_a_reset(kind: Kind, family: Family) {
     peer.reset();
     let (bytes, error) = subject.receive_all(sock);
     assert!(bytes.is_empty());
-    assert_eq!(
-        error.map(|error| error.kind()),
-        Some(ErrorKind::ConnectionReset)
-    );
+    assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::ConnectionReset));
     subject.assert_quiet(Duration::from_millis(5));
 }
 
@@ -188,13 +178,7 @@ pub fn reports_a_send_to_a_closed_peer_once(kind: Kind, family: Family) {
         std::thread::sleep(Duration::from_millis(1));
     }
     let error = error.expect("nobody is there");
-    assert!(
-        matches!(
-            error.kind(),
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-        ),
-        "{error}"
-    );
+    assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
     subject.assert_quiet(Duration::from_millis(5));
     subject.driver.close(sock);
 }

@@ -10,8 +10,8 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use shmesh_io::{
-    Bell, Chunks, Driver, EpollDriver, Event, Limits, Nanos, Pool, Slice, SockId, Tag, Target,
-    UringDriver, Wait, Waker, probe,
+    Bell, Chunks, Driver, EpollDriver, Event, Limits, Nanos, Pool, Slice, SockId, Tag, Target, UringDriver, Wait,
+    Waker, probe,
 };
 
 /// Longer than anything here takes on a busy machine.
@@ -78,11 +78,7 @@ impl Subject {
             Kind::Epoll => Box::new(EpollDriver::new(limits).unwrap()),
             Kind::Uring => Box::new(UringDriver::new(limits).unwrap()),
         };
-        Self {
-            driver,
-            events: VecDeque::new(),
-            _turn: turn,
-        }
+        Self { driver, events: VecDeque::new(), _turn: turn }
     }
 
     pub fn pool(&self) -> Pool {
@@ -129,11 +125,7 @@ impl Subject {
                     return found;
                 }
             }
-            assert!(
-                Instant::now() < deadline,
-                "not in time; got {:?}",
-                self.events
-            );
+            assert!(Instant::now() < deadline, "not in time; got {:?}", self.events);
             let until = self.driver.refresh_clock() + 100_000_000;
             self.turn(Wait::Until(until));
         }
@@ -168,18 +160,12 @@ impl Subject {
     }
 
     pub fn send(&mut self, sock: SockId, bytes: &[u8]) {
-        self.driver
-            .send(sock, Chunks::from(Slice::from_vec(bytes.to_vec())));
+        self.driver.send(sock, Chunks::from(Slice::from_vec(bytes.to_vec())));
     }
 
     pub fn sent(&mut self, sock: SockId) -> io::Result<u64> {
         self.find(|event| match event {
-            Event::Sent {
-                sock: id,
-                result,
-                chunks,
-                ..
-            } if *id == sock => {
+            Event::Sent { sock: id, result, chunks, .. } if *id == sock => {
                 assert!(chunks.is_empty());
                 Some(std::mem::replace(result, Ok(0)))
             }
@@ -189,9 +175,7 @@ impl Subject {
 
     pub fn connected(&mut self, sock: SockId) -> io::Result<()> {
         self.find(|event| match event {
-            Event::Connected {
-                sock: id, result, ..
-            } if *id == sock => Some(std::mem::replace(result, Ok(()))),
+            Event::Connected { sock: id, result, .. } if *id == sock => Some(std::mem::replace(result, Ok(()))),
             _ => None,
         })
     }
@@ -206,9 +190,7 @@ impl Subject {
                     bytes.extend_from_slice(data);
                     Some(None)
                 }
-                Event::Ended {
-                    sock: id, error, ..
-                } if *id == sock => Some(Some(error.take())),
+                Event::Ended { sock: id, error, .. } if *id == sock => Some(Some(error.take())),
                 _ => None,
             });
             if let Some(error) = end {
@@ -258,10 +240,7 @@ pub fn place(family: Family) -> (OwnedFd, Place) {
         Family::Unix => {
             let path = fresh_path();
             let listener = UnixListener::bind(&path).unwrap();
-            let place = Place {
-                target: Target::Unix(path.clone()),
-                path: Some(path),
-            };
+            let place = Place { target: Target::Unix(path.clone()), path: Some(path) };
             (listener.into(), place)
         }
     }
@@ -301,8 +280,7 @@ impl Peer {
         let listener = listener.try_clone().unwrap();
         // Accepting gives up after this time.
         let time = nix::sys::time::TimeVal::new(PATIENCE.as_secs() as i64, 0);
-        nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::ReceiveTimeout, &time)
-            .unwrap();
+        nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::ReceiveTimeout, &time).unwrap();
         let peer = match family {
             Family::Tcp => {
                 let listener = TcpListener::from(listener);
@@ -322,14 +300,8 @@ impl Peer {
     fn set_patience(&self) {
         let time = Some(PATIENCE);
         match self {
-            Self::Tcp(s) => s
-                .set_read_timeout(time)
-                .and(s.set_write_timeout(time))
-                .unwrap(),
-            Self::Unix(s) => s
-                .set_read_timeout(time)
-                .and(s.set_write_timeout(time))
-                .unwrap(),
+            Self::Tcp(s) => s.set_read_timeout(time).and(s.set_write_timeout(time)).unwrap(),
+            Self::Unix(s) => s.set_read_timeout(time).and(s.set_write_timeout(time)).unwrap(),
         }
     }
 
@@ -356,10 +328,7 @@ impl Peer {
 
     pub fn reset(self) {
         if let Self::Tcp(s) = &self {
-            let at_once = nix::libc::linger {
-                l_onoff: 1,
-                l_linger: 0,
-            };
+            let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
             nix::sys::socket::setsockopt(s, nix::sys::socket::sockopt::Linger, &at_once).unwrap();
         }
     }
@@ -411,10 +380,6 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
 pub fn assert_same(got: &[u8], wanted: &[u8]) {
     if got != wanted {
         let at = got.iter().zip(wanted).position(|(a, b)| a != b);
-        panic!(
-            "{} bytes instead of {}, first difference at {at:?}",
-            got.len(),
-            wanted.len()
-        );
+        panic!("{} bytes instead of {}, first difference at {at:?}", got.len(), wanted.len());
     }
 }

@@ -7,14 +7,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, connect, socket,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, connect, socket};
 use shmesh_io::{Chunks, Event, Keep, Limits, SharedSlice, SockId, Target, Wait};
 
-use crate::harness::{
-    Family, Kind, Peer, Subject, alone, assert_same, descriptors, noise, place,
-};
+use crate::harness::{Family, Kind, Peer, Subject, alone, assert_same, descriptors, noise, place};
 
 /// Turns until `done`, for completions of cancelled operations to come in.
 fn turn_until(subject: &mut Subject, mut done: impl FnMut(&mut Subject) -> bool) {
@@ -97,9 +93,10 @@ pub fn gives_everything_back_when_dropped(kind: Kind, family: Family) {
     let pool = subject.pool();
     let (listener, place) = place(family);
     subject.driver.listen(listener, 1).unwrap();
-    let mut peers: Vec<Peer> = (0..5).map(|_| Peer::connect(&place.target)).collect();
+    let mut peers = Vec::new();
     let mut slices = Vec::new();
-    for peer in &mut peers {
+    for _ in 0..5 {
+        let mut peer = Peer::connect(&place.target);
         peer.write_all(b"kept").unwrap();
         let Event::Accepted { sock, .. } = subject.next() else {
             panic!("only connections");
@@ -112,6 +109,7 @@ pub fn gives_everything_back_when_dropped(kind: Kind, family: Family) {
         subject.events.clear();
         subject.send(sock, &noise(1, 9_000_000));
         subject.turn(Wait::Now);
+        peers.push(peer);
     }
     drop(subject);
     for peer in &mut peers {
@@ -147,9 +145,7 @@ pub fn releases_shared_blocks_when_sent_or_closed(kind: Kind, family: Family) {
     let bytes: &'static [u8] = noise(17, 9_000_000).leak();
     let released = Rc::new(Cell::new(0));
     // SAFETY: leaked, so there for ever.
-    let block = |len| unsafe {
-        SharedSlice::new(bytes.as_ptr(), len, Rc::new(Block(released.clone())))
-    };
+    let block = |len| unsafe { SharedSlice::new(bytes.as_ptr(), len, Rc::new(Block(released.clone()))) };
     let mut subject = Subject::new(kind);
     let (sock, mut peer) = subject.accepted(family, 1);
     subject.driver.send(sock, Chunks::from(block(1000)));
@@ -232,16 +228,13 @@ pub fn keeps_going_when_slices_hold_the_whole_pool(kind: Kind, family: Family) {
 pub fn pauses_when_descriptors_run_out(kind: Kind, family: Family) {
     let mut subject = Subject::with(kind, Limits::default(), alone());
     let (listener, place) = place(family);
-    subject.driver.listen(listener, 1).unwrap();
-    subject.turn(Wait::Now);
     // The clients' descriptors exist before there are no more.
     let (domain, addr) = match &place.target {
         Target::Tcp(addr) => (AddressFamily::Inet, Ok(SockaddrStorage::from(*addr))),
         Target::Unix(path) => (AddressFamily::Unix, Err(UnixAddr::new(path).unwrap())),
     };
-    let clients: Vec<_> = (0..3)
-        .map(|_| socket(domain, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap())
-        .collect();
+    let clients: Vec<_> =
+        (0..3).map(|_| socket(domain, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap()).collect();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     // Just above the highest one in use, with the gaps below it filled.
     let highest = std::fs::read_dir("/proc/self/fd")
@@ -264,6 +257,8 @@ pub fn pauses_when_descriptors_run_out(kind: Kind, family: Family) {
             Err(addr) => connect(client.as_raw_fd(), addr).unwrap(),
         }
     }
+    // Only now: io_uring takes the limit from when accepting was asked for.
+    subject.driver.listen(listener, 1).unwrap();
     let end = subject.driver.refresh_clock() + 350_000_000;
     let mut turns = 0;
     while subject.driver.refresh_clock() < end {

@@ -33,9 +33,14 @@ pub fn exchange(args: &CallArgs, interface: &str, method: &str) -> Result<(), St
         ..Invocation::default()
     };
     write_request(&mut frame, ID, true, serialization::HESSIAN2, &invocation);
-    let mut stream = connect(&args.via)?;
-    stream.write_all(&frame).map_err(|error| format!("the call could not be sent: {error}"))?;
-    let (header, body) = receive(&mut stream)?;
+    let (header, body) = match &args.via {
+        Address::Shm(socket) => {
+            let (group, version) = (args.group.as_deref(), args.version.as_deref());
+            let key = DubboKey { service: interface, method, group, version };
+            over_shm(socket, Request::dubbo(key, &frame))?
+        }
+        via => over_stream(&mut connect(via)?, &frame)?,
+    };
     if args.verbose {
         eprintln!("dubbo status {}, serialization {}, {} bytes", header.status, header.serialization, header.body_len);
     }

@@ -92,8 +92,7 @@ mod tests {
     fn what_is_read_at_start_is_named() {
         let current = Snapshot::default();
         assert_eq!(fixed_setting(&current, &Snapshot::default()), None);
-        let mut new = Snapshot::default();
-        new.workers = Some(2);
+        let mut new = Snapshot { workers: Some(2), ..Snapshot::default() };
         assert_eq!(fixed_setting(&current, &new), Some("`workers`"));
         new.admin.address.set_port(1);
         assert_eq!(fixed_setting(&current, &new), Some("`admin`"));

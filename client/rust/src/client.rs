@@ -1,0 +1,259 @@
+//! The client: connects, calls, and goes round a sidecar that is gone.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shmesh_shm::Protocol;
+use shmesh_shm::handshake::MAX_NAME_BYTES;
+use shmesh_shm::wait::DEFAULT_MAX_SPIN;
+
+use crate::call::{Call, Request, Response, SubmitError, Target, Wait};
+use crate::calls::{Calls, MAX_ANSWER_BYTES, Opening};
+use crate::clock;
+use crate::error::{CallError, Ran, Retry};
+use crate::exchange::Exchange;
+use crate::fallback::Fallback;
+use crate::lane::Lane;
+use crate::pool::Pool;
+use crate::session::Attach;
+use crate::stream::Stream;
+
+/// Calling lanes of a session unless set otherwise.
+const LANES: u16 = 4;
+/// Sessions of a client unless set otherwise.
+const SESSIONS_MAX: usize = 8;
+/// How long to wait for a lane when all are in use.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An app's access to its sidecar. Cheap to clone; all clones share their lanes.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    pool: Arc<Pool>,
+    fallback: Option<Fallback>,
+}
+
+/// Settings of a [`Client`].
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    attach: Attach,
+    sessions_max: usize,
+    patience: Duration,
+    answer_bytes_max: usize,
+    fallback: bool,
+}
+
+impl Client {
+    /// Attaches to the sidecar at this session socket.
+    pub fn connect(socket: impl AsRef<Path>) -> Result<Client, CallError> {
+        Client::builder().socket(socket).connect()
+    }
+
+    /// Settings first.
+    pub fn builder() -> ClientBuilder {
+        let attach = Attach {
+            socket: PathBuf::new(),
+            name: String::new(),
+            calling_lanes: LANES,
+            serving: false,
+            max_spin: DEFAULT_MAX_SPIN,
+            directory: None,
+        };
+        ClientBuilder {
+            attach,
+            sessions_max: SESSIONS_MAX,
+            patience: PATIENCE,
+            answer_bytes_max: MAX_ANSWER_BYTES,
+            fallback: true,
+        }
+    }
+
+    /// Calls and waits for the whole answer. When the sidecar is gone the call goes directly to the endpoints that it named,
+    /// provided that it did not run or is idempotent.
+    pub fn call(&self, request: Request<'_>) -> Result<Response, CallError> {
+        if let Some(flaw) = request.flaw {
+            return Err(CallError::BadRequest(flaw));
+        }
+        let outcome = self.call_through_sidecar(&request);
+        let (Err(error), Some(fallback)) = (&outcome, &self.shared.fallback) else { return outcome };
+        let may = match error.retry() {
+            Retry::Safe => true,
+            Retry::IfIdempotent => request.idempotent,
+            Retry::No => false,
+        };
+        if !error.is_sidecar_lost() || !may {
+            return outcome;
+        }
+        match fallback.call(&request) {
+            Some(direct) => direct,
+            None => outcome,
+        }
+    }
+
+    /// A lane of one's own, for pipelined calls from one thread.
+    pub fn lane(&self) -> Result<Lane, CallError> {
+        Ok(Lane::new(self.shared.pool.take()?, self.shared.pool.clone()))
+    }
+
+    /// An HTTP call whose bodies are streamed both ways; `total` is the length of the request's body if it is known. The body
+    /// of `request` itself is sent first.
+    pub fn exchange(&self, request: &Request<'_>, total: Option<u64>) -> Result<Exchange, CallError> {
+        if let Some(flaw) = request.flaw {
+            return Err(CallError::BadRequest(flaw));
+        }
+        let mut key = Vec::new();
+        request.write_key(&mut key);
+        let mut lane = self.lane()?;
+        let payload = [request.payload()];
+        let call = call_of(request, Target::Key(request.protocol(), &key), &payload);
+        let id = submit(lane.calls_mut(), &call, Opening::Paced(total))?;
+        Ok(Exchange::new(lane, id))
+    }
+
+    /// A byte stream that stands in for a connection: with [`Protocol::Http`] or [`Protocol::Dubbo2`] to a listener of the sidecar, with
+    /// [`Protocol::Raw`] to the cluster. It has a lane to itself until it is dropped.
+    pub fn stream(&self, protocol: Protocol, cluster: Option<&str>) -> Result<Stream, CallError> {
+        let (lane, id) = self.open_stream(protocol, cluster)?;
+        Stream::new(lane, id)
+    }
+
+    /// As [`Client::stream`], for a tokio runtime, which must be entered.
+    #[cfg(feature = "tokio")]
+    pub fn async_stream(&self, protocol: Protocol, cluster: Option<&str>) -> Result<crate::AsyncStream, CallError> {
+        let (lane, id) = self.open_stream(protocol, cluster)?;
+        crate::AsyncStream::new(lane, id)
+    }
+
+    fn open_stream(&self, protocol: Protocol, cluster: Option<&str>) -> Result<(Lane, crate::call::CallId), CallError> {
+        if (protocol == Protocol::Raw) != cluster.is_some() {
+            return Err(CallError::BadRequest("a raw stream names its cluster, others do not"));
+        }
+        let mut lane = self.lane()?;
+        let target = Target::Key(protocol, cluster.unwrap_or("").as_bytes());
+        let id = submit(lane.calls_mut(), &Call::new(target, &[]), Opening::Stream)?;
+        lane.flush();
+        Ok((lane, id))
+    }
+
+    fn call_through_sidecar(&self, request: &Request<'_>) -> Result<Response, CallError> {
+        let mut lane = self.lane()?;
+        let mut key = Vec::with_capacity(256);
+        request.write_key(&mut key);
+        let protocol = request.protocol();
+        if let Some(fallback) = &self.shared.fallback
+            && !lane.calls().knows(protocol, &key)
+        {
+            fallback.note(&lane.calls().wire.session, request, &key);
+        }
+        let target = match lane.calls_mut().route_of(protocol, &key) {
+            Some(route) => Target::Route(route),
+            None => Target::Key(protocol, &key),
+        };
+        let payload = [request.payload()];
+        let id = submit(lane.calls_mut(), &call_of(request, target, &payload), Opening::Whole)?;
+        match lane.receive(Wait::Forever)? {
+            Some(answer) if answer.id == id => answer.outcome,
+            // Nothing else was in flight on this lane.
+            Some(_) | None => Err(CallError::SidecarGone("the call was lost".into())),
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// The sidecar's session socket.
+    #[must_use]
+    pub fn socket(mut self, socket: impl AsRef<Path>) -> ClientBuilder {
+        self.attach.socket = socket.as_ref().to_owned();
+        self
+    }
+
+    /// Lanes of a session, so many calls or streams that do not share one; more sessions are attached when they do not
+    /// suffice. 4 unless set.
+    #[must_use]
+    pub fn lanes(mut self, lanes: u16) -> ClientBuilder {
+        self.attach.calling_lanes = lanes.max(1);
+        self
+    }
+
+    /// Most sessions. 8 unless set.
+    #[must_use]
+    pub fn sessions_max(mut self, sessions: usize) -> ClientBuilder {
+        self.sessions_max = sessions;
+        self
+    }
+
+    /// The app's name, for the sidecar's metrics and messages. At most 64 bytes; the rest is cut off.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> ClientBuilder {
+        let mut end = name.len().min(MAX_NAME_BYTES);
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.attach.name = name[..end].to_owned();
+        self
+    }
+
+    /// Longest time to spin for an answer before sleeping; 0 = sleep at once. 100 µs unless set.
+    #[must_use]
+    pub fn max_wait_spin(mut self, spin: Duration) -> ClientBuilder {
+        self.attach.max_spin = spin;
+        self
+    }
+
+    /// How long to wait for a lane when all are in use. 5 s unless set.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> ClientBuilder {
+        self.patience = patience;
+        self
+    }
+
+    /// Longest answer, in bytes of body. 128 MiB unless set.
+    #[must_use]
+    pub fn answer_bytes_max(mut self, bytes: usize) -> ClientBuilder {
+        self.answer_bytes_max = bytes;
+        self
+    }
+
+    /// Whether calls go directly to the service when the sidecar is gone. They do unless set.
+    #[must_use]
+    pub fn fallback(mut self, fallback: bool) -> ClientBuilder {
+        self.fallback = fallback;
+        self
+    }
+
+    /// Attaches the first session.
+    pub fn connect(mut self) -> Result<Client, CallError> {
+        let fallback = self.fallback.then(|| Fallback::new(self.answer_bytes_max));
+        self.attach.directory = fallback.as_ref().map(Fallback::directory);
+        let pool = Pool::new(self.attach, self.sessions_max, self.patience, self.answer_bytes_max);
+        let client = Client { shared: Arc::new(Shared { pool, fallback }) };
+        drop(client.lane()?);
+        Ok(client)
+    }
+}
+
+fn call_of<'a>(request: &Request<'_>, target: Target<'a>, payload: &'a [&'a [u8]]) -> Call<'a> {
+    Call { target, payload, timeout: request.timeout, one_way: request.is_one_way() }
+}
+
+/// Submits, waiting for room on a lane that has nothing else in flight.
+fn submit(calls: &mut Calls, call: &Call<'_>, opening: Opening) -> Result<crate::call::CallId, CallError> {
+    let until = call.timeout.map(|timeout| clock::now().saturating_add(clock::nanos(timeout)));
+    loop {
+        match calls.submit(call, opening) {
+            Ok(id) => return Ok(id),
+            Err(SubmitError::Failed(error)) => return Err(error),
+            Err(SubmitError::Full) => {}
+        }
+        calls.turn();
+        if !calls.wait_for_room(until) {
+            let sentence = "the sidecar made no room for it".to_owned();
+            return Err(CallError::Timeout { ran: Ran::No, sentence });
+        }
+    }
+}

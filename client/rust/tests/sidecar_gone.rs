@@ -1,0 +1,226 @@
+//! What happens to calls when the sidecar dies, and afterwards.
+
+mod fake;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use fake::{FakeSidecar, Settings, pattern};
+use shmesh_client::{CallError, Client, DubboKey, Protocol, Ran, Request, Retry, Target, Wait};
+
+/// A small HTTP service that echoes with status 202 and counts.
+fn http_service() -> (String, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    let served = Arc::new(AtomicU64::new(0));
+    let count = served.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let (head, body) = read_request(&mut stream);
+            count.fetch_add(1, SeqCst);
+            let via = if head.contains("connection: close") { "closes" } else { "stays" };
+            write!(stream, "HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+            write!(stream, "HTTP/1.1 202 Accepted\r\nx-conn: {via}\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+            for piece in body.chunks(1000) {
+                write!(stream, "{:x}\r\n", piece.len()).unwrap();
+                stream.write_all(piece).unwrap();
+                write!(stream, "\r\n").unwrap();
+            }
+            write!(stream, "0\r\n\r\n").unwrap();
+        }
+    });
+    (address, served)
+}
+
+fn read_request(stream: &mut TcpStream) -> (String, Vec<u8>) {
+    let mut bytes = Vec::new();
+    let end = loop {
+        let mut piece = [0; 1024];
+        let len = stream.read(&mut piece).unwrap();
+        assert!(len > 0);
+        bytes.extend_from_slice(&piece[..len]);
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    let line = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = bytes[end..].to_vec();
+    let (len, have) = (line.map_or(0, |line| line.parse().unwrap()), body.len());
+    body.resize(len, 0);
+    stream.read_exact(&mut body[have..]).unwrap();
+    (head, body)
+}
+
+fn with_endpoints(endpoints: &[&str]) -> (tempfile::TempDir, FakeSidecar, Client) {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoints = endpoints.iter().map(|text| (*text).to_owned()).collect();
+    let settings = Settings { endpoints, ..Settings::default() };
+    let sidecar = FakeSidecar::start(&dir.path().join("s"), settings);
+    let client = Client::builder().socket(sidecar.path()).lanes(2).connect().unwrap();
+    (dir, sidecar, client)
+}
+
+#[test]
+fn an_idempotent_call_that_was_forwarded_goes_direct() {
+    let (address, served) = http_service();
+    let (_dir, _sidecar, client) = with_endpoints(&[&address]);
+    let body = pattern(1, 10_000);
+    let began = Instant::now();
+    let response = client.call(Request::http("PUT", "reviews", "/die").header("x", "y").body(&body)).unwrap();
+    assert_eq!((response.status, served.load(SeqCst)), (202, 1));
+    assert!(response.body == body);
+    assert_eq!(response.header("x-conn"), Some(&b"closes"[..]));
+    assert_eq!(response.header("transfer-encoding"), None, "framing is not passed on");
+    assert!(began.elapsed() < Duration::from_millis(900));
+}
+
+#[test]
+fn a_call_that_may_have_run_and_is_not_idempotent_is_not_made_again() {
+    let (address, served) = http_service();
+    let (_dir, _sidecar, client) = with_endpoints(&[&address]);
+    let error = client.call(Request::http("POST", "reviews", "/die").body(b"once")).unwrap_err();
+    assert!(matches!(error, CallError::MaybeExecuted(_)), "{error:?}");
+    assert_eq!((error.retry(), served.load(SeqCst)), (Retry::IfIdempotent, 0));
+}
+
+#[test]
+fn a_call_that_was_not_forwarded_is_made_again_whatever_its_method() {
+    let (address, served) = http_service();
+    let (_dir, _sidecar, client) = with_endpoints(&[&address]);
+    let response = client.call(Request::http("POST", "reviews", "/die-early").body(b"once")).unwrap();
+    assert_eq!((response.status, &response.body[..], served.load(SeqCst)), (202, &b"once"[..], 1));
+}
+
+#[test]
+fn while_the_sidecar_is_away_calls_go_direct_and_then_back() {
+    let (address, served) = http_service();
+    let (dir, sidecar, client) = with_endpoints(&["tcp:127.0.0.1:1", "shm:other", &address]);
+    let call = |method: &str| client.call(Request::http(method, "reviews", "/x").body(b"b")).unwrap().status;
+    assert_eq!(call("POST"), 200);
+    sidecar.wait_for_lookups(1);
+    sidecar.kill();
+    for _ in 0..10 {
+        assert_eq!(call("POST"), 202, "refused by one endpoint, taken by the other");
+    }
+    assert_eq!(served.load(SeqCst), 10);
+    let again = FakeSidecar::start(&dir.path().join("s"), Settings::default());
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while call("POST") != 200 {
+        assert!(Instant::now() < deadline, "it never went back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(again.counts.opens.load(SeqCst) >= 1);
+}
+
+#[test]
+fn an_unknown_path_goes_where_all_of_its_authority_go() {
+    let (address, _) = http_service();
+    let (_dir, sidecar, client) = with_endpoints(&[&address]);
+    client.call(Request::http("GET", "reviews", "/known")).unwrap();
+    sidecar.wait_for_lookups(1);
+    sidecar.kill();
+    assert_eq!(client.call(Request::http("GET", "Reviews", "/unknown")).unwrap().status, 202);
+    let error = client.call(Request::http("GET", "elsewhere", "/")).unwrap_err();
+    assert!(matches!(error, CallError::Connect(_)), "{error:?}");
+}
+
+#[test]
+fn without_endpoints_or_with_fallback_off_the_judgement_is_told() {
+    let (_dir, _sidecar, client) = with_endpoints(&["shm:other"]);
+    let error = client.call(Request::http("PUT", "reviews", "/die")).unwrap_err();
+    assert!(matches!(error, CallError::MaybeExecuted(_)), "{error:?}");
+
+    let (address, served) = http_service();
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { endpoints: vec![address], ..Settings::default() };
+    let sidecar = FakeSidecar::start(&dir.path().join("s"), settings);
+    let client = Client::builder().socket(sidecar.path()).fallback(false).connect().unwrap();
+    let error = client.call(Request::http("GET", "reviews", "/die-early")).unwrap_err();
+    assert!(matches!(error, CallError::SidecarGone(_)), "{error:?}");
+    assert_eq!((error.retry(), served.load(SeqCst)), (Retry::Safe, 0));
+    assert_eq!(sidecar.counts.lookups.load(SeqCst), 0);
+}
+
+#[test]
+fn dubbo_and_raw_go_direct_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("service");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (_dir, sidecar, client) = with_endpoints(&[&format!("unix:{}", path.display())]);
+    let frame = b"\xda\xbb\xc2\x00\0\0\0\0\0\0\0\x07\0\0\0\x03abc".to_vec();
+    let answer = b"\xda\xbb\x02\x14\0\0\0\0\0\0\0\x07\0\0\0\x04abcd".to_vec();
+    let (asked, answered) = (frame.clone(), answer.clone());
+    let service = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut got = vec![0; asked.len()];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(got, asked);
+        let heartbeat = b"\xda\xbb\xe2\x00\0\0\0\0\0\0\0\x01\0\0\0\x01N";
+        stream.write_all(heartbeat).unwrap();
+        stream.read_exact(&mut [0; 16]).unwrap();
+        for piece in answered.chunks(5) {
+            stream.write_all(piece).unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        stream.write_all(&got).unwrap();
+    });
+    let key = DubboKey { service: "s", method: "m", group: None, version: None };
+    client.call(Request::dubbo(key, &frame)).unwrap();
+    client.call(Request::raw("cluster", b"x")).unwrap();
+    sidecar.wait_for_lookups(2);
+    sidecar.kill();
+    let response = client.call(Request::dubbo(key, &frame)).unwrap();
+    assert_eq!((response.status, response.body), (20, answer));
+    assert_eq!(client.call(Request::raw("cluster", b"until the end")).unwrap().body, b"until the end");
+    service.join().unwrap();
+}
+
+#[test]
+fn every_call_in_flight_on_a_lane_is_judged_by_itself() {
+    let (_dir, _sidecar, client) = with_endpoints(&[]);
+    let mut lane = client.lane().unwrap();
+    let mut submit = |path: &str| {
+        let key = format!("GET {path} HTTP/1.1\r\nHost: reviews\r\n\r\n");
+        lane.submit(&shmesh_client::Call::new(Target::Key(Protocol::Http, key.as_bytes()), &[])).unwrap()
+    };
+    let (accepted, forwarded, dies) = (submit("/accepted"), submit("/forwarded"), submit("/die"));
+    let mut outcomes = std::collections::HashMap::new();
+    for _ in 0..3 {
+        let answer = lane.receive(Wait::Forever).unwrap().unwrap();
+        outcomes.insert(answer.id, answer.outcome.unwrap_err());
+    }
+    assert!(matches!(outcomes[&accepted], CallError::SidecarGone(_)));
+    assert!(matches!(outcomes[&forwarded], CallError::MaybeExecuted(_)));
+    assert!(matches!(outcomes[&dies], CallError::MaybeExecuted(_)));
+    assert!(lane.receive(Wait::Forever).is_err(), "the lane is lost, and says so");
+    let key = Target::Key(Protocol::Http, b"GET / HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    assert!(lane.submit(&shmesh_client::Call::new(key, &[])).is_err());
+}
+
+#[test]
+fn a_direct_call_that_breaks_off_may_have_run() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            read_request(&mut stream);
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfive5").unwrap();
+        }
+    });
+    let (_dir, sidecar, client) = with_endpoints(&[&address]);
+    client.call(Request::http("GET", "reviews", "/")).unwrap();
+    sidecar.wait_for_lookups(1);
+    sidecar.kill();
+    let error = client.call(Request::http("POST", "reviews", "/").body(b"x")).unwrap_err();
+    assert!(matches!(error, CallError::Direct { ran: Ran::Maybe, .. }), "{error:?}");
+}

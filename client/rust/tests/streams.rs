@@ -1,0 +1,201 @@
+//! Byte streams through a sidecar of the tests' own, which echoes them.
+
+mod fake;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use fake::{FakeSidecar, SMALL, Settings, pattern};
+use shmesh_client::{Client, Protocol, Request};
+use tempfile::TempDir;
+
+fn sidecar(settings: Settings) -> (TempDir, FakeSidecar, Client) {
+    let dir = tempfile::tempdir().unwrap();
+    let sidecar = FakeSidecar::start(&dir.path().join("s"), settings);
+    let client = Client::builder().socket(sidecar.path()).lanes(2).connect().unwrap();
+    (dir, sidecar, client)
+}
+
+fn small() -> Settings {
+    Settings { geometry: SMALL, ..Settings::default() }
+}
+
+#[test]
+fn bytes_come_back_and_a_half_close_ends_the_stream() {
+    let (_dir, _sidecar, client) = sidecar(Settings::default());
+    let mut stream = client.stream(Protocol::Http, None).unwrap();
+    for i in 0..100 {
+        let sent = pattern(i, 1 + i as usize * 7);
+        stream.write_all(&sent).unwrap();
+        let mut got = vec![0; sent.len()];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(got, sent);
+    }
+    stream.write_all(b"last").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    assert_eq!(got, b"last");
+    assert_eq!(stream.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn two_threads_read_and_write_at_once() {
+    for settings in [Settings::default(), small()] {
+        let (_dir, _sidecar, client) = sidecar(settings);
+        let mut reader = client.stream(Protocol::Raw, Some("echo")).unwrap();
+        let mut writer = reader.try_clone().unwrap();
+        let sent = pattern(7, 8_000_000);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for (i, piece) in sent.chunks(70_001).enumerate() {
+                    writer.write_all(piece).unwrap();
+                    if i % 40 == 0 {
+                        std::thread::sleep(Duration::from_millis(3));
+                    }
+                }
+                writer.shutdown(Shutdown::Write).unwrap();
+            });
+            let mut got = Vec::new();
+            let mut piece = vec![0; 33_333];
+            loop {
+                let len = reader.read(&mut piece).unwrap();
+                if len == 0 {
+                    break;
+                }
+                got.extend_from_slice(&piece[..len]);
+                if got.len() % 17 == 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            assert!(got == sent);
+        });
+    }
+}
+
+#[test]
+fn a_writer_that_nobody_reads_for_is_held_back() {
+    let (_dir, _sidecar, client) = sidecar(small());
+    let mut stream = client.stream(Protocol::Raw, Some("echo")).unwrap();
+    stream.set_write_timeout(Some(Duration::from_millis(50)));
+    let mut written = 0;
+    let error = loop {
+        match stream.write(&[7; 10_000]) {
+            Ok(len) => written += len,
+            Err(error) => break error,
+        }
+        assert!(written < 50_000_000, "nothing holds it back");
+    };
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    let mut got = vec![0; written];
+    stream.read_exact(&mut got).unwrap();
+    assert!(got.iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn a_read_times_out_and_can_go_on() {
+    let (_dir, _sidecar, client) = sidecar(Settings::default());
+    let mut stream = client.stream(Protocol::Raw, Some("echo")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(30)));
+    let began = Instant::now();
+    assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert!(began.elapsed() >= Duration::from_millis(30));
+    stream.write_all(b"now").unwrap();
+    let mut got = [0; 3];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"now");
+}
+
+#[test]
+fn shutting_the_reading_side_wakes_a_reader() {
+    let (_dir, _sidecar, client) = sidecar(Settings::default());
+    let mut reader = client.stream(Protocol::Raw, Some("echo")).unwrap();
+    let other = reader.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(move || reader.read(&mut [0; 8]).unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+        other.shutdown(Shutdown::Read).unwrap();
+        assert_eq!(waiting.join().unwrap(), 0);
+    });
+}
+
+#[test]
+fn the_death_of_the_sidecar_ends_a_read() {
+    let (_dir, sidecar, client) = sidecar(Settings::default());
+    let mut stream = client.stream(Protocol::Raw, Some("echo")).unwrap();
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0; 1]).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(move || stream.read(&mut [0; 8]).unwrap_err());
+        std::thread::sleep(Duration::from_millis(50));
+        let began = Instant::now();
+        sidecar.kill();
+        assert_eq!(waiting.join().unwrap().kind(), ErrorKind::ConnectionReset);
+        assert!(began.elapsed() < Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn a_dropped_stream_frees_its_lane() {
+    let (_dir, _sidecar, client) = sidecar(Settings::default());
+    let client_of_one = client.clone();
+    for i in 0..50 {
+        let mut stream = client_of_one.stream(Protocol::Raw, Some("echo")).unwrap();
+        stream.write_all(&pattern(i, 1000)).unwrap();
+        if i % 2 == 0 {
+            stream.read_exact(&mut [0; 1000]).unwrap();
+        }
+    }
+    let response = client.call(Request::http("PUT", "reviews", "/").body(b"calls go on")).unwrap();
+    assert_eq!(response.body, b"calls go on");
+}
+
+#[cfg(feature = "tokio")]
+mod asynchronous {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_split_stream_reads_and_writes_in_two_tasks() {
+        for settings in [Settings::default(), small()] {
+            let (_dir, _sidecar, client) = sidecar(settings);
+            let stream = client.async_stream(Protocol::Raw, Some("echo")).unwrap();
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            let sent = pattern(9, 4_000_000);
+            let expected = sent.clone();
+            let writing = tokio::spawn(async move {
+                for (i, piece) in sent.chunks(50_021).enumerate() {
+                    writer.write_all(piece).await.unwrap();
+                    if i % 20 == 0 {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                }
+                writer.shutdown().await.unwrap();
+            });
+            let mut got = Vec::new();
+            reader.read_to_end(&mut got).await.unwrap();
+            assert!(got == expected);
+            writing.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn ping_pong_in_one_task_and_death() {
+        let (_dir, sidecar, client) = sidecar(Settings::default());
+        let mut stream = client.async_stream(Protocol::Http, None).unwrap();
+        for i in 0..300 {
+            let sent = pattern(i, 10 + i as usize);
+            stream.write_all(&sent).await.unwrap();
+            let mut got = vec![0; sent.len()];
+            stream.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, sent);
+        }
+        let waiting = tokio::spawn(async move { stream.read(&mut [0; 8]).await });
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        tokio::task::spawn_blocking(move || sidecar.kill()).await.unwrap();
+        let outcome = tokio::time::timeout(Duration::from_secs(5), waiting).await.expect("woken").unwrap();
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+}

@@ -1,0 +1,736 @@
+//! The driver on io_uring: one ring a worker, operations submitted in batches, multishot where it exists.
+//!
+//! Accepting, receiving and watching are armed once and complete many times; the kernel says with each completion
+//! whether more will come, and if not, they are armed again at the next `poll`. Arming and cancelling are decided at
+//! `poll`, from what the engine wants by then, so that stopping and starting within a turn costs nothing.
+//!
+//! A cancelled operation still has its terminal completion to come. Until then a closed socket keeps its row (and its
+//! descriptor) in the table, unreachable by its name; what a stopped socket received meanwhile is stashed.
+
+mod buffers;
+mod operation;
+mod ring;
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use self::operation::{Kept, Operation, Outgoing};
+use self::ring::{Completion, Ring};
+use crate::bell::Bell;
+use crate::chunk::Chunks;
+use crate::clock::{Clock, Random};
+use crate::driver::{ACCEPT_PAUSE, Driver, Event, Limits, Nanos, SockId, Tag, Target, Wait};
+use crate::pool::Pool;
+use crate::probe::{Refusal, Step};
+use crate::slice::Slice;
+use crate::socket;
+use crate::table::Table;
+use crate::waker::Waker;
+
+/// Completions that one `poll` takes; more wait for the next.
+const COMPLETIONS_PER_POLL: usize = 4096;
+
+/// How long to wait when the kernel has no slot to receive into and none is free.
+const STARVED_RETRY: Nanos = 1_000_000;
+
+/// The waker has no row in the table.
+const WAKER: SockId = SockId::new(u32::MAX, 0);
+
+/// See the [module documentation](self).
+pub struct UringDriver {
+    // Dropped before the sockets, whose descriptors its operations use.
+    ring: Ring,
+    sockets: Table<Socket>,
+    pool: Pool,
+    clock: Clock,
+    random: Random,
+    waker: Waker,
+    waker_armed: bool,
+    /// Sockets where something may have to be armed, cancelled or reported.
+    dirty: Vec<SockId>,
+    /// That list, while it is worked through.
+    sorting: Vec<SockId>,
+    /// Events that wait for the next `poll`, of sockets that may be closed before.
+    refused: Vec<(SockId, io::Error, Chunks)>,
+    /// Listeners that pause, and until when.
+    paused: Vec<(SockId, Nanos)>,
+}
+
+impl UringDriver {
+    /// Makes a driver for the current thread.
+    ///
+    /// # Errors
+    /// Which step the system refused. [`crate::probe::uring`] tells the same, and more, beforehand.
+    pub fn new(limits: Limits) -> Result<Self, Refusal> {
+        let pool = Pool::new(limits.pool_slots).map_err(Refusal::at(Step::Memory))?;
+        Ok(Self {
+            ring: Ring::new(&pool)?,
+            sockets: Table::new(),
+            pool,
+            clock: Clock::new(),
+            random: Random::new(),
+            waker: Waker::new().map_err(Refusal::at(Step::Memory))?,
+            waker_armed: false,
+            dirty: Vec::new(),
+            sorting: Vec::new(),
+            refused: Vec::new(),
+            paused: Vec::new(),
+        })
+    }
+}
+
+impl Driver for UringDriver {
+    fn name(&self) -> &'static str {
+        "uring"
+    }
+
+    fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    fn refresh_clock(&mut self) -> Nanos {
+        self.clock.refresh()
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random.next()
+    }
+
+    fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn listen(&mut self, socket: OwnedFd, tag: Tag) -> io::Result<SockId> {
+        let tcp = socket::is_tcp(socket.as_fd())?;
+        if tcp {
+            // Accepted sockets inherit it.
+            socket::set_nodelay(&socket)?;
+        }
+        let listener = Listener { tcp, wanted: true, armed: Armed::No };
+        Ok(self.insert(socket, tag, Kind::Listener(listener)))
+    }
+
+    fn stop_accept(&mut self, listener: SockId) {
+        self.want_accept(listener, false);
+    }
+
+    fn resume_accept(&mut self, listener: SockId) {
+        self.want_accept(listener, true);
+    }
+
+    fn connect(&mut self, target: &Target, tag: Tag) -> io::Result<SockId> {
+        let (socket, addr) = socket::for_target(target, false)?;
+        let mut stream = Stream::new();
+        stream.connecting = true;
+        let id = self.insert(socket, tag, Kind::Stream(stream));
+        if let Some(socket) = self.sockets.get(id) {
+            self.ring.connect(id, socket.fd.as_fd(), addr);
+        }
+        Ok(id)
+    }
+
+    fn adopt(&mut self, socket: OwnedFd, tag: Tag) -> io::Result<SockId> {
+        if socket::is_tcp(socket.as_fd())? {
+            socket::set_nodelay(&socket)?;
+        }
+        Ok(self.insert(socket, tag, Kind::Stream(Stream::new())))
+    }
+
+    fn set_tag(&mut self, sock: SockId, tag: Tag) {
+        if let Some(socket) = self.live_mut(sock) {
+            socket.tag = tag;
+        }
+    }
+
+    fn start_recv(&mut self, sock: SockId) {
+        if let Some(stream) = self.stream_mut(sock)
+            && !stream.receiving
+        {
+            stream.receiving = true;
+            self.look_at(sock);
+        }
+    }
+
+    fn stop_recv(&mut self, sock: SockId) {
+        if let Some(stream) = self.stream_mut(sock)
+            && stream.receiving
+        {
+            stream.receiving = false;
+            self.look_at(sock);
+        }
+    }
+
+    fn send(&mut self, sock: SockId, chunks: Chunks) {
+        let Some(socket) = self.sockets.get_mut(sock).filter(|s| !s.closing) else {
+            return;
+        };
+        let Kind::Stream(stream) = &mut socket.kind else {
+            return;
+        };
+        if stream.connecting || stream.sending {
+            let errno = if stream.sending { Errno::EALREADY } else { Errno::ENOTCONN };
+            self.refused.push((sock, errno.into(), chunks));
+            return;
+        }
+        stream.sending = true;
+        if chunks.is_empty() {
+            stream.sent_nothing = Some(chunks);
+            self.look_at(sock);
+        } else {
+            self.ring.send(sock, socket.fd.as_fd(), Outgoing::new(chunks));
+        }
+    }
+
+    fn shutdown_write(&mut self, sock: SockId) {
+        if let Some(socket) = self.live_mut(sock)
+            && let Kind::Stream(stream) = &mut socket.kind
+        {
+            if stream.sending {
+                stream.shutdown_after_send = true;
+            } else {
+                socket::shutdown_write(&socket.fd);
+            }
+        }
+    }
+
+    fn close(&mut self, sock: SockId) {
+        let Some(socket) = self.live_mut(sock) else {
+            return;
+        };
+        socket.closing = true;
+        if let Kind::Stream(stream) = &mut socket.kind {
+            stream.stash.clear();
+        }
+        if socket.is_idle() {
+            self.sockets.remove(sock);
+        } else {
+            self.look_at(sock);
+        }
+        self.paused.retain(|(id, _)| *id != sock);
+    }
+
+    fn close_reset(&mut self, sock: SockId) {
+        if let Some(socket) = self.live_mut(sock) {
+            socket::reset_on_close(&socket.fd);
+        }
+        self.close(sock);
+    }
+
+    fn watch(&mut self, fd: OwnedFd, tag: Tag) -> io::Result<SockId> {
+        Ok(self.insert(fd, tag, Kind::Watched(Armed::No)))
+    }
+
+    fn ring(&mut self, bell: &Bell) {
+        self.ring.ring(bell);
+    }
+
+    fn poll(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
+        let before = events.len();
+        if !mem::replace(&mut self.waker_armed, true) {
+            self.ring.watch(WAKER, Operation::Waker, self.waker.as_fd());
+        }
+        let slots = self.ring.refill();
+        self.report_refused(events);
+        self.end_pauses();
+        self.settle(slots, events);
+        let timeout = self.timeout(wait, events.len() > before);
+        self.ring.enter(timeout)?;
+        self.clock.refresh();
+        for _ in 0..COMPLETIONS_PER_POLL {
+            let Some(completion) = self.ring.next_completion() else {
+                break;
+            };
+            self.complete(completion, events);
+        }
+        Ok(())
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+}
+
+struct Socket {
+    fd: OwnedFd,
+    tag: Tag,
+    /// Closed by the engine; only waits for its last completions.
+    closing: bool,
+    /// In the list of dirty sockets.
+    listed: bool,
+    kind: Kind,
+}
+
+enum Kind {
+    Listener(Listener),
+    Stream(Stream),
+    Watched(Armed),
+}
+
+struct Listener {
+    tcp: bool,
+    wanted: bool,
+    armed: Armed,
+}
+
+struct Stream {
+    connecting: bool,
+    /// The engine wants bytes.
+    receiving: bool,
+    armed: Armed,
+    /// What arrived while it did not.
+    stash: VecDeque<Arrival>,
+    /// The end arrived.
+    ended: bool,
+    sending: bool,
+    /// A send of nothing, to be reported.
+    sent_nothing: Option<Chunks>,
+    cancelling_send: bool,
+    shutdown_after_send: bool,
+}
+
+enum Arrival {
+    Bytes(Slice),
+    End(Option<io::Error>),
+}
+
+/// The state of an operation that completes many times.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Armed {
+    No,
+    Yes,
+    /// A cancellation is under way; the terminal completion is still to come.
+    Cancelling,
+}
+
+impl Socket {
+    /// Whether the kernel has no operation of it.
+    fn is_idle(&self) -> bool {
+        match &self.kind {
+            Kind::Listener(listener) => listener.armed == Armed::No,
+            Kind::Watched(armed) => *armed == Armed::No,
+            Kind::Stream(stream) => {
+                let in_flight = stream.sending && stream.sent_nothing.is_none();
+                stream.armed == Armed::No && !stream.connecting && !in_flight
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn new() -> Self {
+        Self {
+            connecting: false,
+            receiving: false,
+            armed: Armed::No,
+            stash: VecDeque::new(),
+            ended: false,
+            sending: false,
+            sent_nothing: None,
+            cancelling_send: false,
+            shutdown_after_send: false,
+        }
+    }
+}
+
+/// What the engine's calls need.
+impl UringDriver {
+    fn insert(&mut self, fd: OwnedFd, tag: Tag, kind: Kind) -> SockId {
+        let id = self.sockets.insert(Socket { fd, tag, closing: false, listed: false, kind });
+        self.look_at(id);
+        id
+    }
+
+    fn live_mut(&mut self, id: SockId) -> Option<&mut Socket> {
+        self.sockets.get_mut(id).filter(|socket| !socket.closing)
+    }
+
+    fn stream_mut(&mut self, id: SockId) -> Option<&mut Stream> {
+        match &mut self.live_mut(id)?.kind {
+            Kind::Stream(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    fn want_accept(&mut self, id: SockId, wanted: bool) {
+        self.paused.retain(|(paused, _)| *paused != id);
+        if let Some(socket) = self.live_mut(id)
+            && let Kind::Listener(listener) = &mut socket.kind
+        {
+            listener.wanted = wanted;
+            self.look_at(id);
+        }
+    }
+
+    /// Has the next `poll` look at the socket.
+    fn look_at(&mut self, id: SockId) {
+        if let Some(socket) = self.sockets.get_mut(id)
+            && !mem::replace(&mut socket.listed, true)
+        {
+            self.dirty.push(id);
+        }
+    }
+}
+
+/// Before the kernel is entered.
+impl UringDriver {
+    fn report_refused(&mut self, events: &mut Vec<Event>) {
+        for (sock, error, mut chunks) in self.refused.drain(..) {
+            chunks.clear();
+            if let Some(socket) = self.sockets.get(sock).filter(|socket| !socket.closing) {
+                events.push(Event::Sent { tag: socket.tag, sock, result: Err(error), chunks });
+            }
+        }
+    }
+
+    /// A pause ends by asking again; `wanted` never changed.
+    fn end_pauses(&mut self) {
+        if self.paused.is_empty() {
+            return;
+        }
+        let now = self.clock.refresh();
+        while let Some(at) = self.paused.iter().position(|(_, end)| *end <= now) {
+            let (listener, _) = self.paused.swap_remove(at);
+            self.look_at(listener);
+        }
+    }
+
+    /// Brings what is armed in line with what is wanted.
+    fn settle(&mut self, slots: bool, events: &mut Vec<Event>) {
+        mem::swap(&mut self.dirty, &mut self.sorting);
+        for at in 0..self.sorting.len() {
+            let id = self.sorting[at];
+            let Some(socket) = self.sockets.get_mut(id) else {
+                continue;
+            };
+            socket.listed = false;
+            if socket.closing {
+                cancel_all(&mut self.ring, id, socket);
+                continue;
+            }
+            let fd = socket.fd.as_fd();
+            match &mut socket.kind {
+                Kind::Watched(armed) => {
+                    if *armed == Armed::No {
+                        *armed = Armed::Yes;
+                        self.ring.watch(id, Operation::Watch, fd);
+                    }
+                }
+                Kind::Listener(listener) => {
+                    let paused = self.paused.iter().any(|(paused, _)| *paused == id);
+                    match (listener.wanted && !paused, listener.armed) {
+                        (true, Armed::No) => {
+                            listener.armed = Armed::Yes;
+                            self.ring.accept(id, fd);
+                        }
+                        (false, Armed::Yes) => {
+                            listener.armed = Armed::Cancelling;
+                            self.ring.cancel(id, Operation::Accept);
+                        }
+                        _ => {}
+                    }
+                }
+                Kind::Stream(stream) => {
+                    if let Some(chunks) = stream.sent_nothing.take() {
+                        stream.sending = false;
+                        events.push(Event::Sent { tag: socket.tag, sock: id, result: Ok(0), chunks });
+                    }
+                    if stream.receiving {
+                        for arrival in stream.stash.drain(..) {
+                            events.push(arrival.into_event(socket.tag, id));
+                        }
+                    }
+                    match (stream.receiving && !stream.ended, stream.armed) {
+                        (true, Armed::No) if stream.connecting => {}
+                        (true, Armed::No) if slots => {
+                            stream.armed = Armed::Yes;
+                            self.ring.receive(id, fd);
+                        }
+                        (true, Armed::No) => {
+                            socket.listed = true;
+                            self.dirty.push(id);
+                        }
+                        (false, Armed::Yes) => {
+                            stream.armed = Armed::Cancelling;
+                            self.ring.cancel(id, Operation::Receive);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        self.sorting.clear();
+    }
+
+    /// How long to wait in the kernel: not at all if there is something to report already.
+    fn timeout(&mut self, wait: Wait, something: bool) -> Option<Nanos> {
+        if something || wait == Wait::Now {
+            return Some(0);
+        }
+        let mut timeout = match wait {
+            Wait::Until(time) => Some(time.saturating_sub(self.clock.refresh())),
+            _ => None,
+        };
+        if !self.dirty.is_empty() {
+            // Only sockets without slots are listed after `settle`.
+            timeout = Some(timeout.unwrap_or(STARVED_RETRY).min(STARVED_RETRY));
+        }
+        if let Some(end) = self.paused.iter().map(|(_, end)| *end).min() {
+            let pause = end.saturating_sub(self.clock.now());
+            timeout = Some(timeout.unwrap_or(pause).min(pause));
+        }
+        timeout
+    }
+}
+
+/// Cancels what a closed socket still has in the kernel.
+fn cancel_all(ring: &mut Ring, id: SockId, socket: &mut Socket) {
+    match &mut socket.kind {
+        Kind::Watched(armed) => cancel_armed(ring, id, Operation::Watch, armed),
+        Kind::Listener(listener) => cancel_armed(ring, id, Operation::Accept, &mut listener.armed),
+        Kind::Stream(stream) => {
+            cancel_armed(ring, id, Operation::Receive, &mut stream.armed);
+            if !mem::replace(&mut stream.cancelling_send, true) {
+                if stream.connecting {
+                    ring.cancel(id, Operation::Connect);
+                } else if stream.sending {
+                    ring.cancel(id, Operation::Send);
+                }
+            }
+        }
+    }
+}
+
+fn cancel_armed(ring: &mut Ring, id: SockId, operation: Operation, armed: &mut Armed) {
+    if *armed == Armed::Yes {
+        *armed = Armed::Cancelling;
+        ring.cancel(id, operation);
+    }
+}
+
+/// After the kernel was entered.
+impl UringDriver {
+    fn complete(&mut self, completion: Completion, events: &mut Vec<Event>) {
+        let id = completion.id;
+        match completion.operation {
+            Operation::Waker => {
+                self.waker_armed = completion.more;
+                if completion.result > 0 {
+                    self.waker.take();
+                    events.push(Event::Woken);
+                }
+            }
+            // A bell that is full counts as rung, and one whose peer is gone is ignored.
+            Operation::Bell => {}
+            Operation::Cancel => self.on_uncancelled(id),
+            Operation::Watch => self.on_watch(completion, events),
+            Operation::Accept => self.on_accept(completion, events),
+            Operation::Connect => self.on_connect(completion, events),
+            Operation::Receive => self.on_receive(completion, events),
+            Operation::Send => self.on_send(completion, events),
+        }
+        if let Some(socket) = self.sockets.get(id)
+            && socket.closing
+            && socket.is_idle()
+        {
+            self.sockets.remove(id);
+        }
+    }
+
+    /// A cancellation did not find its operation: it has just ended, or was between two places. If it is still there
+    /// at the next `poll`, it is cancelled again.
+    fn on_uncancelled(&mut self, id: SockId) {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        let armed = match &mut socket.kind {
+            Kind::Watched(armed) => armed,
+            Kind::Listener(listener) => &mut listener.armed,
+            Kind::Stream(stream) => {
+                stream.cancelling_send = false;
+                &mut stream.armed
+            }
+        };
+        if *armed == Armed::Cancelling {
+            *armed = Armed::Yes;
+        }
+        self.look_at(id);
+    }
+
+    fn on_watch(&mut self, completion: Completion, events: &mut Vec<Event>) {
+        let Some(socket) = self.sockets.get_mut(completion.id) else {
+            return;
+        };
+        let Kind::Watched(armed) = &mut socket.kind else {
+            return;
+        };
+        if completion.result > 0 && !socket.closing {
+            events.push(Event::Rung { tag: socket.tag });
+        }
+        if !completion.more {
+            *armed = Armed::No;
+            self.look_at(completion.id);
+        }
+    }
+
+    fn on_accept(&mut self, mut completion: Completion, events: &mut Vec<Event>) {
+        let accepted = match completion.accepted.take() {
+            Some(fd) => Ok(fd),
+            None => Err(io::Error::from_raw_os_error(-completion.result)),
+        };
+        let id = completion.id;
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        let (tag, closing) = (socket.tag, socket.closing);
+        let Kind::Listener(listener) = &mut socket.kind else {
+            return;
+        };
+        if !completion.more {
+            listener.armed = Armed::No;
+        }
+        let tcp = listener.tcp;
+        if closing {
+            return;
+        }
+        if !completion.more {
+            self.look_at(id);
+        }
+        match accepted.and_then(|fd| socket::peer(fd.as_fd(), tcp).map(|peer| (fd, peer))) {
+            Ok((fd, peer)) => {
+                let sock = self.insert(fd, 0, Kind::Stream(Stream::new()));
+                events.push(Event::Accepted { tag, sock, peer });
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
+            Err(error) if socket::is_passing(&error) => {}
+            Err(error) if socket::is_exhaustion(&error) => {
+                self.paused.push((id, self.clock.now() + ACCEPT_PAUSE));
+            }
+            Err(error) => {
+                self.want_accept(id, false);
+                events.push(Event::Ended { tag, sock: id, error: Some(error) });
+            }
+        }
+    }
+
+    fn on_connect(&mut self, completion: Completion, events: &mut Vec<Event>) {
+        let Some(socket) = self.sockets.get_mut(completion.id) else {
+            return;
+        };
+        let Kind::Stream(stream) = &mut socket.kind else {
+            return;
+        };
+        stream.connecting = false;
+        if !socket.closing {
+            events.push(Event::Connected {
+                tag: socket.tag,
+                sock: completion.id,
+                result: completion.result().map(drop),
+            });
+            // The engine may have asked to receive already.
+            self.look_at(completion.id);
+        }
+    }
+
+    fn on_receive(&mut self, mut completion: Completion, events: &mut Vec<Event>) {
+        let id = completion.id;
+        let slot = completion.slot.take();
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        let Kind::Stream(stream) = &mut socket.kind else {
+            return;
+        };
+        if !completion.more {
+            stream.armed = Armed::No;
+        }
+        if socket.closing {
+            return;
+        }
+        let arrival = match completion.result().map(|len| (len as usize, slot)) {
+            Ok((0, _)) => Some(Arrival::End(None)),
+            Ok((len, Some(slot))) => {
+                let bytes = if stream.receiving {
+                    self.pool.deliver(slot, len)
+                } else {
+                    // Nobody knows for how long: not in a slot.
+                    self.pool.deliver_to_heap(slot, len)
+                };
+                Some(Arrival::Bytes(bytes))
+            }
+            Ok((_, None)) => {
+                // Bytes without a place: the kernel does not do that, and going on would lose them.
+                Some(Arrival::End(Some(io::ErrorKind::InvalidData.into())))
+            }
+            Err(error) => match error.raw_os_error() {
+                // No slot was left; a cancellation; a passing condition: armed again if wanted.
+                Some(libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => None,
+                _ => Some(Arrival::End(Some(error))),
+            },
+        };
+        if let Some(arrival) = arrival {
+            stream.ended |= matches!(arrival, Arrival::End(_));
+            if stream.receiving {
+                events.push(arrival.into_event(socket.tag, id));
+            } else {
+                stream.stash.push_back(arrival);
+            }
+        }
+        if !completion.more {
+            self.look_at(id);
+        }
+    }
+
+    fn on_send(&mut self, mut completion: Completion, events: &mut Vec<Event>) {
+        let id = completion.id;
+        let Some(Kept::Outgoing(mut outgoing)) = completion.kept.take() else {
+            return;
+        };
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        let Kind::Stream(stream) = &mut socket.kind else {
+            return;
+        };
+        let result = match completion.result() {
+            _ if socket.closing => Err(io::ErrorKind::Interrupted.into()),
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                outgoing.chunks.advance(count as usize);
+                if !outgoing.chunks.is_empty() {
+                    self.ring.send(id, socket.fd.as_fd(), outgoing);
+                    return;
+                }
+                Ok(outgoing.bytes)
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::EAGAIN) => {
+                    self.ring.send(id, socket.fd.as_fd(), outgoing);
+                    return;
+                }
+                _ => Err(error),
+            },
+        };
+        outgoing.chunks.clear();
+        stream.sending = false;
+        if mem::take(&mut stream.shutdown_after_send) {
+            socket::shutdown_write(&socket.fd);
+        }
+        if !socket.closing {
+            events.push(Event::Sent { tag: socket.tag, sock: id, result, chunks: outgoing.chunks });
+        }
+        self.ring.recycle(outgoing.message);
+    }
+}
+
+impl Arrival {
+    fn into_event(self, tag: Tag, sock: SockId) -> Event {
+        match self {
+            Self::Bytes(data) => Event::Received { tag, sock, data },
+            Self::End(error) => Event::Ended { tag, sock, error },
+        }
+    }
+}
