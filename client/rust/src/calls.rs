@@ -297,7 +297,12 @@ impl Calls {
         }
     }
 
-    /// Waits for the sidecar to make room. False: the time is over.
+    /// Something waits for room.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Waits for the sidecar to make room, after a `submit` that was just refused. False: the time is over.
     pub fn wait_for_room(&mut self, until: Option<u64>) -> bool {
         self.full = true;
         self.wait(until)

@@ -245,12 +245,13 @@ fn call_of<'a>(request: &Request<'_>, target: Target<'a>, payload: &'a [&'a [u8]
 fn submit(calls: &mut Calls, call: &Call<'_>, opening: Opening) -> Result<crate::call::CallId, CallError> {
     let until = call.timeout.map(|timeout| clock::now().saturating_add(clock::nanos(timeout)));
     loop {
+        calls.turn();
         match calls.submit(call, opening) {
             Ok(id) => return Ok(id),
             Err(SubmitError::Failed(error)) => return Err(error),
+            // Waits at once: anything in between could see the room that the wait is for.
             Err(SubmitError::Full) => {}
         }
-        calls.turn();
         if !calls.wait_for_room(until) {
             let sentence = "the sidecar made no room for it".to_owned();
             return Err(CallError::Timeout { ran: Ran::No, sentence });

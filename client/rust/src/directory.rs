@@ -72,7 +72,7 @@ impl Directory {
         }
     }
 
-    /// Where calls of this subject go. Of one that was never asked about: where all others of the same authority, service or
+    /// Where calls of this subject go. Of one without an answer: where all others of the same authority, service or
     /// cluster go, if they agree.
     pub fn endpoints(&self, subject: &Subject) -> Option<Vec<String>> {
         let state = self.lock();
@@ -81,9 +81,10 @@ impl Directory {
             return Some(endpoints.clone());
         }
         let alike = |known: &&Subject| known.protocol == subject.protocol && known.of == subject.of;
-        let mut known = state.ids.iter().filter(|(other, _)| alike(other)).map(|(_, id)| answer(id));
-        let first = known.next()??;
-        known.all(|other| other == Some(first)).then(|| first.clone())
+        let ids = state.ids.iter().filter(|(other, _)| alike(other)).map(|(_, id)| id);
+        let mut known = ids.filter_map(answer);
+        let first = known.next()?;
+        known.all(|other| other == first).then(|| first.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use shmesh_shm::handshake::{
@@ -107,7 +107,7 @@ impl Session {
 
     /// Ends the session. What the sidecar said until now is still taken.
     pub fn set_gone(&self) {
-        self.look();
+        self.look_into(&mut self.lock());
         self.gone.store(true, Ordering::Relaxed);
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
     }
@@ -150,12 +150,17 @@ impl Session {
             return false;
         }
         // Messages may not mix; and half a message would end the session, so what does not fit at once is finished here.
-        let _inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&self.socket).write(&bytes) {
-            Ok(sent) if sent == bytes.len() => true,
-            Ok(sent) => self.finish(&bytes[sent..]),
-            Err(_) => false,
+        let inbox = self.lock();
+        let begun = match (&self.socket).write(&bytes) {
+            Ok(sent) => sent,
+            Err(_) => return false,
+        };
+        let whole = self.finish(&bytes[begun..]);
+        drop(inbox);
+        if !whole {
+            self.set_gone();
         }
+        whole
     }
 
     fn finish(&self, mut rest: &[u8]) -> bool {
@@ -166,13 +171,14 @@ impl Session {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                Err(_) => {
-                    self.set_gone();
-                    return false;
-                }
+                Err(_) => return false,
             }
         }
         true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn look_into(&self, inbox: &mut Vec<u8>) {

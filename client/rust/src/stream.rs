@@ -105,6 +105,7 @@ impl Read for Stream {
         }
         let until = until(self.read_timeout);
         let mut state = self.shared.lock();
+        self.waiter.begin(clock::now());
         loop {
             let id = state.id;
             if state.read_shut {
@@ -116,6 +117,7 @@ impl Read for Stream {
                 ReadOutcome::Bytes(len) => {
                     // Credit for what was read; and the next thread that sleeps must find everything said.
                     calls.turn();
+                    self.waiter.end(clock::now());
                     return Ok(len);
                 }
                 ReadOutcome::End => return Ok(0),
@@ -133,6 +135,7 @@ impl Write for Stream {
         }
         let until = until(self.write_timeout);
         let mut state = self.shared.lock();
+        self.waiter.begin(clock::now());
         loop {
             let id = state.id;
             let calls = state.lane.calls_mut();
@@ -142,6 +145,7 @@ impl Write for Stream {
                 0 => {}
                 len => {
                     calls.flush();
+                    self.waiter.end(clock::now());
                     return Ok(len);
                 }
             }
@@ -160,8 +164,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there may be something to do. The lock is open meanwhile. One thread sleeps on the bell; while it does, the
-    /// lane stays parked whatever other threads take or put, so every later record rings it, and it wakes the others.
+    /// After an attempt that was in vain, with the lock held since: a moment later, or once there may be something to do.
+    /// The lock is open meanwhile, so what came may have been taken by another thread: the attempt decides.
+    ///
+    /// One thread sleeps on the bell; while it does, the lane stays parked whatever other threads take or put, so every later
+    /// record rings it, and it wakes the others.
     fn wait<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -169,29 +176,22 @@ impl Shared {
         until: Option<u64>,
         for_room: bool,
     ) -> io::Result<MutexGuard<'a, State>> {
-        waiter.begin(clock::now());
-        loop {
-            let now = clock::now();
-            if until.is_some_and(|until| now >= until) {
-                return Err(io::ErrorKind::WouldBlock.into());
+        let now = clock::now();
+        if until.is_some_and(|until| now >= until) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        match waiter.step(now) {
+            Step::Pause | Step::Yield => {
+                drop(state);
+                std::thread::yield_now();
+                Ok(self.lock())
             }
-            if state.lane.calls_mut().wire.has_news(for_room) || self.session.is_gone() {
-                waiter.end(now);
-                return Ok(state);
-            }
-            match waiter.step(now) {
-                Step::Pause | Step::Yield => {
-                    drop(state);
-                    std::thread::yield_now();
-                    state = self.lock();
-                }
-                Step::Park => {
-                    state.for_room += usize::from(for_room);
-                    state = self.sleep(state, until.map(|until| until - now));
-                    state.for_room -= usize::from(for_room);
-                    waiter.end(clock::now());
-                    return Ok(state);
-                }
+            Step::Park => {
+                let for_room = for_room || state.lane.calls().is_full();
+                state.for_room += usize::from(for_room);
+                state = self.sleep(state, until.map(|until| until - now));
+                state.for_room -= usize::from(for_room);
+                Ok(state)
             }
         }
     }

@@ -66,10 +66,18 @@ fn with_endpoints(endpoints: &[&str]) -> (tempfile::TempDir, FakeSidecar, Client
     (dir, sidecar, client)
 }
 
+/// A sidecar that has said already where calls to `reviews` go.
+fn warm(address: &str) -> (tempfile::TempDir, FakeSidecar, Client) {
+    let (dir, sidecar, client) = with_endpoints(&[address]);
+    client.call(Request::http("GET", "reviews", "/warm")).unwrap();
+    sidecar.wait_for_lookups(1);
+    (dir, sidecar, client)
+}
+
 #[test]
 fn an_idempotent_call_that_was_forwarded_goes_direct() {
     let (address, served) = http_service();
-    let (_dir, _sidecar, client) = with_endpoints(&[&address]);
+    let (_dir, _sidecar, client) = warm(&address);
     let body = pattern(1, 10_000);
     let began = Instant::now();
     let response = client.call(Request::http("PUT", "reviews", "/die").header("x", "y").body(&body)).unwrap();
@@ -83,7 +91,7 @@ fn an_idempotent_call_that_was_forwarded_goes_direct() {
 #[test]
 fn a_call_that_may_have_run_and_is_not_idempotent_is_not_made_again() {
     let (address, served) = http_service();
-    let (_dir, _sidecar, client) = with_endpoints(&[&address]);
+    let (_dir, _sidecar, client) = warm(&address);
     let error = client.call(Request::http("POST", "reviews", "/die").body(b"once")).unwrap_err();
     assert!(matches!(error, CallError::MaybeExecuted(_)), "{error:?}");
     assert_eq!((error.retry(), served.load(SeqCst)), (Retry::IfIdempotent, 0));
@@ -92,7 +100,7 @@ fn a_call_that_may_have_run_and_is_not_idempotent_is_not_made_again() {
 #[test]
 fn a_call_that_was_not_forwarded_is_made_again_whatever_its_method() {
     let (address, served) = http_service();
-    let (_dir, _sidecar, client) = with_endpoints(&[&address]);
+    let (_dir, _sidecar, client) = warm(&address);
     let response = client.call(Request::http("POST", "reviews", "/die-early").body(b"once")).unwrap();
     assert_eq!((response.status, &response.body[..], served.load(SeqCst)), (202, &b"once"[..], 1));
 }

@@ -119,7 +119,12 @@ impl<D: Driver> Worker<D> {
                         if let Some(state) = self.calls.get_mut(call) {
                             state.dest = None;
                         }
-                        if forwarded { self.fail(call, Failure::Died) } else { self.dispatch(call) }
+                        if forwarded {
+                            self.fail(call, Failure::Died);
+                        } else {
+                            self.unready(call);
+                            self.dispatch(call);
+                        }
                     }
                     User::Call(call) => self.cancel(call),
                     User::Stream(conn) => {

@@ -84,12 +84,18 @@ impl<D: Driver> Worker<D> {
 
     /// Once more, on a connection that nobody used before.
     pub(crate) fn dispatch_again(&mut self, key: Key<Call>) {
+        self.unready(key);
         let Some(call) = self.calls.get_mut(key) else { return };
         call.fresh = true;
         if let Some(cluster) = self.clusters.get_mut(call.cluster as usize) {
             call.tries = cluster.turn.tries(cluster.endpoints.len());
         }
         self.dispatch(key);
+    }
+
+    /// Takes back a call that was to be forwarded in this turn, because its destination is gone.
+    pub(crate) fn unready(&mut self, key: Key<Call>) {
+        self.ready.retain(|&ready| ready != key);
     }
 
     /// A dynamic forward proxy: the request says where.

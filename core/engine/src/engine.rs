@@ -3,14 +3,13 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
-use shmesh_io::{Driver, EpollDriver, Limits as DriverLimits};
-use crate::tmp_io::{Choice, UringDriver, net, probe};
+use shmesh_io::{Choice, Driver, EpollDriver, Limits as DriverLimits, UringDriver, net, probe};
 use shmesh_policy::{Bind, Snapshot};
 
 use crate::access_log::AccessLog;
@@ -71,8 +70,8 @@ pub struct Engine {
     in_flight: Vec<Arc<AtomicU64>>,
     driver: DriverReport,
     ready: AtomicBool,
-    /// Held for as long as the addresses are ours.
-    _locks: Vec<net::AddressLock>,
+    /// Socket files, removed when the engine ends or drains.
+    names: Mutex<Vec<net::UnixName>>,
 }
 
 /// The listening sockets of one worker, by listener.
@@ -107,7 +106,7 @@ impl Engine {
             in_flight: Vec::new(),
             driver,
             ready: AtomicBool::new(false),
-            _locks: bound.locks,
+            names: Mutex::new(bound.names),
         };
         for (index, sockets) in bound.sockets.into_iter().enumerate() {
             let in_flight = Arc::new(AtomicU64::new(0));
@@ -120,7 +119,7 @@ impl Engine {
                 sockets,
             };
             let (thread, postbox) = if engine.driver.name == "uring" {
-                spawn(start, || UringDriver::new(DriverLimits::default()))?
+                spawn(start, || UringDriver::new(DriverLimits::default()).map_err(io::Error::other))?
             } else {
                 spawn(start, || EpollDriver::new(DriverLimits::default()))?
             };
@@ -173,6 +172,7 @@ impl Engine {
     /// Closes the listeners and lets what is in flight finish.
     pub fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::Release);
+        lock(&self.names).clear();
         for worker in &self.workers {
             worker.send(Mail::Drain);
         }
@@ -265,12 +265,12 @@ fn prepare<D: Driver>(start: WorkerStart, driver: impl FnOnce() -> io::Result<D>
 struct Bound {
     sockets: Vec<Sockets>,
     sessions: Vec<(u16, UnixListener)>,
-    locks: Vec<net::AddressLock>,
+    names: Vec<net::UnixName>,
 }
 
 /// Binds every listener: TCP once a worker, a Unix socket once for the worker that has it, session sockets for their thread.
 fn bind(snapshot: &Snapshot, workers: usize) -> Result<Bound, StartError> {
-    let mut bound = Bound { sockets: (0..workers).map(|_| Vec::new()).collect(), sessions: Vec::new(), locks: Vec::new() };
+    let mut bound = Bound { sockets: (0..workers).map(|_| Vec::new()).collect(), sessions: Vec::new(), names: Vec::new() };
     for (index, listener) in snapshot.listeners.iter().enumerate() {
         let refused = |error: String| StartError::Listen {
             name: listener.name.to_string(),
@@ -282,25 +282,25 @@ fn bind(snapshot: &Snapshot, workers: usize) -> Result<Bound, StartError> {
         }
         match &listener.bind {
             Bind::Tcp(address) => {
-                bound.locks.push(net::lock_tcp(*address).map_err(|error| refused(error.to_string()))?);
-                for sockets in &mut bound.sockets {
-                    let socket = net::listen_tcp(*address, workers > 1).map_err(|error| refused(error.to_string()))?;
+                let listening = net::listen_tcp(*address, workers).map_err(|error| refused(error.to_string()))?;
+                for (sockets, socket) in bound.sockets.iter_mut().zip(listening) {
                     sockets[index] = Some(socket);
                 }
             }
             Bind::Unix(path) => {
-                let (socket, lock) = net::listen_unix(path, SOCKET_MODE).map_err(|error| refused(error.to_string()))?;
-                bound.locks.push(lock);
+                let listening = net::listen_unix(path, SOCKET_MODE).map_err(|error| refused(error.to_string()))?;
                 for sockets in &mut bound.sockets {
-                    sockets[index] = Some(socket.try_clone().map_err(|error| refused(error.to_string()))?);
+                    let socket = listening.socket.try_clone().map_err(|error| refused(error.to_string()))?;
+                    sockets[index] = Some(socket);
                 }
+                bound.names.push(listening.name);
             }
             Bind::Shm(path) => {
-                let (socket, lock) = net::listen_unix(path, SOCKET_MODE).map_err(|error| refused(error.to_string()))?;
-                bound.locks.push(lock);
-                let socket = UnixListener::from(socket);
+                let listening = net::listen_unix(path, SOCKET_MODE).map_err(|error| refused(error.to_string()))?;
+                let socket = UnixListener::from(listening.socket);
                 socket.set_nonblocking(true).map_err(|error| refused(error.to_string()))?;
                 bound.sessions.push((index as u16, socket));
+                bound.names.push(listening.name);
             }
         }
     }

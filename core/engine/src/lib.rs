@@ -34,12 +34,11 @@ mod session_thread;
 mod shared;
 mod slab;
 mod timer;
-mod tmp_io;
 mod token;
 mod upstream;
 mod view;
 mod worker;
 
-pub use tmp_io::Choice;
+pub use shmesh_io::Choice;
 pub use engine::{DriverReport, Engine, EngineOptions, PublishError, StartError, WORKERS_MAX};
 pub use view::{ClusterView, Count, DurationCount, EndpointView, RequestCount, SessionInfo, View};

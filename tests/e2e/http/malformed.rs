@@ -77,7 +77,7 @@ fn a_malformed_head_is_refused_and_the_connection_closed(driver: Driver) {
 fn a_bad_head_is_refused_before_it_ends(driver: Driver) {
     let service = saying("ok");
     let sidecar = before(driver, &[&service.endpoint]);
-    for head in ["GET / HTTP/1.1\r\nHost: service\r\nX y", "GET / HTTP/3", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "G\0"] {
+    for head in ["GET / HTTP/1.1\r\nHost: service\r\nX y", "GET / HTTP/3.", "GET / HTP", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "G\0"] {
         let started = Instant::now();
         refused(sidecar.connect("web"), head);
         assert!(started.elapsed() < Duration::from_secs(5), "{head:?}");
@@ -129,11 +129,14 @@ fn no_route_says_so(driver: Driver) {
     let sidecar = before(driver, &[&service.endpoint]);
     let mut wire = sidecar.connect("web");
     for _ in 0..3 {
-        let answer = wire.ask("POST /x HTTP/1.1\r\nHost: elsewhere\r\nContent-Length: 2\r\n\r\nhi");
+        let answer = wire.ask("GET /x HTTP/1.1\r\nHost: elsewhere\r\n\r\n");
         assert_eq!((answer.status(), answer.reason()), (404, "no-route"));
         assert!(answer.text().starts_with("shmesh: no route"), "{}", answer.text());
     }
     assert_eq!(wire.ask("GET / HTTP/1.1\r\nHost: SERVICE:8080\r\n\r\n").text(), "ok", "neither case nor port count");
+    // A body that nobody takes ends the connection, and the client is told so.
+    let (status, reason) = refused(wire, "POST /x HTTP/1.1\r\nHost: elsewhere\r\nContent-Length: 2\r\n\r\nhi");
+    assert_eq!((status, reason.as_str()), (404, "no-route"));
 }
 
 fn a_head_that_does_not_end_in_time_is_refused(driver: Driver) {

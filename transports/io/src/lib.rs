@@ -22,6 +22,7 @@ pub mod chunk;
 mod clock;
 pub mod driver;
 pub mod epoll;
+pub mod net;
 #[allow(unsafe_code)] // the slots' memory
 pub mod pool;
 pub mod probe;
@@ -31,7 +32,6 @@ mod socket;
 #[allow(unsafe_code)] // system calls without a safe wrapper
 mod sys;
 mod table;
-#[allow(unsafe_code)] // pushes operations, and lends buffers to the kernel; in ring, buffers and operation
 pub mod uring;
 pub mod waker;
 
@@ -40,6 +40,7 @@ pub use chunk::{Chunk, Chunks, Keep, SharedSlice};
 pub use driver::{Driver, Event, Limits, Nanos, PeerAddr, SockId, Tag, Target, Wait};
 pub use epoll::EpollDriver;
 pub use pool::{Pool, SLOT_BYTES};
+pub use probe::Choice;
 pub use slice::Slice;
 pub use uring::UringDriver;
 pub use waker::Waker;

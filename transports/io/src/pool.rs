@@ -1,6 +1,6 @@
 //! A worker's buffers: a slab of equal slots, reference-counted, never shared between threads.
 //!
-//! Two things are taken from it: whole slots to receive into ([`Vacant`]), and small ranges written one after the
+//! Two things are taken from it: whole slots to receive into, and small ranges written one after the
 //! other into a current slot ([`Pool::append`]), for heads and small payloads. Both end as a [`Slice`], and a slot is
 //! free again when its last slice is dropped.
 //!

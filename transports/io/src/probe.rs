@@ -24,25 +24,6 @@ pub enum Choice {
     Epoll,
 }
 
-/// Which driver it will be.
-#[derive(Copy, Clone, Eq, PartialEq, Debug)]
-pub enum Kind {
-    Uring,
-    Epoll,
-}
-
-/// Decides which driver to use. The second value says why it is not `uring` although that was asked for, or would
-/// have been preferred: one line for the log.
-pub fn choose(choice: Choice) -> (Kind, Option<Refusal>) {
-    match choice {
-        Choice::Epoll => (Kind::Epoll, None),
-        Choice::Auto | Choice::Uring => match uring() {
-            Ok(()) => (Kind::Uring, None),
-            Err(refusal) => (Kind::Epoll, Some(refusal)),
-        },
-    }
-}
-
 /// Tries out io_uring: a ring, its operations, provided buffers, and a byte sent and received.
 ///
 /// # Errors
@@ -200,6 +181,5 @@ mod tests {
             assert_eq!(choice.to_string().parse::<Choice>().unwrap(), choice);
         }
         "poll".parse::<Choice>().unwrap_err();
-        assert_eq!(choose(Choice::Epoll).0, Kind::Epoll);
     }
 }

@@ -108,7 +108,7 @@ pub(crate) static RING: [u8; 1] = [1];
 
 /// Whether accepting failed because the process, or the system, is out of something: worth a pause.
 pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC))
 }
 
 /// Whether accepting failed for one connection only, so that the next one may do.

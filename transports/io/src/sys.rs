@@ -32,7 +32,18 @@ pub(crate) fn accept(listener: BorrowedFd<'_>, nonblocking: bool) -> io::Result<
 
 /// Sends the first pieces of `chunks` without waiting; returns how many bytes left.
 pub(crate) fn send(socket: BorrowedFd<'_>, chunks: &Chunks) -> io::Result<usize> {
-    let mut pieces = [EMPTY_PIECE; PIECES_PER_SEND];
+    // Most sends are a head and a body: no need to lay out room for dozens of pieces.
+    if chunks.iter().len() <= PIECES_OF_MOST_SENDS {
+        send_pieces::<PIECES_OF_MOST_SENDS>(socket, chunks)
+    } else {
+        send_pieces::<PIECES_PER_SEND>(socket, chunks)
+    }
+}
+
+const PIECES_OF_MOST_SENDS: usize = 4;
+
+fn send_pieces<const N: usize>(socket: BorrowedFd<'_>, chunks: &Chunks) -> io::Result<usize> {
+    let mut pieces = [EMPTY_PIECE; N];
     let count = list_pieces(chunks, &mut pieces);
     // SAFETY: all zeroes is an empty msghdr.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };

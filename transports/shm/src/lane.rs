@@ -232,6 +232,8 @@ impl LaneEnd {
 
     /// Announces sleep until there are records, and with `for_room` also until the peer consumed or released something since
     /// the last failed [`LaneEnd::put`]. True = nothing came meanwhile, sleep; false = look again, no longer parked.
+    /// Park for room directly after the `put` that failed: whatever looks at the room in between (another `put`,
+    /// `largest_part`, `unconsumed` …) takes the news that this looks for.
     pub fn park(&mut self, for_room: bool) -> bool {
         let sleep = self.announce(for_room);
         if !sleep {

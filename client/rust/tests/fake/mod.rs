@@ -33,17 +33,11 @@ pub const SMALL: Geometry = Geometry {
     window: 32 << 10,
 };
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     pub geometry: Geometry,
     pub endpoints: Vec<String>,
     pub refuse: Option<Refused>,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { geometry: Geometry::default(), endpoints: Vec::new(), refuse: None }
-    }
 }
 
 /// What the serving app answered.
@@ -266,8 +260,8 @@ impl Run {
     }
 
     fn open(&mut self, to_app: ToApp) {
-        let lanes = self.sessions.iter_mut().flat_map(|session| &mut session.lanes);
-        let lane = lanes.filter(|lane| lane.serving).next().expect("a serving app");
+        let mut lanes = self.sessions.iter_mut().flat_map(|session| &mut session.lanes);
+        let lane = lanes.find(|lane| lane.serving).expect("a serving app");
         let slots = lane.end.geometry().slots;
         let slot = (0..slots).find(|slot| !lane.calls.contains_key(slot)).expect("a free slot");
         lane.generations[slot as usize] += 1;
@@ -589,13 +583,15 @@ impl Lane {
             call.ended |= end;
         }
         // What is not sent back yet is not made room for.
-        let backlog = call.out.len() - call.sent;
+        let backlog = if call.opener { 0 } else { call.out.len() - call.sent };
         let window = self.end.geometry().window;
         if !call.received_end && call.ungranted >= window / 2 && backlog <= window as usize {
             let credit = Header::credit(slot, call.generation, call.ungranted);
             if self.end.put(&credit, &[]).is_ok() {
                 call.open += u64::from(std::mem::take(&mut call.ungranted));
                 any = true;
+            } else {
+                self.blocked = true;
             }
         }
         if call.ended && call.received_end {

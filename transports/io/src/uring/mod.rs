@@ -7,8 +7,11 @@
 //! A cancelled operation still has its terminal completion to come. Until then a closed socket keeps its row (and its
 //! descriptor) in the table, unreachable by its name; what a stopped socket received meanwhile is stashed.
 
+#[allow(unsafe_code)] // lends slots to the kernel
 mod buffers;
+#[allow(unsafe_code)] // an empty msghdr
 mod operation;
+#[allow(unsafe_code)] // hands memory to the kernel, and keeps it until it is back
 mod ring;
 
 use std::collections::VecDeque;
@@ -572,7 +575,11 @@ impl UringDriver {
         }
         if !completion.more {
             *armed = Armed::No;
-            self.look_at(completion.id);
+            // Where the other end is gone nobody rings any more, and asking again would be answered at once, for ever.
+            let dead = completion.result & i32::from(libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0;
+            if completion.result < 0 || !dead {
+                self.look_at(completion.id);
+            }
         }
     }
 

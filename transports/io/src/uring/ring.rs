@@ -49,6 +49,7 @@ pub(super) struct Ring {
     backlog: VecDeque<squeue::Entry>,
     /// Operations whose terminal completion is still to come.
     in_flight: usize,
+    #[allow(clippy::vec_box, reason = "the kernel has had their addresses; they move between here and the sends")]
     spare_messages: Vec<Box<Message>>,
 }
 

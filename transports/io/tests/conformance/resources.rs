@@ -30,6 +30,7 @@ pub fn gives_everything_back_after_a_close_in_flight(kind: Kind, family: Family)
     subject.turn(Wait::Now);
     let pool = subject.pool();
     let (free_before, before) = (pool.free(), descriptors());
+    let (stuck, waiting) = (noise(1, 9_000_000), noise(2, 50_000));
     for round in 0..20 {
         let mut peers: Vec<Peer> = (0..10).map(|_| Peer::connect(&place.target)).collect();
         let mut socks: Vec<SockId> = Vec::new();
@@ -41,14 +42,14 @@ pub fn gives_everything_back_after_a_close_in_flight(kind: Kind, family: Family)
         for (i, sock) in socks.iter().enumerate() {
             subject.driver.start_recv(*sock);
             if i % 2 == 0 {
-                subject.send(*sock, &noise(1, 9_000_000));
+                subject.send(*sock, &stuck);
             }
             if i % 3 == 0 {
                 subject.driver.stop_recv(*sock);
             }
         }
         for peer in &mut peers {
-            peer.write_all(&noise(2, 50_000)).unwrap();
+            peer.write_all(&waiting).unwrap();
         }
         if round % 2 == 0 {
             subject.turn(Wait::Now);
@@ -111,7 +112,7 @@ pub fn gives_everything_back_when_dropped(kind: Kind, family: Family) {
         subject.turn(Wait::Now);
         peers.push(peer);
     }
-    drop(subject);
+    let _turn = subject.end();
     for peer in &mut peers {
         let mut rest = Vec::new();
         // A cut is an end, or a reset over TCP.

@@ -8,6 +8,11 @@ const WARM_UP_MAX: Duration = Duration::from_millis(500);
 /// How long after its end a run waits for answers.
 pub const TAIL: Duration = Duration::from_secs(5);
 
+/// How long a thread sleeps without looking at the clock.
+pub const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long before an intended start a thread stops sleeping: about what a wake-up takes.
+pub const AWAKE_BEFORE: Duration = Duration::from_micros(40);
+
 /// What all threads of a run agree on.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {

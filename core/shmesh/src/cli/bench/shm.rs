@@ -13,14 +13,12 @@ use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN};
 use super::dubbo;
 use super::pace::Pace;
 use super::payload::Payload;
-use super::plan::Plan;
+use super::plan::{AWAKE_BEFORE, LOOK_EVERY, Plan};
 use super::report::Tally;
 use super::wire::NOT_THE_ECHO;
 
 /// Lanes of one session; more connections attach more sessions.
 const LANES_PER_SESSION: usize = 32;
-/// How long a thread sleeps without looking at the clock.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Pause before another lane is asked for when the sidecar is gone.
 const REATTACH_EVERY: Duration = Duration::from_millis(10);
 
@@ -218,17 +216,21 @@ impl Caller {
     fn receive(&mut self, now: Instant, plan: &Plan, tally: &mut Tally) {
         let room = self.outstanding.len() < plan.inflight;
         let next = self.next_start(plan).filter(|_| room);
-        let pause = next.map_or(LOOK_EVERY, |next| next.saturating_duration_since(now).min(LOOK_EVERY));
+        // What is left of it near the intended start is waited for awake.
+        let pause = next.map_or(LOOK_EVERY, |next| {
+            next.saturating_duration_since(now).saturating_sub(AWAKE_BEFORE).min(LOOK_EVERY)
+        });
         let Some(lane) = &mut self.lane else {
             return thread::sleep(REATTACH_EVERY);
         };
+        let mut wait = Wait::For(pause);
+        if pause.is_zero() {
+            thread::yield_now();
+            wait = Wait::No;
+        }
         if self.outstanding.is_empty() {
             return thread::sleep(pause);
         }
-        let mut wait = match pause.is_zero() {
-            true => Wait::No,
-            false => Wait::For(pause),
-        };
         loop {
             match lane.receive(wait) {
                 Ok(Some(Answer { id, outcome })) => {

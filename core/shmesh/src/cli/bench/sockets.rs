@@ -11,14 +11,10 @@ use nix::sys::time::TimeSpec;
 use std::os::fd::AsFd;
 
 use super::connection::Connection;
-use super::plan::Plan;
+use super::plan::{AWAKE_BEFORE, LOOK_EVERY, Plan};
 use super::report::Tally;
 use super::wire::Wire;
 
-/// How long a thread sleeps without looking at the clock.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long before an intended start a thread stops sleeping: about what a wake-up takes.
-const AWAKE_BEFORE: Duration = Duration::from_micros(40);
 /// Events that are taken from the system at a time.
 const EVENTS: usize = 256;
 

@@ -1,0 +1,93 @@
+//! The binary that is measured, and what is asked of it.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::{env, str};
+
+use serde_json::Value;
+
+use crate::options::Options;
+use crate::path::Protocol;
+
+/// The `shmesh` executable: client, service and sidecar of every path.
+pub struct Shmesh {
+    pub file: PathBuf,
+    /// What `--version` says.
+    pub version: String,
+}
+
+/// One run of the client.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    pub p50_ns: f64,
+    pub p99_ns: f64,
+    /// Right answers per second.
+    pub rps: f64,
+}
+
+impl Shmesh {
+    /// `$SHMESH`, or what cargo builds now.
+    pub fn find() -> Result<Shmesh, String> {
+        let file = match env::var_os("SHMESH") {
+            Some(file) => PathBuf::from(file),
+            None => build()?,
+        };
+        let output = Command::new(&file).arg("--version").output();
+        let output = output.map_err(|error| format!("cannot start {}: {error}", file.display()))?;
+        let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        Ok(Shmesh { file, version })
+    }
+
+    /// Runs the client to its end. An answer that is wrong or missing makes it an error.
+    pub fn bench(&self, protocol: Protocol, via: &str, target: &str, options: &Options) -> Result<Measured, String> {
+        let output = Command::new(&self.file)
+            .args(["bench", "--json", "--protocol", protocol.word(), "--via", via, "--target", target])
+            .args(["--payload", &options.payload.to_string()])
+            .args(["--connections", &options.connections.to_string()])
+            .args(["--inflight", &options.inflight.to_string()])
+            .args(["--duration", &format!("{}ms", options.duration.as_millis().max(1))])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("the client cannot be started: {error}"))?;
+        let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        if !output.status.success() {
+            return Err(if said.is_empty() { format!("the client ended with {}", output.status) } else { said });
+        }
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .map_err(|error| format!("the client's report cannot be read: {error}"))?;
+        let field = |pointer: &str| {
+            let value = report.pointer(pointer).and_then(Value::as_f64);
+            value.ok_or_else(|| format!("the client's report has no {pointer}"))
+        };
+        let errors = field("/errors")?;
+        if errors != 0.0 {
+            return Err(format!("{errors} of {} calls failed: {said}", field("/sent")?));
+        }
+        if field("/ok")? == 0.0 {
+            return Err("not one call was answered".to_owned());
+        }
+        Ok(Measured { p50_ns: field("/latency_ns/p50")?, p99_ns: field("/latency_ns/p99")?, rps: field("/rps")? })
+    }
+}
+
+/// `cargo build --release -p shmesh`, and the executable that it names.
+fn build() -> Result<PathBuf, String> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    let output = Command::new(cargo)
+        .args(["build", "--release", "-p", "shmesh", "--bin", "shmesh", "--message-format", "json-render-diagnostics"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cargo cannot be started: {error}; set SHMESH to a shmesh binary"))?;
+    if !output.status.success() {
+        return Err("shmesh cannot be built; set SHMESH to a shmesh binary".to_owned());
+    }
+    let messages = str::from_utf8(&output.stdout).map_err(|error| format!("cargo's messages: {error}"))?;
+    let executable = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| message.pointer("/executable").and_then(Value::as_str).map(PathBuf::from))
+        .next_back();
+    executable.ok_or_else(|| "cargo built shmesh and named no executable".to_owned())
+}
