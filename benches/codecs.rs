@@ -14,8 +14,8 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use shmesh_proto::dubbo::{self, DEFAULT_MAX_BODY, FrameHeader, HEADER_LEN, Peek, PeekOutcome};
 use shmesh_proto::http1::{
-    self, BodyKind, BodyReader, ConnectionOption, Framing, HeadLimits, RequestHead, RequestOut, ResponseHead, ResponseOut,
-    Status, Version,
+    self, BodyKind, BodyReader, ConnectionOption, Framing, HeadLimits, RequestHead, RequestOut, ResponseHead,
+    ResponseOut, Status, Version,
 };
 
 /// Bytes of the chunked body.
@@ -28,7 +28,8 @@ const RECEIVED_BYTES: usize = 16 * 1024;
 const REQUEST_SHORT: &[u8] = b"PUT /orders/17 HTTP/1.1\r\nHost: reviews\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n\
     Content-Length: 64\r\n\r\n";
 
-const REQUEST_LONG: &[u8] = b"GET /api/v2/reviews?product=4711&page=3&order=newest HTTP/1.1\r\nHost: reviews.shop.svc:9080\r\n\
+const REQUEST_LONG: &[u8] =
+    b"GET /api/v2/reviews?product=4711&page=3&order=newest HTTP/1.1\r\nHost: reviews.shop.svc:9080\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
     Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
     Accept-Language: en-GB,en;q=0.7,de;q=0.3\r\nAccept-Encoding: gzip, deflate, br\r\nConnection: keep-alive\r\n\

@@ -150,7 +150,8 @@ impl Ping {
         let Lane { app, sidecar, dirty, watch } = Lane::new(Geometry::default());
         let worker_bell = doorbell::worker_bell().expect("an eventfd");
         let (ring, bell) = doorbell::lane_bell().expect("a socket pair");
-        let echo = Echo { lane: sidecar, watch, worker_bell: worker_bell.try_clone().expect("a descriptor"), ring, wait };
+        let echo =
+            Echo { lane: sidecar, watch, worker_bell: worker_bell.try_clone().expect("a descriptor"), ring, wait };
         let echo = thread::spawn(move || echo.run());
         Ping { lane: app, dirty, worker_bell, bell, wait, generation: 0, echo }
     }

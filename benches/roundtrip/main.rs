@@ -19,8 +19,9 @@ mod table;
 
 use std::process::ExitCode;
 
+use envoy::Envoy;
 use options::{Options, Wanted};
-use path::{Path, Protocol};
+use path::{Path, Protocol, Set, Tools};
 use processes::Stage;
 use shmesh::Shmesh;
 use table::Row;
@@ -56,26 +57,23 @@ fn run(options: &Options) -> Result<(), String> {
         println!("roundtrip: no path has {} in its name", options.filters_shown());
         return Ok(());
     }
-    let shmesh = Shmesh::find()?;
+    let tools = Tools { shmesh: Shmesh::find()?, envoy: Envoy::find(), driver: options.driver.clone() };
     let stage = Stage::set_up()?;
-    let envoy = if paths.iter().any(Path::needs_envoy) { envoy::find() } else { None };
-    println!("{}", options.headline(&shmesh));
+    println!("{}", options.headline(&tools.shmesh));
     let mut failures = Vec::new();
     for protocol in [Protocol::Http, Protocol::Dubbo] {
         let of_protocol: Vec<Path> = paths.iter().copied().filter(|path| path.protocol == protocol).collect();
         if of_protocol.is_empty() {
             continue;
         }
-        let set = path::Set::start(protocol, &of_protocol, &stage, &shmesh, envoy.as_deref(), options)?;
+        let set = Set::start(protocol, &of_protocol, &stage, &tools)?;
         let mut rows: Vec<Row> = of_protocol.into_iter().map(Row::new).collect();
         for _ in 0..options.rounds {
-            for row in &mut rows {
-                if row.is_open() {
-                    row.add(set.measure(row.path, &shmesh, options));
-                }
+            for row in rows.iter_mut().filter(|row| row.is_open()) {
+                row.add(set.measure(row.path, &tools.shmesh, options));
             }
         }
-        println!("{}", table::table(protocol, &rows));
+        println!("{}  {}\n", table::table(protocol, &rows), set.legend());
         failures.extend(rows.iter().filter_map(Row::failure));
     }
     match failures.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::time::Duration;
+use std::{env, fs, thread};
 
 use crate::path::{self, Path};
 use crate::shmesh::Shmesh;
@@ -119,7 +120,8 @@ impl Options {
     /// The paths that are asked for.
     pub fn paths(&self) -> Vec<Path> {
         let takes = |id: &str, filter: &String| if self.exact { id == filter } else { id.contains(filter.as_str()) };
-        let asked = |path: &&Path| self.filters.is_empty() || self.filters.iter().any(|filter| takes(&path.id(), filter));
+        let asked =
+            |path: &&Path| self.filters.is_empty() || self.filters.iter().any(|filter| takes(&path.id(), filter));
         path::ALL.iter().filter(asked).copied().collect()
     }
 
@@ -128,9 +130,18 @@ impl Options {
     }
 
     pub fn headline(&self, shmesh: &Shmesh) -> String {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let cores = thread::available_parallelism().map_or(0, usize::from);
         format!(
-            "{}: {} bytes, {} connection(s) with {} in flight each, {} round(s) of {:?} a path, driver {}\n",
-            shmesh.version, self.payload, self.connections, self.inflight, self.rounds, self.duration, self.driver
+            "{}, Linux {} on {}, {cores} core(s)\n{} bytes, {} connection(s) with {} in flight each, {} round(s) of {:?} a path\n",
+            shmesh.version,
+            kernel.trim(),
+            env::consts::ARCH,
+            self.payload,
+            self.connections,
+            self.inflight,
+            self.rounds,
+            self.duration
         )
     }
 }

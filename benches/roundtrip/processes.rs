@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -40,8 +40,8 @@ impl Stage {
         Ok(path)
     }
 
-    /// Starts a process that stays, and waits for a line on stderr that has `up` in it.
-    pub fn start<A: AsRef<OsStr>>(&self, what: &str, file: &Path, args: &[A], up: &str) -> Result<(), String> {
+    /// Starts a process that stays, waits for a line on stderr that has `up` in it, and returns that line.
+    pub fn start<A: AsRef<OsStr>>(&self, what: &str, file: &Path, args: &[A], up: &str) -> Result<String, String> {
         let mut child = Command::new(file)
             .args(args)
             .stdin(Stdio::null())
@@ -64,7 +64,7 @@ impl Stage {
         let mut heard = String::new();
         loop {
             match said.recv_timeout(late.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains(up) => return Ok(()),
+                Ok(line) if line.contains(up) => return Ok(line),
                 Ok(line) => heard.push_str(&format!("\n    {line}")),
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(format!("{what} is not up after {START_TIMEOUT:?}{heard}"));
@@ -88,11 +88,6 @@ impl Drop for Stage {
     fn drop(&mut self) {
         self.clear();
     }
-}
-
-/// A path as the path of a file.
-pub fn file(path: &str) -> PathBuf {
-    PathBuf::from(path)
 }
 
 /// Addresses that nobody listens on at the moment; all different.

@@ -84,8 +84,8 @@ pub enum CallError {
     /// The session ended because the sidecar broke the shm protocol.
     #[error("the sidecar broke the shm protocol: {0}")]
     Violation(#[from] Violation),
-    /// This process is a child of the one that attached.
-    #[error("this process was forked from the one that attached; connect again in the child")]
+    /// The lane or stream was opened by the process that this one was forked from.
+    #[error("the lane was opened by the process that this one was forked from; open one in the child")]
     Forked,
     /// Attaching failed.
     #[error(transparent)]

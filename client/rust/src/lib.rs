@@ -19,9 +19,10 @@
 //! sleeps on the lane's bell and the session's socket, which ends when the sidecar dies. Messages of the sidecar
 //! (endpoints, going away) are taken whenever a thread waits or wakes, at most every 20 ms.
 //!
-//! A child of `fork` does not have the shared memory: every use of a client there fails with [`CallError::Forked`]; connect
-//! again in the child. (The child's copy of the descriptors keeps the session open when the parent dies, until it
-//! executes another program or ends.)
+//! A child of `fork` does not have the shared memory of its parent: lanes and streams in hand fail there with
+//! [`CallError::Forked`], and a [`Client`] attaches a session of its own for the next call. (Copies of the parent's descriptors
+//! that the child holds keep the parent's session open should the parent die, until the child drops its copies of lanes and
+//! streams, executes another program, or ends.)
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "tokio")]

@@ -58,10 +58,8 @@ impl Pool {
         let mut deadline = None;
         loop {
             while let Some(calls) = state.idle.pop() {
-                if calls.wire.session.is_forked() {
-                    return Err(CallError::Forked);
-                }
-                if !calls.is_lost() && !calls.wire.session.is_going() {
+                // After a pause the sidecar may be gone, or going.
+                if is_good(&calls.wire.session) && !calls.is_lost() {
                     return Ok(calls);
                 }
             }
@@ -130,7 +128,11 @@ impl Pool {
     }
 }
 
+/// Whether new calls may go through a session. In a child of `fork` those of the parent are left alone.
 fn is_good(session: &Session) -> bool {
+    if session.is_forked() {
+        return false;
+    }
     session.look_if_due(clock::now());
     !session.is_gone() && !session.is_going()
 }

@@ -1,6 +1,6 @@
 //! A session: the handshake, the mapped segments, the socket that tells of the sidecar's death.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,8 @@ pub(crate) struct Session {
 impl Session {
     /// Attaches: HELLO, WELCOME, descriptors, mappings. The lanes come in the order of WELCOME.
     pub fn attach(attach: &Attach) -> Result<(Arc<Session>, Vec<Wire>), ConnectError> {
-        let mut socket = connect(&attach.socket)?;
-        greet(&mut socket, attach)?;
+        let socket = connect(&attach.socket)?;
+        greet(&socket, attach)?;
         let (welcome, descriptors) = welcome(&socket)?;
         socket.set_nonblocking(true).map_err(mapping_error)?;
         Session::open(socket, welcome, descriptors, attach)
@@ -151,7 +151,7 @@ impl Session {
         }
         // Messages may not mix; and half a message would end the session, so what does not fit at once is finished here.
         let inbox = self.lock();
-        let begun = match (&self.socket).write(&bytes) {
+        let begun = match handshake::send(self.socket(), &bytes, &[]) {
             Ok(sent) => sent,
             Err(_) => return false,
         };
@@ -166,7 +166,7 @@ impl Session {
     fn finish(&self, mut rest: &[u8]) -> bool {
         let deadline = Instant::now() + Duration::from_millis(SILENCE_MS_MAX);
         while !rest.is_empty() {
-            match (&self.socket).write(rest) {
+            match handshake::send(self.socket(), rest, &[]) {
                 Ok(sent) => rest = &rest[sent..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(1));
@@ -231,7 +231,7 @@ fn connect(path: &Path) -> Result<UnixStream, ConnectError> {
     Ok(socket)
 }
 
-fn greet(socket: &mut UnixStream, attach: &Attach) -> Result<(), ConnectError> {
+fn greet(socket: &UnixStream, attach: &Attach) -> Result<(), ConnectError> {
     let hello = Hello {
         version_min: VERSION,
         version_max: VERSION,
@@ -243,7 +243,7 @@ fn greet(socket: &mut UnixStream, attach: &Attach) -> Result<(), ConnectError> {
     let mut bytes = Vec::new();
     Message::Hello(hello).encode(&mut bytes)?;
     // A sidecar that refuses at once may have closed already; what it said is still there to be read.
-    let _ = socket.write_all(&bytes);
+    let _ = handshake::send(socket.as_fd(), &bytes, &[]);
     Ok(())
 }
 

@@ -53,6 +53,9 @@ impl Wire {
     /// Waits until there are records, or with `for_room` until the sidecar made room. `until` in nanoseconds of the
     /// clock. Everything was published before.
     pub fn wait(&mut self, until: Option<u64>, for_room: bool) -> Waited {
+        if self.session.is_forked() {
+            return Waited::Gone;
+        }
         if self.has_news(for_room) {
             return Waited::News;
         }

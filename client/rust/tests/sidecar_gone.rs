@@ -232,3 +232,34 @@ fn a_direct_call_that_breaks_off_may_have_run() {
     let error = client.call(Request::http("POST", "reviews", "/").body(b"x")).unwrap_err();
     assert!(matches!(error, CallError::Direct { ran: Ran::Maybe, .. }), "{error:?}");
 }
+
+#[test]
+fn a_forked_child_attaches_by_itself_and_does_no_harm() {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+
+    let (_dir, _sidecar, client) = with_endpoints(&[]);
+    let mut lane = client.lane().unwrap();
+    let key = Target::Key(Protocol::Http, b"GET / HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    lane.submit(&shmesh_client::Call::new(key, &[])).unwrap();
+    let mut stream = client.stream(Protocol::Http, None).unwrap();
+    // SAFETY: the child only uses the client, which makes no use of other threads, and leaves by `_exit`.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            let forked = |error: CallError| error == CallError::Forked;
+            let called = client.call(Request::http("GET", "reviews", "/")).is_ok();
+            let received = lane.receive(Wait::Forever).unwrap().is_some_and(|answer| answer.outcome.is_err_and(forked));
+            let written = stream.write(b"x").is_err() && stream.read(&mut [0; 1]).is_err();
+            drop((lane, stream, client));
+            let code = u8::from(called) | u8::from(received) << 1 | u8::from(written) << 2;
+            // SAFETY: ends the process at once; nothing of it is used afterwards.
+            unsafe { nix::libc::_exit(i32::from(code)) }
+        }
+        ForkResult::Parent { child } => {
+            assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 7));
+            assert_eq!(lane.receive(Wait::Forever).unwrap().unwrap().outcome.unwrap().status, 200);
+            stream.write_all(b"x").unwrap();
+            stream.read_exact(&mut [0; 1]).unwrap();
+        }
+    }
+}

@@ -39,6 +39,7 @@ impl<D: Driver> Worker<D> {
                 bell: Bell::new(lane.bell),
                 slots: (0..slots).map(|_| Slot::new()).collect(),
                 free: if lane.serving { (0..slots).rev().collect() } else { Vec::new() },
+                waiting: Default::default(),
                 routes: Vec::new(),
                 queue: Default::default(),
                 listed: false,
@@ -105,6 +106,7 @@ impl<D: Driver> Worker<D> {
             let Some(lane) = self.lanes.get_mut(key) else { continue };
             let serves = lane.serves.clone();
             let users: Vec<User> = lane.slots.iter().map(|slot| slot.user).collect();
+            let waiting = std::mem::take(&mut lane.waiting);
             self.lanes.remove(key);
             if let Some(name) = &serves
                 && self.serving.get(name) == Some(&key)
@@ -122,7 +124,6 @@ impl<D: Driver> Worker<D> {
                         if forwarded {
                             self.fail(call, Failure::Died);
                         } else {
-                            self.unready(call);
                             self.dispatch(call);
                         }
                     }
@@ -133,6 +134,9 @@ impl<D: Driver> Worker<D> {
                     }
                     User::Free | User::Partial | User::Discard => {}
                 }
+            }
+            for call in waiting {
+                self.dispatch(call);
             }
         }
         self.hot.retain(|&key| self.lanes.get(key).is_some());

@@ -24,6 +24,10 @@ pub struct Call {
     pub tries: Tries,
     /// How often it was sent.
     pub attempts: u32,
+    /// How many connections were made for it.
+    pub connects: u32,
+    /// In the worker's list of calls to forward.
+    pub queued: bool,
     pub started: Nanos,
     /// When it fails with a timeout unless something moves before.
     pub deadline: Nanos,

@@ -9,11 +9,17 @@ use shmesh_shm::{CallState, LaneEnd};
 use crate::call::{Call, Failure, Kind, Peer};
 use crate::conn::{Conn, DubboUp, HttpUp, Pipe, RawUp, Role};
 use crate::frame::FrameReader;
-use crate::lane::SlotRef;
+use crate::lane::{Lane, SlotRef};
 use crate::resolve::{Answer, NAMES_MAX, Question, TTL, TTL_NEGATIVE};
 use crate::slab::Key;
 use crate::upstream::{AddressId, EndpointState};
 use crate::worker::Worker;
+
+/// Connections that are made for one call, over all its endpoints and attempts.
+const CONNECTS_MAX: u32 = 16;
+
+/// Of these, to the host that a request names: all addresses of a name lead to the same host.
+const NAMED_CONNECTS_MAX: u32 = 3;
 
 /// What is known of a host name.
 pub struct HostState {
@@ -84,7 +90,6 @@ impl<D: Driver> Worker<D> {
 
     /// Once more, on a connection that nobody used before.
     pub(crate) fn dispatch_again(&mut self, key: Key<Call>) {
-        self.unready(key);
         let Some(call) = self.calls.get_mut(key) else { return };
         call.fresh = true;
         if let Some(cluster) = self.clusters.get_mut(call.cluster as usize) {
@@ -93,29 +98,18 @@ impl<D: Driver> Worker<D> {
         self.dispatch(key);
     }
 
-    /// Takes back a call that was to be forwarded in this turn, because its destination is gone.
-    pub(crate) fn unready(&mut self, key: Key<Call>) {
-        self.ready.retain(|&ready| ready != key);
-    }
-
     /// A dynamic forward proxy: the request says where.
     fn dispatch_named(&mut self, key: Key<Call>) {
         let Some(call) = self.calls.get_mut(key) else { return };
         let Some((host, port)) = call.named_host.clone() else { return };
-        if call.attempts > 1 || call.last_failure == Failure::ConnectTimeout {
+        if call.connects >= NAMED_CONNECTS_MAX {
             let failure = call.last_failure;
             self.fail(key, failure);
             return;
         }
         match self.find_host(key, host, port) {
             Found::At(address) if self.is_own(address) => self.fail(key, Failure::Loop),
-            Found::At(address) => {
-                if let Some(call) = self.calls.get_mut(key) {
-                    // The next failure is the last: all addresses of a name lead to the same host.
-                    call.attempts += 1;
-                }
-                self.connect_call(key, address);
-            }
+            Found::At(address) => self.connect_call(key, address),
             Found::Wait => {}
             Found::Nothing => self.fail(key, Failure::Unresolved),
         }
@@ -229,7 +223,7 @@ impl<D: Driver> Worker<D> {
             if let Some(call) = self.calls.get_mut(key) {
                 call.dest = Some(Peer::Conn(idle));
             }
-            self.ready.push(key);
+            self.make_ready(key);
             return;
         }
         let role = Role::HttpUp(HttpUp {
@@ -253,13 +247,15 @@ impl<D: Driver> Worker<D> {
                 self.fail(key, Failure::Overloaded);
                 return;
             }
-            if up.connected {
-                self.ready.push(key);
-            } else {
+            let connected = up.connected;
+            if !connected {
                 up.queue.push(key);
             }
             if let Some(call) = self.calls.get_mut(key) {
                 call.dest = Some(Peer::Conn(shared));
+            }
+            if connected {
+                self.make_ready(key);
             }
             return;
         }
@@ -279,6 +275,13 @@ impl<D: Driver> Worker<D> {
     /// Starts to connect for a call.
     fn connect(&mut self, key: Key<Call>, address: AddressId, role: Role) -> Option<Key<Conn>> {
         let now = self.driver.now();
+        let call = self.calls.get_mut(key)?;
+        call.connects += 1;
+        if call.connects > CONNECTS_MAX {
+            let failure = call.last_failure;
+            self.fail(key, failure);
+            return None;
+        }
         let target = self.addresses.get(address).target.clone();
         let sock = match self.driver.connect(&target, 0) {
             Ok(sock) => sock,
@@ -299,16 +302,45 @@ impl<D: Driver> Worker<D> {
         Some(conn)
     }
 
-    /// Opens a slot on the lane on which an app serves; false if there is none.
+    /// Opens a slot on the lane on which an app serves, or waits for one; false if there is no such lane.
     fn open_serving(&mut self, key: Key<Call>, name: &str) -> bool {
+        let waiting_max = self.snapshot.limits.calls_per_connection as usize;
         let Some(&lane_key) = self.serving.get(name) else { return false };
         let Some(lane) = self.lanes.get_mut(lane_key) else { return false };
-        let Some(slot) = lane.free.pop() else {
+        if !lane.free.is_empty() {
+            self.open_slot(key, lane_key);
+            return true;
+        }
+        if lane.waiting.len() >= waiting_max {
+            let calls = &self.calls;
+            lane.waiting.retain(|&call| calls.get(call).is_some());
+        }
+        if lane.waiting.len() >= waiting_max {
             if let Some(call) = self.calls.get_mut(key) {
                 call.last_failure = Failure::Overloaded;
             }
             return false;
-        };
+        }
+        lane.waiting.push_back(key);
+        true
+    }
+
+    /// Calls that waited for a slot of a serving lane take those that are free.
+    pub(crate) fn open_waiting(&mut self, lane_key: Key<Lane>) {
+        while let Some(lane) = self.lanes.get_mut(lane_key)
+            && !lane.free.is_empty()
+            && let Some(call) = lane.waiting.pop_front()
+        {
+            // One whose time was over is not there any more.
+            if self.calls.get(call).is_some() {
+                self.open_slot(call, lane_key);
+            }
+        }
+    }
+
+    fn open_slot(&mut self, key: Key<Call>, lane_key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(lane_key) else { return };
+        let Some(slot) = lane.free.pop() else { return };
         let window = u64::from(lane.end.geometry().window);
         let state = &mut lane.slots[slot as usize];
         let generation = state.generation + 1;
@@ -316,8 +348,31 @@ impl<D: Driver> Worker<D> {
         if let Some(call) = self.calls.get_mut(key) {
             call.dest = Some(Peer::Slot(SlotRef { lane: lane_key, slot, generation }));
         }
-        self.ready.push(key);
-        true
+        self.make_ready(key);
+    }
+
+    /// The call's destination can take it: it is forwarded at the end of this turn.
+    pub(crate) fn make_ready(&mut self, key: Key<Call>) {
+        if let Some(call) = self.calls.get_mut(key)
+            && !call.queued
+        {
+            call.queued = true;
+            self.ready.push(key);
+        }
+    }
+
+    /// Whether the way to a call's destination is still there: it may have gone, or become another one, since the call was ready.
+    fn can_forward(&self, dest: Option<Peer>) -> bool {
+        match dest {
+            Some(Peer::Conn(key)) => match self.conns.get(key).map(|conn| &conn.role) {
+                Some(Role::HttpUp(up)) => up.connected,
+                Some(Role::DubboUp(up)) => up.connected,
+                Some(Role::RawUp(up)) => up.connected,
+                _ => false,
+            },
+            Some(Peer::Slot(at)) => self.lanes.get(at.lane).is_some(),
+            None => false,
+        }
     }
 
     /// Forwards what is ready, as one batch: *forwarded* is stored for each call, then one fence, then only what the apps
@@ -328,6 +383,12 @@ impl<D: Driver> Worker<D> {
             let mut batch = std::mem::take(&mut self.ready);
             let mut fence = false;
             for &key in &batch {
+                let Some(call) = self.calls.get_mut(key) else { continue };
+                call.queued = false;
+                let dest = call.dest;
+                if !self.can_forward(dest) {
+                    continue;
+                }
                 let Some(call) = self.calls.get_mut(key) else { continue };
                 call.forwarded = true;
                 if let Peer::Slot(at) = call.origin
@@ -354,6 +415,9 @@ impl<D: Driver> Worker<D> {
     fn forward(&mut self, key: Key<Call>) {
         let now = self.driver.now();
         let Some(call) = self.calls.get_mut(key) else { return };
+        if !call.forwarded {
+            return;
+        }
         if let Peer::Slot(at) = call.origin
             && self.lanes.get(at.lane).is_some_and(|lane| lane.end.is_withdrawn(at.slot, at.generation))
         {

@@ -206,6 +206,7 @@ impl<D: Driver> Worker<D> {
         slot.partial = None;
         if serving {
             lane.free.push(at.slot);
+            self.open_waiting(at.lane);
         }
     }
 

@@ -233,12 +233,20 @@ impl<D: Driver> Worker<D> {
     /// Receives again, unless the peer has ended.
     pub(crate) fn start_recv(&mut self, key: Key<Conn>) {
         let Some(conn) = self.conns.get_mut(key) else { return };
-        if conn.receiving || conn.ended {
+        if conn.ended {
             return;
         }
-        conn.receiving = true;
-        if let Pipe::Socket(sock) = conn.pipe {
-            self.driver.start_recv(sock);
+        match conn.pipe {
+            Pipe::Socket(_) if conn.receiving => {}
+            Pipe::Socket(sock) => {
+                conn.receiving = true;
+                self.driver.start_recv(sock);
+            }
+            Pipe::Stream(at) => {
+                if self.stream_has_room(key) {
+                    self.grant(at);
+                }
+            }
         }
     }
 
@@ -257,21 +265,13 @@ impl<D: Driver> Worker<D> {
     /// A sink has room again: its source may go on.
     pub(crate) fn resume_source(&mut self, source: Peer) {
         match source {
-            Peer::Conn(key) => {
-                let stream = match self.conns.get(key) {
-                    // An HTTP client that has sent its request waits; what follows is another request.
-                    Some(Conn { role: Role::HttpDown(down), .. }) if down.call.is_some() && down.body.is_none() => return,
-                    Some(conn) => match conn.pipe {
-                        Pipe::Stream(at) => Some(at),
-                        Pipe::Socket(_) => None,
-                    },
-                    None => return,
-                };
-                match stream {
-                    Some(at) => self.grant(at),
-                    None => self.start_recv(key),
-                }
-            }
+            // An HTTP client that has sent its request waits; what follows is another request.
+            Peer::Conn(key)
+                if matches!(
+                    self.conns.get(key).map(|conn| &conn.role),
+                    Some(Role::HttpDown(down)) if down.call.is_some() && down.body.is_none()
+                ) => {}
+            Peer::Conn(key) => self.start_recv(key),
             Peer::Slot(at) => self.grant(at),
         }
     }

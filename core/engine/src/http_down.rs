@@ -281,6 +281,8 @@ impl<D: Driver> Worker<D> {
             named_host: None,
             tries,
             attempts: 0,
+            connects: 0,
+            queued: false,
             started: now,
             deadline: u64::MAX,
             hard_deadline: u64::MAX,

@@ -207,22 +207,24 @@ impl<D: Driver> Worker<D> {
         self.addresses.get(address).counters.connections.add(1);
         self.counters.connects.add(1);
         conn.active = now;
+        let mut waiting = Vec::new();
         match &mut conn.role {
             Role::HttpUp(up) => {
                 up.connected = true;
-                let call = up.call;
-                self.ready.extend(call);
+                waiting.extend(up.call);
             }
             Role::RawUp(up) => {
                 up.connected = true;
-                let call = up.call;
-                self.ready.extend(call);
+                waiting.extend(up.call);
             }
             Role::DubboUp(up) => {
                 up.connected = true;
-                self.ready.append(&mut up.queue);
+                waiting.append(&mut up.queue);
             }
             _ => {}
+        }
+        for call in waiting {
+            self.make_ready(call);
         }
         self.start_recv(key);
         let idle = self.idle_for(key);

@@ -379,9 +379,7 @@ impl<D: Driver> Worker<D> {
                     self.conn_received(conn, data);
                 }
                 self.note_ungranted(at, u64::from(header.length));
-                if self.stream_has_room(conn) {
-                    self.grant(at);
-                }
+                self.start_recv(conn);
                 if header.flags.end() {
                     self.conn_ended(conn, None);
                 }

@@ -25,6 +25,8 @@ pub struct Lane {
     pub slots: Box<[Slot]>,
     /// Slots that the sidecar may open (serving lanes).
     pub free: Vec<u32>,
+    /// Calls that wait for such a slot, longest first; at most `calls_per_connection`.
+    pub waiting: VecDeque<Key<Call>>,
     pub routes: Vec<Option<RouteKey>>,
     /// Slots with something to send, in turn.
     pub queue: VecDeque<u32>,

@@ -262,9 +262,15 @@ impl<D: Driver> Worker<D> {
                 break;
             }
         }
-        self.forward_ready();
-        self.flush_conns();
-        self.flush_lanes();
+        loop {
+            self.forward_ready();
+            self.flush_conns();
+            self.flush_lanes();
+            // A slot that became free while flushing may have been waited for.
+            if self.ready.is_empty() {
+                break;
+            }
+        }
         self.in_flight.store(self.calls.len() as u64, Ordering::Relaxed);
         Turn::GoOn
     }

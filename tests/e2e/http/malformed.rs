@@ -77,7 +77,7 @@ fn a_malformed_head_is_refused_and_the_connection_closed(driver: Driver) {
 fn a_bad_head_is_refused_before_it_ends(driver: Driver) {
     let service = saying("ok");
     let sidecar = before(driver, &[&service.endpoint]);
-    for head in ["GET / HTTP/1.1\r\nHost: service\r\nX y", "GET / HTTP/3.", "GET / HTP", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "G\0"] {
+    for head in ["GET / HTTP/1.1\r\nHost: service\r\nX y", "GET / HTP", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "G\0"] {
         let started = Instant::now();
         refused(sidecar.connect("web"), head);
         assert!(started.elapsed() < Duration::from_secs(5), "{head:?}");

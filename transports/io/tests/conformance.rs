@@ -16,12 +16,18 @@ mod resources;
 
 use harness::{Family, Kind};
 
+/// Every test for every driver, over the families that are named before it.
 macro_rules! conformance {
-    ($($name:ident: $test:path;)*) => {
-        mod epoll_tcp { $(#[test] fn $name() { super::run($test, super::Kind::Epoll, super::Family::Tcp); })* }
-        mod epoll_unix { $(#[test] fn $name() { super::run($test, super::Kind::Epoll, super::Family::Unix); })* }
-        mod uring_tcp { $(#[test] fn $name() { super::run($test, super::Kind::Uring, super::Family::Tcp); })* }
-        mod uring_unix { $(#[test] fn $name() { super::run($test, super::Kind::Uring, super::Family::Unix); })* }
+    ($($families:ident { $($name:ident: $test:path;)* })*) => {
+        mod epoll { $(conformance!(@$families Epoll { $($name: $test;)* });)* }
+        mod uring { $(conformance!(@$families Uring { $($name: $test;)* });)* }
+    };
+    (@both $kind:ident { $($name:ident: $test:path;)* }) => {
+        mod tcp { $(#[test] fn $name() { crate::run($test, crate::Kind::$kind, crate::Family::Tcp); })* }
+        mod unix { $(#[test] fn $name() { crate::run($test, crate::Kind::$kind, crate::Family::Unix); })* }
+    };
+    (@unix_only $kind:ident { $($name:ident: $test:path;)* }) => {
+        mod unix_only { $(#[test] fn $name() { crate::run($test, crate::Kind::$kind, crate::Family::Unix); })* }
     };
 }
 
@@ -32,39 +38,40 @@ fn run(test: fn(Kind, Family), kind: Kind, family: Family) {
 }
 
 conformance! {
-    echoes_any_size_both_ways_at_once: crate::bytes::echoes_any_size_both_ways_at_once;
-    keeps_the_order_of_more_chunks_than_one_call_takes: crate::bytes::keeps_the_order_of_more_chunks_than_one_call_takes;
-    loses_nothing_when_receiving_stops_and_starts: crate::bytes::loses_nothing_when_receiving_stops_and_starts;
-    holds_back_a_sender_while_receiving_is_stopped: crate::bytes::holds_back_a_sender_while_receiving_is_stopped;
-    receives_after_its_own_half_is_closed: crate::bytes::receives_after_its_own_half_is_closed;
-    sends_after_the_peer_closed_its_half: crate::bytes::sends_after_the_peer_closed_its_half;
-    shuts_down_after_the_send_in_flight: crate::bytes::shuts_down_after_the_send_in_flight;
-    refuses_a_second_send_and_finishes_the_first: crate::bytes::refuses_a_second_send_and_finishes_the_first;
-    completes_an_empty_send: crate::bytes::completes_an_empty_send;
-    reports_the_end_only_after_start: crate::bytes::reports_the_end_only_after_start;
-
-    accepts_with_tag_and_peer: crate::connections::accepts_with_tag_and_peer;
-    connects: crate::connections::connects;
-    reports_a_refused_connect_once: crate::connections::reports_a_refused_connect_once;
-    connects_when_the_backlog_has_room_again: crate::connections::connects_when_the_backlog_has_room_again;
-    stops_and_resumes_accepting: crate::connections::stops_and_resumes_accepting;
-    reports_a_reset: crate::connections::reports_a_reset;
-    sends_a_reset: crate::connections::sends_a_reset;
-    reports_a_send_to_a_closed_peer_once: crate::connections::reports_a_send_to_a_closed_peer_once;
-    reports_nothing_of_a_closed_socket: crate::connections::reports_nothing_of_a_closed_socket;
-    ignores_stale_names: crate::connections::ignores_stale_names;
-    refuses_to_send_before_it_is_connected: crate::connections::refuses_to_send_before_it_is_connected;
-
-    wakes_from_another_thread: crate::bells::wakes_from_another_thread;
-    hears_every_ring_after_quiet: crate::bells::hears_every_ring_after_quiet;
-    stops_watching_a_shared_descriptor: crate::bells::stops_watching_a_shared_descriptor;
-    never_blocks_on_a_doorbell: crate::bells::never_blocks_on_a_doorbell;
-    rings_a_bell_that_is_dropped_at_once: crate::bells::rings_a_bell_that_is_dropped_at_once;
-    waits_as_long_as_told: crate::bells::waits_as_long_as_told;
-
-    gives_everything_back_after_a_close_in_flight: crate::resources::gives_everything_back_after_a_close_in_flight;
-    gives_everything_back_when_dropped: crate::resources::gives_everything_back_when_dropped;
-    releases_shared_blocks_when_sent_or_closed: crate::resources::releases_shared_blocks_when_sent_or_closed;
-    keeps_going_when_slices_hold_the_whole_pool: crate::resources::keeps_going_when_slices_hold_the_whole_pool;
-    pauses_when_descriptors_run_out: crate::resources::pauses_when_descriptors_run_out;
+    both {
+        echoes_any_size_both_ways_at_once: crate::bytes::echoes_any_size_both_ways_at_once;
+        keeps_the_order_of_more_chunks_than_one_call_takes: crate::bytes::keeps_the_order_of_more_chunks_than_one_call_takes;
+        loses_nothing_when_receiving_stops_and_starts: crate::bytes::loses_nothing_when_receiving_stops_and_starts;
+        holds_back_a_sender_while_receiving_is_stopped: crate::bytes::holds_back_a_sender_while_receiving_is_stopped;
+        receives_after_its_own_half_is_closed: crate::bytes::receives_after_its_own_half_is_closed;
+        sends_after_the_peer_closed_its_half: crate::bytes::sends_after_the_peer_closed_its_half;
+        shuts_down_after_the_send_in_flight: crate::bytes::shuts_down_after_the_send_in_flight;
+        refuses_a_second_send_and_finishes_the_first: crate::bytes::refuses_a_second_send_and_finishes_the_first;
+        completes_an_empty_send: crate::bytes::completes_an_empty_send;
+        reports_the_end_only_after_start: crate::bytes::reports_the_end_only_after_start;
+        accepts_with_tag_and_peer: crate::connections::accepts_with_tag_and_peer;
+        connects: crate::connections::connects;
+        reports_a_refused_connect_once: crate::connections::reports_a_refused_connect_once;
+        stops_and_resumes_accepting: crate::connections::stops_and_resumes_accepting;
+        reports_a_reset: crate::connections::reports_a_reset;
+        sends_a_reset: crate::connections::sends_a_reset;
+        reports_a_send_to_a_closed_peer_once: crate::connections::reports_a_send_to_a_closed_peer_once;
+        reports_nothing_of_a_closed_socket: crate::connections::reports_nothing_of_a_closed_socket;
+        ignores_stale_names: crate::connections::ignores_stale_names;
+        refuses_to_send_before_it_is_connected: crate::connections::refuses_to_send_before_it_is_connected;
+        gives_everything_back_after_a_close_in_flight: crate::resources::gives_everything_back_after_a_close_in_flight;
+        gives_everything_back_when_dropped: crate::resources::gives_everything_back_when_dropped;
+        releases_shared_blocks_when_sent_or_closed: crate::resources::releases_shared_blocks_when_sent_or_closed;
+        keeps_going_when_slices_hold_the_whole_pool: crate::resources::keeps_going_when_slices_hold_the_whole_pool;
+        pauses_when_descriptors_run_out: crate::resources::pauses_when_descriptors_run_out;
+    }
+    unix_only {
+        connects_when_the_backlog_has_room_again: crate::connections::connects_when_the_backlog_has_room_again;
+        wakes_from_another_thread: crate::bells::wakes_from_another_thread;
+        hears_every_ring_after_quiet: crate::bells::hears_every_ring_after_quiet;
+        stops_watching_a_shared_descriptor: crate::bells::stops_watching_a_shared_descriptor;
+        never_blocks_on_a_doorbell: crate::bells::never_blocks_on_a_doorbell;
+        rings_a_bell_that_is_dropped_at_once: crate::bells::rings_a_bell_that_is_dropped_at_once;
+        waits_as_long_as_told: crate::bells::waits_as_long_as_told;
+    }
 }

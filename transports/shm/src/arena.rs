@@ -18,8 +18,8 @@ pub struct Arena {
     orders: u8,
     /// One byte for every `block_min` bytes of the arena, meaningful where a block begins.
     states: Vec<State>,
-    /// Neighbours in the free list, as index + 1 (0 = none), so that untouched memory stays untouched.
-    links: Vec<Links>,
+    /// Next and previous in the free list, as index + 1 (0 = none), so that untouched memory stays untouched.
+    links: Vec<[u32; 2]>,
     /// The first free block of each order, as index + 1.
     free: Vec<u32>,
     /// Index from which on nothing was ever used.
@@ -34,11 +34,8 @@ const FREE: State = 0x40;
 const LENT: State = 0x80;
 const ORDER: State = 0x1f;
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Links {
-    next: u32,
-    previous: u32,
-}
+const NEXT: usize = 0;
+const PREVIOUS: usize = 1;
 
 impl Arena {
     /// An arena of which nothing is lent. `geometry` was validated.
@@ -49,7 +46,7 @@ impl Arena {
             block_min: geometry.block_min,
             orders,
             states: vec![0; blocks],
-            links: vec![Links::default(); blocks],
+            links: vec![[0; 2]; blocks],
             free: vec![0; usize::from(orders)],
             fresh: 0,
             lent: 0,
@@ -145,21 +142,21 @@ impl Arena {
     fn push(&mut self, index: u32, order: u8) {
         let first = self.free[usize::from(order)];
         if first != 0 {
-            self.links[first as usize - 1].previous = index + 1;
+            self.links[first as usize - 1][PREVIOUS] = index + 1;
         }
-        self.links[index as usize] = Links { next: first, previous: 0 };
+        self.links[index as usize] = [first, 0];
         self.free[usize::from(order)] = index + 1;
         self.states[index as usize] = FREE | order;
     }
 
     fn unlink(&mut self, index: u32, order: u8) {
-        let Links { next, previous } = self.links[index as usize];
+        let [next, previous] = self.links[index as usize];
         match previous {
             0 => self.free[usize::from(order)] = next,
-            _ => self.links[previous as usize - 1].next = next,
+            _ => self.links[previous as usize - 1][NEXT] = next,
         }
         if next != 0 {
-            self.links[next as usize - 1].previous = previous;
+            self.links[next as usize - 1][PREVIOUS] = previous;
         }
         self.states[index as usize] = 0;
     }

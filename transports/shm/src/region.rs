@@ -183,12 +183,14 @@ mod mapped {
         }
 
         /// Where bytes lie, for a system call that reads them. Never make a reference from it: the peer may write there.
+        #[inline]
         pub fn pointer(&self, at: usize, len: usize) -> *const u8 {
             self.check(at, len);
             // SAFETY: `at` is within the mapping (checked above).
             unsafe { self.start.add(at) }
         }
 
+        #[inline]
         fn pointer_mut(&self, at: usize, len: usize) -> *mut u8 {
             assert!(self.writable, "the segment belongs to the other side");
             self.pointer(at, len).cast_mut()

@@ -31,7 +31,7 @@ pub fn gives_everything_back_after_a_close_in_flight(kind: Kind, family: Family)
     let pool = subject.pool();
     let (free_before, before) = (pool.free(), descriptors());
     let (stuck, waiting) = (noise(1, 9_000_000), noise(2, 50_000));
-    for round in 0..20 {
+    for round in 0..9 {
         let mut peers: Vec<Peer> = (0..10).map(|_| Peer::connect(&place.target)).collect();
         let mut socks: Vec<SockId> = Vec::new();
         while socks.len() < 10 {

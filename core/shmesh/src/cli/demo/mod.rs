@@ -176,7 +176,7 @@ fn measure(stage: &Stage, protocol: &Protocol, way: &'static str, via: &str, tar
     let output = stage.run(&args)?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        return Err(format!("{} {way}: {}", protocol.title, said.trim()));
+        return Err(format!("{} {way}: the client ended with {}: {}", protocol.title, output.status, said.trim()));
     }
     let report: Value = serde_json::from_slice(&output.stdout)
         .map_err(|error| format!("{} {way}: the report cannot be read: {error}", protocol.title))?;

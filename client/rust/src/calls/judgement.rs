@@ -1,0 +1,112 @@
+//! Calls that end without an answer: given up, too late, or the sidecar is gone. Each is frozen before it is judged
+//! (docs/spec/shm-v1.md §5).
+
+use shmesh_shm::CallState;
+
+use super::Calls;
+use super::slot::Slot;
+use crate::call::CallId;
+use crate::error::{CallError, Ran};
+
+impl Calls {
+    /// Gives a call up: nothing of it is handed over any more. Says whether it may have run.
+    pub fn cancel(&mut self, id: CallId) -> Ran {
+        if !self.is_open(id) || self.wire.session.is_forked() {
+            return Ran::Maybe;
+        }
+        let ran = self.judge(id);
+        self.resets.push_back(id);
+        self.close(id.slot);
+        self.put_resets();
+        self.flush();
+        ran
+    }
+
+    /// Gives up everything, so that somebody else can use the lane.
+    pub fn cancel_all(&mut self) {
+        if self.wire.session.is_forked() {
+            return;
+        }
+        for slot in 0..self.slots.len() as u32 {
+            let Slot { busy, detached, generation, .. } = self.slots[slot as usize];
+            if busy && !detached {
+                self.cancel(CallId { slot, generation });
+            }
+        }
+        self.ready.clear();
+        self.pump();
+        self.flush();
+    }
+
+    pub(super) fn earliest_deadline(&self) -> Option<u64> {
+        if self.deadlines == 0 {
+            return None;
+        }
+        self.slots.iter().map(|state| state.deadline).filter(|deadline| *deadline != 0).min()
+    }
+
+    pub(super) fn expire(&mut self, now: u64) {
+        for slot in 0..self.slots.len() as u32 {
+            let Slot { deadline, generation, .. } = self.slots[slot as usize];
+            if deadline == 0 || deadline > now {
+                continue;
+            }
+            let id = CallId { slot, generation };
+            let ran = self.judge(id);
+            self.resets.push_back(id);
+            let sentence = "the sidecar did not answer by the deadline".to_owned();
+            self.fail(slot, CallError::Timeout { ran, sentence });
+        }
+        self.put_resets();
+        self.flush();
+    }
+
+    /// Freezes a call and says whether it may have run.
+    fn judge(&self, id: CallId) -> Ran {
+        self.wire.end.withdraw(id.slot, id.generation);
+        let (generation, state) = self.wire.end.state(id.slot);
+        ran(generation == id.generation, state)
+    }
+
+    fn fail_all(&mut self, why: &CallError) {
+        for slot in 0..self.slots.len() as u32 {
+            if self.slots[slot as usize].busy {
+                self.fail(slot, why.clone());
+            }
+        }
+    }
+
+    /// The session is over: freezes the lane, takes what the sidecar left, judges every call that has no answer.
+    pub(super) fn lose(&mut self, why: CallError) {
+        if self.lost.is_some() {
+            return;
+        }
+        self.lost = Some(why.clone());
+        if why == CallError::Forked {
+            return self.fail_all(&why);
+        }
+        self.wire.end.withdraw_lane();
+        self.take_records();
+        for slot in 0..self.slots.len() as u32 {
+            let state = &self.slots[slot as usize];
+            if !state.busy {
+                continue;
+            }
+            let (generation, reached) = self.wire.end.state(slot);
+            let failure = match (ran(generation == state.generation, reached), &why) {
+                (Ran::No, _) => CallError::SidecarGone(why.to_string()),
+                (Ran::Maybe, CallError::Violation(_)) => why.clone(),
+                (Ran::Maybe, _) => CallError::MaybeExecuted(why.to_string()),
+            };
+            self.fail(slot, failure);
+        }
+    }
+}
+
+/// Only a state of the call's own generation that says so means that it may have run.
+pub(super) fn ran(same_generation: bool, state: CallState) -> Ran {
+    match state {
+        CallState::Forwarded | CallState::Answered if same_generation => Ran::Maybe,
+        _ => Ran::No,
+    }
+}
