@@ -4,7 +4,7 @@ use shmesh_io::{Chunk, Driver, SharedSlice, Slice};
 use shmesh_policy::Protocol as Spoken;
 use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN, PeekOutcome, peek_request, service_version};
 use shmesh_proto::http1::{BodyKind, Status};
-use shmesh_shm::{CallState, Flags, Header, INLINE_KEY, Kind as RecordKind, Protocol, ROUTE_IDS, TOTAL_UNKNOWN, Violation};
+use shmesh_shm::{CallState, Flags, Header, INLINE_KEY, Kind as RecordKind, Protocol, ROUTE_IDS, Reset, TOTAL_UNKNOWN, Violation};
 
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::Pipe;
@@ -683,7 +683,13 @@ impl<D: Driver> Worker<D> {
                 if let Some(state) = self.calls.get_mut(call) {
                     state.dest = None;
                 }
-                self.fail(call, Failure::Died);
+                let failure = match Reset::from_u16(header.code) {
+                    Some(Reset::Overloaded) => Failure::Overloaded,
+                    Some(Reset::Refused | Reset::Draining) => Failure::Refused,
+                    Some(Reset::Timeout) => Failure::Timeout,
+                    _ => Failure::Died,
+                };
+                self.fail(call, failure);
             }
             User::Call(call) => self.cancel(call),
             User::Stream(conn) => self.conn_ended(conn, Some(std::io::ErrorKind::ConnectionReset.into())),

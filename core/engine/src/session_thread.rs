@@ -340,7 +340,6 @@ impl Desk {
         let mut fds: Vec<BorrowedFd<'_>> = vec![to_proxy.as_fd(), for_app.memfd.as_fd()];
         fds.extend(worker_bells.iter().map(AsFd::as_fd));
         fds.extend(app_bells.iter().map(AsFd::as_fd));
-        say(&peer.socket, &welcome, &fds)?;
         for (worker, lanes) in to_hand.into_iter().enumerate() {
             if !lanes.lanes.is_empty() {
                 self.workers[worker].send(Mail::Attach(Box::new(lanes)));
@@ -360,7 +359,8 @@ impl Desk {
             "an app attached"
         );
         lock(&self.shared.sessions.list).insert(session, view);
-        Ok(())
+        // Last, so that whoever has read it can be called and is shown. Should it not arrive, the session ends with the connection.
+        say(&peer.socket, &welcome, &fds)
     }
 
     /// Which lanes a session gets: the calling ones spread over the workers, a serving one for each.

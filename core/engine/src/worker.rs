@@ -85,6 +85,7 @@ pub struct Worker<D: Driver> {
     /// Calls that have to do with a socket.
     pub(crate) socket_calls: u32,
     pub(crate) draining: bool,
+    stopping: bool,
 
     // Scratch, kept so that a turn allocates nothing.
     pub(crate) scratch: Vec<u8>,
@@ -150,6 +151,7 @@ impl<D: Driver> Worker<D> {
             downstreams: 0,
             socket_calls: 0,
             draining: false,
+            stopping: false,
             scratch: Vec::new(),
             head_bytes: Vec::new(),
             part_buffer: Vec::new(),
@@ -234,6 +236,9 @@ impl<D: Driver> Worker<D> {
         let mut events = std::mem::take(&mut self.events);
         self.driver.poll(wait, &mut events)?;
         let worked = !events.is_empty();
+        // Mail first: what was posted before an event was caused is known when the event is handled. (An app that has attached is
+        // called at once.)
+        self.take_mail();
         for event in events.drain(..) {
             self.handle(event);
         }
@@ -246,10 +251,9 @@ impl<D: Driver> Worker<D> {
         if self.shared.version.load(Ordering::Acquire) != self.snapshot.version {
             self.take_snapshot();
         }
-        while let Some(mail) = self.mail.take() {
-            if self.read_mail(mail) == Turn::Stop {
-                return Turn::Stop;
-            }
+        self.take_mail();
+        if self.stopping {
+            return Turn::Stop;
         }
         self.fire_timers();
         for _ in 0..2 {
@@ -326,15 +330,16 @@ impl<D: Driver> Worker<D> {
         (conn.pipe == Pipe::Socket(sock)).then_some(key)
     }
 
-    fn read_mail(&mut self, mail: Mail) -> Turn {
-        match mail {
-            Mail::Attach(lanes) => self.attach(*lanes),
-            Mail::Detach { session } => self.detach(session),
-            Mail::Resolved(answer) => self.resolved(answer),
-            Mail::Drain => self.drain(),
-            Mail::Stop => return Turn::Stop,
+    fn take_mail(&mut self) {
+        while let Some(mail) = self.mail.take() {
+            match mail {
+                Mail::Attach(lanes) => self.attach(*lanes),
+                Mail::Detach { session } => self.detach(session),
+                Mail::Resolved(answer) => self.resolved(answer),
+                Mail::Drain => self.drain(),
+                Mail::Stop => self.stopping = true,
+            }
         }
-        Turn::GoOn
     }
 
     /// Accept nothing new; say so to clients that keep connections.

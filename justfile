@@ -1,0 +1,42 @@
+# The few commands that matter. `just` lists them.
+
+default:
+    @just --list --unsorted
+
+# See what each way to a service costs: services, sidecar and clients, all started here
+demo:
+    cargo run --release -- demo
+
+# All tests
+test:
+    cargo test --workspace
+
+# Formatting and lints, as CI has them
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --features shmesh-client/tokio -- -D warnings
+
+# The concurrency models of the rings and doorbells
+model:
+    RUSTFLAGS="--cfg loom" cargo test --release -p shmesh-shm --test loom --target-dir target/loom
+
+# Against curl, nginx and Dubbo Java; says what is lacking
+interop:
+    cargo build --release -p shmesh
+    tests/interop/run.sh
+
+# Fetch Envoy, to be measured beside shmesh
+envoy:
+    benches/fetch-envoy.sh
+
+# Benchmarks; with Envoy beside them if it was fetched
+bench:
+    cargo bench
+
+# A sidecar with a configuration file: just run my.yaml
+run config:
+    cargo run --release -- run --config {{config}}
+
+# What CI does
+ci:
+    .ci/run

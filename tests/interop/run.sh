@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Real peers against a real shmesh, on each driver.
+#
+#   tests/interop/run.sh              what this machine has; what it lacks is named as skipped, never as passed
+#   tests/interop/run.sh --require    a skipped suite is a failure (CI)
+#
+# SHMESH is the binary (default target/release/shmesh), SHMESH_DRIVERS the drivers (default "uring epoll").
+# A suite is a folder with a run.sh that exits with 0 = passed, 77 = this machine lacks something, else = failed.
+set -uo pipefail
+cd "$(dirname -- "${BASH_SOURCE[0]}")/../.." || exit 1
+
+require=
+[[ ${1:-} == --require ]] && require=1
+
+export SHMESH=${SHMESH:-target/release/shmesh}
+if [[ ! -x $SHMESH ]]; then
+    echo "interop: there is no $SHMESH; build it with: cargo build --release -p shmesh" >&2
+    exit 1
+fi
+SHMESH=$(realpath -- "$SHMESH")
+
+passed=0 failed=0 skipped=0
+for suite in tests/interop/*/run.sh; do
+    name=$(basename -- "$(dirname -- "$suite")")
+    for driver in ${SHMESH_DRIVERS:-uring epoll}; do
+        log=$(mktemp)
+        SHMESH_DRIVER=$driver timeout 600 "$suite" >"$log" 2>&1
+        case $? in
+            0)
+                passed=$((passed + 1))
+                echo "$name ($driver): ok"
+                ;;
+            77)
+                skipped=$((skipped + 1))
+                echo "$name ($driver): skipped: $(sed -n 's/.*skipped: //p' "$log" | tail -n 1)"
+                ;;
+            *)
+                failed=$((failed + 1))
+                echo "$name ($driver): FAILED"
+                tail -n 60 -- "$log" | sed 's/^/    /'
+                ;;
+        esac
+        rm -f -- "$log"
+    done
+done
+
+echo "interop: $passed passed, $failed failed, $skipped skipped"
+[[ $failed -eq 0 && (-z $require || $skipped -eq 0) ]]
