@@ -124,7 +124,18 @@ fn the_shim_and_the_data_path_stay_thin() {
         ("shmesh-policy", &["tokio", "serde", "libc", "nix"]),
     ] {
         let output = Command::new(env!("CARGO"))
-            .args(["tree", "--offline", "--package", crate_name, "--edges", "normal", "--prefix", "none", "--format", "{p}"])
+            .args([
+                "tree",
+                "--offline",
+                "--package",
+                crate_name,
+                "--edges",
+                "normal",
+                "--prefix",
+                "none",
+                "--format",
+                "{p}",
+            ])
             .current_dir(root())
             .output()
             .expect("cargo runs");

@@ -25,12 +25,8 @@ on_each_driver!(
 fn a_session_is_shown_and_ends(driver: Driver) {
     let service = saying("ok");
     let sidecar = before(driver, &service.endpoint);
-    let client = Client::builder()
-        .socket(sidecar.path("apps.sock"))
-        .name("orders")
-        .lanes(3)
-        .connect()
-        .expect("it attaches");
+    let client =
+        Client::builder().socket(sidecar.path("apps.sock")).name("orders").lanes(3).connect().expect("it attaches");
     let sessions = sidecar.json("/sessions");
     let session = &sessions[0];
     assert_eq!(sessions.as_array().map(Vec::len), Some(1));
@@ -110,7 +106,9 @@ fn what_is_no_hello_is_refused(driver: Driver) {
     let mut name_past_end = good.clone();
     let at = name_past_end.len() - 2;
     name_past_end[at..].copy_from_slice(&50_u16.to_le_bytes());
-    for bytes in [magic, long, unknown, early_lookup, short, name_past_end, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()] {
+    for bytes in
+        [magic, long, unknown, early_lookup, short, name_past_end, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()]
+    {
         let (code, .., sentence) = refusal(&sidecar, &bytes);
         assert_eq!(code, 5, "{sentence}");
         assert!(sentence.starts_with("shmesh: "), "{sentence}");
@@ -126,17 +124,17 @@ fn what_is_no_hello_is_refused(driver: Driver) {
 
 fn who_says_nothing_is_closed(driver: Driver) {
     let sidecar = before_app(driver);
+    let started = Instant::now();
     let mut silent = UnixStream::connect(sidecar.path("apps.sock")).expect("it accepts");
     let mut halting = UnixStream::connect(sidecar.path("apps.sock")).expect("it accepts");
     halting.write_all(&hello(1, 1)[..20]).expect("it reads");
-    let started = Instant::now();
     for socket in [&mut silent, &mut halting] {
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
         let mut answer = Vec::new();
         socket.read_to_end(&mut answer).expect("the end");
     }
     let took = started.elapsed();
-    assert!(took > Duration::from_secs(4) && took < Duration::from_secs(9), "{took:?}");
+    assert!(took > Duration::from_secs(4) && took < Duration::from_secs(15), "{took:?}");
     drop(client(&sidecar));
 }
 

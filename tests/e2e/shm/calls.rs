@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shmesh_client::{
-    Call, CallError, Client, DubboKey, Protocol, Ran, Request, Response, SubmitError, Target, Wait,
-};
+use shmesh_client::{Call, CallError, Client, DubboKey, Protocol, Ran, Request, Response, SubmitError, Target, Wait};
 use shmesh_proto::dubbo::{
     FrameHeader, HEADER_LEN, Invocation, PeekOutcome, Reply, first_argument, peek_request, read_reply, serialization,
     write_request, write_value_response,
@@ -34,8 +32,7 @@ on_each_driver!(
     a_slow_app_does_not_fill_the_memory,
 );
 
-const SIZES: [u64; 12] =
-    [0, 1, 64, 448, 464, 465, 1000, 64 * KIB, 256 * KIB - 1, 256 * KIB + 1, MIB + 3, 8 * MIB];
+const SIZES: [u64; 12] = [0, 1, 64, 448, 464, 465, 1000, 64 * KIB, 256 * KIB - 1, 256 * KIB + 1, MIB + 3, 8 * MIB];
 
 fn http_calls_of_every_size(driver: Driver) {
     let service = noise_service();
@@ -178,7 +175,8 @@ fn sixty_four_calls_in_flight(driver: Driver) {
         let one_more = lane.submit(&Call::new(Target::Key(Protocol::Http, head), &[b"x"]));
         assert_eq!(one_more, Err(SubmitError::Full));
         while !open.is_empty() {
-            let answer = lane.receive(Wait::For(Duration::from_secs(10))).expect("the sidecar is there").expect("in time");
+            let answer =
+                lane.receive(Wait::For(Duration::from_secs(10))).expect("the sidecar is there").expect("in time");
             let body = open.remove(&answer.id).expect("one of ours");
             assert!(answer.outcome.expect("an answer").body == body);
         }
@@ -200,7 +198,8 @@ fn large_and_small_calls_side_by_side(driver: Driver) {
             open.insert(submit(&mut lane, &body), body);
         }
         while !open.is_empty() {
-            let answer = lane.receive(Wait::For(Duration::from_secs(20))).expect("the sidecar is there").expect("in time");
+            let answer =
+                lane.receive(Wait::For(Duration::from_secs(20))).expect("the sidecar is there").expect("in time");
             let body = open.remove(&answer.id).expect("one of ours");
             let response = answer.outcome.expect("an answer");
             assert!(response.body == body, "{} bytes, {} came", body.len(), response.body.len());
@@ -245,7 +244,8 @@ fn keys_beyond_those_that_are_interned(driver: Driver) {
 }
 
 fn failures_are_told_as_http_tells_them(driver: Driver) {
-    let get = |client: &Client, host| client.call(Request::http("GET", host, "/")).expect("an answer of the sidecar's own");
+    let get =
+        |client: &Client, host| client.call(Request::http("GET", host, "/")).expect("an answer of the sidecar's own");
     let sidecar = before(driver, &format!("tcp:127.0.0.1:{}", free_port()));
     let to_nobody = client(&sidecar);
     let response = get(&to_nobody, "elsewhere");

@@ -28,8 +28,21 @@ on_each_driver!(
 fn busy_app(sidecar: &Sidecar, folder: &TempDir, payload: &str) -> Process {
     let via = format!("shm:{}", sidecar.path("apps.sock").display());
     let args = [
-        "bench", "--via", &via, "--protocol", "http", "--target", "service", "--payload", payload, "--inflight", "32",
-        "--connections", "2", "--duration", "60s",
+        "bench",
+        "--via",
+        &via,
+        "--protocol",
+        "http",
+        "--target",
+        "service",
+        "--payload",
+        payload,
+        "--inflight",
+        "32",
+        "--connections",
+        "2",
+        "--duration",
+        "60s",
     ];
     Process::start("the busy app", &folder.path().join("stderr"), &args)
 }

@@ -108,7 +108,8 @@ fn dubbo_to_an_app(driver: Driver) {
     shmesh_proto::dubbo::write_request(&mut frame, 7, true, 2, &invocation);
     wire.send(frame);
     let header = wire.exactly(16).expect("an answer");
-    let header = shmesh_proto::dubbo::FrameHeader::parse(header.first_chunk().expect("16"), u32::MAX).expect("a header");
+    let header =
+        shmesh_proto::dubbo::FrameHeader::parse(header.first_chunk().expect("16"), u32::MAX).expect("a header");
     let body = wire.exactly(header.body_len as usize).expect("a body");
     let reply = shmesh_proto::dubbo::read_reply(&header, &body).expect("an answer");
     assert!(reply == shmesh_proto::dubbo::Reply::Value(large));
@@ -156,8 +157,22 @@ fn the_bench_runs_against_an_app(driver: Driver) {
     ] {
         for (inflight, payload) in [("1", "64"), ("64", "64"), ("8", "5000")] {
             let args = [
-                "bench", "--via", via, "--protocol", protocol, "--target", target, "--payload", payload, "--inflight", inflight,
-                "--connections", "2", "--duration", "300ms", "--json",
+                "bench",
+                "--via",
+                via,
+                "--protocol",
+                protocol,
+                "--target",
+                target,
+                "--payload",
+                payload,
+                "--inflight",
+                inflight,
+                "--connections",
+                "2",
+                "--duration",
+                "300ms",
+                "--json",
             ];
             let report: serde_json::Value = serde_json::from_slice(&shmesh_ok(&args)).expect("JSON");
             assert_eq!(report["errors"], 0, "{via} {protocol} {inflight} {payload}: {report}");
@@ -186,7 +201,11 @@ fn a_name_that_is_taken_is_refused(driver: Driver) {
     let first = App::start(&sidecar, "my-app");
     let mut second = App::launch(&sidecar, "my-app");
     assert_eq!(second.process.wait().code(), Some(1));
-    assert!(second.process.log().contains("another process serves under the name \"my-app\""), "{}", second.process.log());
+    assert!(
+        second.process.log().contains("another process serves under the name \"my-app\""),
+        "{}",
+        second.process.log()
+    );
     let refused = Server::attach(sidecar.path("apps.sock"), "my-app").err().expect("it is taken");
     assert_eq!(refused.refused(), Some(RefusedCode::NameTaken), "{refused}");
     assert!(matches!(refused, ConnectError::Refused { .. }));
@@ -251,7 +270,8 @@ fn two_workers_have_a_lane_each(driver: Driver) {
     let app = App::start(&sidecar, "my-app");
     let client = client(&sidecar);
     let sessions = sidecar.json("/sessions");
-    let serving = sessions.as_array().expect("a list").iter().find(|session| session["serving"] == "my-app").expect("the app");
+    let serving =
+        sessions.as_array().expect("a list").iter().find(|session| session["serving"] == "my-app").expect("the app");
     assert_eq!(serving["lanes"].as_u64().expect("a number") - serving["calling"].as_u64().expect("a number"), 2);
     std::thread::scope(|scope| {
         for thread in 0..8_u64 {
