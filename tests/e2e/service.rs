@@ -108,7 +108,7 @@ pub fn saying(text: &'static str) -> Service {
 /// * `/give/SEED/LEN/length|chunked|close` answers with a body;
 /// * `/echo` answers with the body while it comes.
 pub fn noise_service() -> Service {
-    Service::tcp(|wire| serve_noise(wire))
+    Service::tcp(serve_noise)
 }
 
 pub fn serve_noise(mut wire: Wire) {

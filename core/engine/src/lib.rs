@@ -5,7 +5,7 @@
 //! explicit state machines; nothing of the data path lives on a stack.
 //!
 //! To follow a request, read in this order: `flow` and `http_down` (or `ingress` for shared memory), `dispatch`,
-//! `exchange` (or `dubbo`, `raw`), `http_up`, and `egress` on the way back to an app.
+//! `exchange` (or `dubbo`, `raw`), `http_up` (or `served` for an app that serves), and `egress` on the way back to an app.
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +29,7 @@ mod mailbox;
 mod raw;
 mod resolve;
 mod route_key;
+mod served;
 mod session;
 mod session_thread;
 mod shared;

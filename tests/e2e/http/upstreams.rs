@@ -282,17 +282,26 @@ fn what_comes_unasked_is_no_answer(driver: Driver) {
     let service = http(|head, wire| {
         let text = head.path().to_owned();
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
-        let _ = wire.try_send(answer.as_bytes());
-        if text == "/twice" {
-            let _ = wire.try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
-        }
+        let unasked = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+        let _ = match text.as_str() {
+            "/at-once" => wire.try_send(format!("{answer}{unasked}").as_bytes()),
+            "/later" => wire.try_send(answer.as_bytes()).and_then(|()| {
+                std::thread::sleep(Duration::from_millis(5));
+                wire.try_send(unasked.as_bytes())
+            }),
+            _ => wire.try_send(answer.as_bytes()),
+        };
     });
     let sidecar = before(driver, &[&service.endpoint]);
     let mut wire = sidecar.connect("web");
     for _ in 0..10 {
-        for path in ["/twice", "/next", "/other"] {
+        for path in ["/at-once", "/next", "/later", "/other"] {
             let answer = wire.ask(format!("GET {path} HTTP/1.1\r\nHost: service\r\n\r\n"));
             assert_eq!((answer.status(), answer.text().as_str()), (200, path));
+            if path == "/later" {
+                // Between two requests it can be told from an answer, and is; afterwards nobody could.
+                std::thread::sleep(Duration::from_millis(50));
+            }
         }
     }
 }

@@ -206,7 +206,7 @@ fn a_name_that_is_taken_is_refused(driver: Driver) {
         "{}",
         second.process.log()
     );
-    let refused = Server::attach(sidecar.path("apps.sock"), "my-app").err().expect("it is taken");
+    let refused = Server::attach(sidecar.path("apps.sock"), "my-app").expect_err("it is taken");
     assert_eq!(refused.refused(), Some(RefusedCode::NameTaken), "{refused}");
     assert!(matches!(refused, ConnectError::Refused { .. }));
     drop(first);

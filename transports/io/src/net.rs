@@ -6,6 +6,9 @@
 //!
 //! Unix: a socket file outlives its process. One that nobody answers is replaced; one that somebody answers is
 //! refused. A lock beside it keeps two sidecars that start at the same time from replacing each other.
+//!
+//! A process that is killed leaves its listening sockets behind for some milliseconds if an io_uring held them. Whoever starts
+//! again at once must not take that for somebody who serves.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -14,19 +17,26 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::kill;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, getsockname, getsockopt, listen,
     setsockopt, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::Pid;
 
 use crate::socket::unix_addr;
 
 /// Connections that the kernel queues for a listener (or `net.core.somaxconn`, if that is less).
 pub const BACKLOG: i32 = 1024;
+
+/// How long sockets may outlive their process: far longer than taking down a ring takes (8 to 40 ms were measured).
+pub const REMAINS_MAX: Duration = Duration::from_secs(1);
 
 /// Listens on a TCP address with `count` sockets (at least one), among which the kernel distributes the connections.
 /// Port 0 stands for a free one, the same for all.
@@ -38,8 +48,7 @@ pub fn listen_tcp(addr: SocketAddr, count: usize) -> Result<Vec<OwnedFd>, Listen
         Errno::EADDRINUSE => ListenError::Served { address: format!("tcp:{addr}"), owner: owner_of_port(addr.port()) },
         errno => ListenError::System { address: format!("tcp:{addr}"), error: errno.into() },
     };
-    let first = tcp_socket(addr).map_err(failed)?;
-    bind_and_listen(&first, &SockaddrStorage::from(addr)).map_err(failed)?;
+    let first = claim(addr).map_err(failed)?;
     if count <= 1 {
         return Ok(vec![first]);
     }
@@ -70,6 +79,7 @@ pub fn listen_unix(path: &Path, mode: u32) -> Result<UnixListening, ListenError>
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(ListenError::NotASocket(path.to_owned())),
         Ok(_) => match ask(path).map_err(failed)? {
+            Answer::Somebody(Some(owner)) if owner.has_ended() => fs::remove_file(path).map_err(failed)?,
             Answer::Somebody(owner) => return Err(ListenError::Served { address: address(), owner }),
             Answer::Nobody => fs::remove_file(path).map_err(failed)?,
         },
@@ -150,6 +160,19 @@ impl Owner {
         let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim_end().to_owned());
         Self { pid, command }
     }
+
+    /// Whether it is gone, although something of it still answers. (A process that cannot be seen has pid 0.)
+    fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        // The state stands behind the command, which may hold anything (proc(5)).
+        let state = stat
+            .as_ref()
+            .ok()
+            .and_then(|stat| stat.rsplit_once(')'))
+            .and_then(|(_, rest)| rest.trim_start().chars().next());
+        let is_zombie = matches!(state, Some('Z' | 'X'));
+        self.pid > 0 && (is_zombie || kill(Pid::from_raw(self.pid), None) == Err(Errno::ESRCH))
+    }
 }
 
 impl fmt::Display for Owner {
@@ -176,6 +199,20 @@ fn tcp_socket(addr: SocketAddr) -> Result<OwnedFd, Errno> {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
     Ok(fd)
+}
+
+/// The first socket on an address. Waits for what a dead process left there, not for a living one.
+fn claim(addr: SocketAddr) -> Result<OwnedFd, Errno> {
+    let late = Instant::now() + REMAINS_MAX;
+    loop {
+        let fd = tcp_socket(addr)?;
+        match bind_and_listen(&fd, &SockaddrStorage::from(addr)) {
+            Err(Errno::EADDRINUSE) if owner_of_port(addr.port()).is_none() && Instant::now() < late => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            result => return result.map(|()| fd),
+        }
+    }
 }
 
 fn bind_and_listen(fd: &OwnedFd, addr: &SockaddrStorage) -> Result<(), Errno> {

@@ -13,8 +13,8 @@ mod buffers;
 mod operation;
 #[allow(unsafe_code)] // hands memory to the kernel, and keeps it until it is back
 mod ring;
+mod sockets;
 
-use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,13 +23,13 @@ use nix::errno::Errno;
 
 use self::operation::{Kept, Operation, Outgoing};
 use self::ring::{Completion, Ring};
+use self::sockets::{Armed, Arrival, Kind, Listener, Socket, Stream};
 use crate::bell::Bell;
 use crate::chunk::Chunks;
 use crate::clock::{Clock, Random};
 use crate::driver::{ACCEPT_PAUSE, Driver, Event, Limits, Nanos, SockId, Tag, Target, Wait};
 use crate::pool::Pool;
 use crate::probe::{Refusal, Step};
-use crate::slice::Slice;
 use crate::socket;
 use crate::table::Table;
 use crate::waker::Waker;
@@ -254,88 +254,6 @@ impl Driver for UringDriver {
 
     fn waker(&self) -> Waker {
         self.waker.clone()
-    }
-}
-
-struct Socket {
-    fd: OwnedFd,
-    tag: Tag,
-    /// Closed by the engine; only waits for its last completions.
-    closing: bool,
-    /// In the list of dirty sockets.
-    listed: bool,
-    kind: Kind,
-}
-
-enum Kind {
-    Listener(Listener),
-    Stream(Stream),
-    Watched(Armed),
-}
-
-struct Listener {
-    tcp: bool,
-    wanted: bool,
-    armed: Armed,
-}
-
-struct Stream {
-    connecting: bool,
-    /// The engine wants bytes.
-    receiving: bool,
-    armed: Armed,
-    /// What arrived while it did not.
-    stash: VecDeque<Arrival>,
-    /// The end arrived.
-    ended: bool,
-    sending: bool,
-    /// A send of nothing, to be reported.
-    sent_nothing: Option<Chunks>,
-    cancelling_send: bool,
-    shutdown_after_send: bool,
-}
-
-enum Arrival {
-    Bytes(Slice),
-    End(Option<io::Error>),
-}
-
-/// The state of an operation that completes many times.
-#[derive(Copy, Clone, Eq, PartialEq)]
-enum Armed {
-    No,
-    Yes,
-    /// A cancellation is under way; the terminal completion is still to come.
-    Cancelling,
-}
-
-impl Socket {
-    /// Whether the kernel has no operation of it.
-    fn is_idle(&self) -> bool {
-        match &self.kind {
-            Kind::Listener(listener) => listener.armed == Armed::No,
-            Kind::Watched(armed) => *armed == Armed::No,
-            Kind::Stream(stream) => {
-                let in_flight = stream.sending && stream.sent_nothing.is_none();
-                stream.armed == Armed::No && !stream.connecting && !in_flight
-            }
-        }
-    }
-}
-
-impl Stream {
-    fn new() -> Self {
-        Self {
-            connecting: false,
-            receiving: false,
-            armed: Armed::No,
-            stash: VecDeque::new(),
-            ended: false,
-            sending: false,
-            sent_nothing: None,
-            cancelling_send: false,
-            shutdown_after_send: false,
-        }
     }
 }
 
@@ -730,14 +648,5 @@ impl UringDriver {
             events.push(Event::Sent { tag: socket.tag, sock: id, result, chunks: outgoing.chunks });
         }
         self.ring.recycle(outgoing.message);
-    }
-}
-
-impl Arrival {
-    fn into_event(self, tag: Tag, sock: SockId) -> Event {
-        match self {
-            Self::Bytes(data) => Event::Received { tag, sock, data },
-            Self::End(error) => Event::Ended { tag, sock, error },
-        }
     }
 }

@@ -1,0 +1,100 @@
+//! What the driver knows of a socket: what the engine wants of it, and what the kernel has of it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::chunk::Chunks;
+use crate::driver::{Event, SockId, Tag};
+use crate::slice::Slice;
+
+pub(super) struct Socket {
+    pub(super) fd: OwnedFd,
+    pub(super) tag: Tag,
+    /// Closed by the engine; only waits for its last completions.
+    pub(super) closing: bool,
+    /// In the list of dirty sockets.
+    pub(super) listed: bool,
+    pub(super) kind: Kind,
+}
+
+pub(super) enum Kind {
+    Listener(Listener),
+    Stream(Stream),
+    Watched(Armed),
+}
+
+pub(super) struct Listener {
+    pub(super) tcp: bool,
+    pub(super) wanted: bool,
+    pub(super) armed: Armed,
+}
+
+pub(super) struct Stream {
+    pub(super) connecting: bool,
+    /// The engine wants bytes.
+    pub(super) receiving: bool,
+    pub(super) armed: Armed,
+    /// What arrived while it did not.
+    pub(super) stash: VecDeque<Arrival>,
+    /// The end arrived.
+    pub(super) ended: bool,
+    pub(super) sending: bool,
+    /// A send of nothing, to be reported.
+    pub(super) sent_nothing: Option<Chunks>,
+    pub(super) cancelling_send: bool,
+    pub(super) shutdown_after_send: bool,
+}
+
+pub(super) enum Arrival {
+    Bytes(Slice),
+    End(Option<io::Error>),
+}
+
+/// The state of an operation that completes many times.
+#[derive(Copy, Clone, Eq, PartialEq)]
+pub(super) enum Armed {
+    No,
+    Yes,
+    /// A cancellation is under way; the terminal completion is still to come.
+    Cancelling,
+}
+
+impl Socket {
+    /// Whether the kernel has no operation of it.
+    pub(super) fn is_idle(&self) -> bool {
+        match &self.kind {
+            Kind::Listener(listener) => listener.armed == Armed::No,
+            Kind::Watched(armed) => *armed == Armed::No,
+            Kind::Stream(stream) => {
+                let in_flight = stream.sending && stream.sent_nothing.is_none();
+                stream.armed == Armed::No && !stream.connecting && !in_flight
+            }
+        }
+    }
+}
+
+impl Stream {
+    pub(super) fn new() -> Self {
+        Self {
+            connecting: false,
+            receiving: false,
+            armed: Armed::No,
+            stash: VecDeque::new(),
+            ended: false,
+            sending: false,
+            sent_nothing: None,
+            cancelling_send: false,
+            shutdown_after_send: false,
+        }
+    }
+}
+
+impl Arrival {
+    pub(super) fn into_event(self, tag: Tag, sock: SockId) -> Event {
+        match self {
+            Self::Bytes(data) => Event::Received { tag, sock, data },
+            Self::End(error) => Event::Ended { tag, sock, error },
+        }
+    }
+}
