@@ -120,7 +120,8 @@ impl<D: Driver> Worker<D> {
         let Target::Tcp(target) = self.addresses.get(address).target else { return false };
         self.snapshot.listeners.iter().any(|listener| match listener.bind {
             shmesh_policy::Bind::Tcp(bound) => {
-                bound.port() == target.port() && (bound.ip() == target.ip() || bound.ip().is_unspecified() && target.ip().is_loopback())
+                bound.port() == target.port()
+                    && (bound.ip() == target.ip() || bound.ip().is_unspecified() && target.ip().is_loopback())
             }
             _ => false,
         })

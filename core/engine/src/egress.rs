@@ -211,9 +211,10 @@ impl<D: Driver> Worker<D> {
     }
 
     pub(crate) fn slot_received_end(&self, at: SlotRef) -> bool {
-        self.lanes.get(at.lane).and_then(|lane| lane.slots.get(at.slot as usize)).is_none_or(|slot| {
-            slot.generation != at.generation || slot.user == User::Free || slot.received_end
-        })
+        self.lanes
+            .get(at.lane)
+            .and_then(|lane| lane.slots.get(at.slot as usize))
+            .is_none_or(|slot| slot.generation != at.generation || slot.user == User::Free || slot.received_end)
     }
 
     /// A stream's conn is gone.

@@ -3,9 +3,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
@@ -270,7 +270,8 @@ struct Bound {
 
 /// Binds every listener: TCP once a worker, a Unix socket once for the worker that has it, session sockets for their thread.
 fn bind(snapshot: &Snapshot, workers: usize) -> Result<Bound, StartError> {
-    let mut bound = Bound { sockets: (0..workers).map(|_| Vec::new()).collect(), sessions: Vec::new(), names: Vec::new() };
+    let mut bound =
+        Bound { sockets: (0..workers).map(|_| Vec::new()).collect(), sessions: Vec::new(), names: Vec::new() };
     for (index, listener) in snapshot.listeners.iter().enumerate() {
         let refused = |error: String| StartError::Listen {
             name: listener.name.to_string(),
@@ -327,9 +328,7 @@ fn choose(choice: Choice) -> Result<DriverReport, StartError> {
 fn open_log(snapshot: &Snapshot) -> Result<Option<AccessLog>, StartError> {
     let Some(spec) = &snapshot.access_log else { return Ok(None) };
     let opened = AccessLog::open(&spec.path);
-    opened
-        .map(Some)
-        .map_err(|error| StartError::AccessLog { path: spec.path.display().to_string(), error })
+    opened.map(Some).map_err(|error| StartError::AccessLog { path: spec.path.display().to_string(), error })
 }
 
 /// One worker for each whole core of the cgroup's quota, or of the machine, and never more than four: a sidecar that takes

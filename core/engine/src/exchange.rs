@@ -225,8 +225,7 @@ impl<D: Driver> Worker<D> {
                 if framing == Framing::UntilClose || draining {
                     down.keep_alive = false;
                 }
-                let connection =
-                    if down.keep_alive { ConnectionOption::KeepAlive } else { ConnectionOption::Close };
+                let connection = if down.keep_alive { ConnectionOption::KeepAlive } else { ConnectionOption::Close };
                 let version = if down.old { Version::Http10 } else { Version::Http11 };
                 self.scratch.clear();
                 write_response(&mut self.scratch, head, bytes, &ResponseOut { framing, connection, version });
@@ -301,8 +300,7 @@ impl<D: Driver> Worker<D> {
         match call.origin {
             Peer::Conn(conn_key) => {
                 if exchange.response_chunked {
-                    let trailers: &[u8] =
-                        if exchange.response_has_trailers { &exchange.request_trailers } else { &[] };
+                    let trailers: &[u8] = if exchange.response_has_trailers { &exchange.request_trailers } else { &[] };
                     self.scratch.clear();
                     write_last_chunk(&mut self.scratch, trailers);
                     let last = self.driver.pool().append(&self.scratch);

@@ -387,7 +387,9 @@ impl<D: Driver> Worker<D> {
                 self.http_refuse(key, 408, "head-timeout", "shmesh: the request's head did not come in time");
             }
             // While a call is under way its own deadline decides, unless the client takes nothing.
-            Role::HttpDown(down) if down.call.is_some() && *unsent == 0 => self.set_conn_deadline(key, now + self.idle_for(key)),
+            Role::HttpDown(down) if down.call.is_some() && *unsent == 0 => {
+                self.set_conn_deadline(key, now + self.idle_for(key))
+            }
             Role::HttpUp(up) if up.call.is_some() => self.set_conn_deadline(key, now + self.idle_for(key)),
             Role::DubboUp(up) if up.waiting > 0 => self.set_conn_deadline(key, now + self.idle_for(key)),
             Role::DubboDown(down) if down.waiting > 0 => self.set_conn_deadline(key, now + self.idle_for(key)),

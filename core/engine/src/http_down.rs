@@ -131,7 +131,8 @@ impl<D: Driver> Worker<D> {
             received: 0,
             answer_left: None,
         };
-        let call = self.new_call(Peer::Conn(key), listener, cluster.map_or(u32::MAX, |c| c.0), Kind::Exchange(exchange));
+        let call =
+            self.new_call(Peer::Conn(key), listener, cluster.map_or(u32::MAX, |c| c.0), Kind::Exchange(exchange));
         if let Some(call) = self.calls.get_mut(call) {
             call.named_host = named_host;
         }

@@ -3,7 +3,9 @@
 use shmesh_io::{Chunk, Driver, SharedSlice, Slice};
 use shmesh_policy::Protocol as Spoken;
 use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN, PeekOutcome, peek_request, service_version};
-use shmesh_shm::{CallState, Flags, Header, INLINE_KEY, Kind as RecordKind, Protocol, ROUTE_IDS, Reset, TOTAL_UNKNOWN, Violation};
+use shmesh_shm::{
+    CallState, Flags, Header, INLINE_KEY, Kind as RecordKind, Protocol, ROUTE_IDS, Reset, TOTAL_UNKNOWN, Violation,
+};
 
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::Pipe;
@@ -128,13 +130,7 @@ impl<D: Driver> Worker<D> {
         let protocol = header.protocol().ok_or(Violation::Code)?;
         let mut bytes = vec![0; length as usize];
         lane.end.read_payload(0, &mut bytes)?;
-        let read = RouteKey::read(
-            protocol,
-            &bytes,
-            &limits,
-            &mut self.request_head,
-            &mut self.scratch,
-        );
+        let read = RouteKey::read(protocol, &bytes, &limits, &mut self.request_head, &mut self.scratch);
         Ok(read.unwrap_or_else(|failure| RouteKey::unusable(protocol, failure)))
     }
 
@@ -172,14 +168,17 @@ impl<D: Driver> Worker<D> {
 
     /// A call that is streamed: HTTP, or raw.
     fn open_exchange(&mut self, at: SlotRef, header: &Header, protocol: Protocol) -> Result<(), Breach> {
-        let inline = if header.route == INLINE_KEY { Some(self.read_key(at.lane, header, header.head_len)?) } else { None };
+        let inline =
+            if header.route == INLINE_KEY { Some(self.read_key(at.lane, header, header.head_len)?) } else { None };
         let snapshot = self.snapshot.clone();
         let spare = self.spare_chunks();
         let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
         let listener = lane.listener;
         let route = match &inline {
             Some(_) => None,
-            None => Some(lane.routes.get_mut(header.route as usize).and_then(Option::as_mut).ok_or(Breach::UndefinedRoute)?),
+            None => Some(
+                lane.routes.get_mut(header.route as usize).and_then(Option::as_mut).ok_or(Breach::UndefinedRoute)?,
+            ),
         };
         let mut own = inline;
         let route = match route {
@@ -239,7 +238,8 @@ impl<D: Driver> Worker<D> {
 
     /// A Dubbo call: its frame is held whole before it goes anywhere.
     fn open_dubbo(&mut self, at: SlotRef, header: &Header) -> Result<(), Breach> {
-        let inline = if header.route == INLINE_KEY { Some(self.read_key(at.lane, header, header.head_len)?) } else { None };
+        let inline =
+            if header.route == INLINE_KEY { Some(self.read_key(at.lane, header, header.head_len)?) } else { None };
         let hard_deadline = deadline(self.driver.now(), header.deadline_us);
         if header.flags.end() {
             let frame = self.copy_payload(at.lane, header, header.head_len)?;

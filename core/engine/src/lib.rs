@@ -40,6 +40,6 @@ mod upstream;
 mod view;
 mod worker;
 
-pub use shmesh_io::Choice;
 pub use engine::{DriverReport, Engine, EngineOptions, PublishError, StartError, WORKERS_MAX};
+pub use shmesh_io::Choice;
 pub use view::{ClusterView, Count, DurationCount, EndpointView, RequestCount, SessionInfo, View};

@@ -206,7 +206,9 @@ impl Desk {
         match peer.socket.read(&mut buffer) {
             Ok(0) => return Err(Close::Gone),
             Ok(n) => peer.input.extend_from_slice(&buffer[..n]),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Ok(());
+            }
             Err(_) => return Err(Close::Gone),
         }
         loop {
@@ -285,8 +287,7 @@ impl Desk {
         let for_app = segment::for_app(&to_app, peer.uid)?;
         let to_proxy_map = Arc::new(Mapping::read_only(&to_proxy, bytes)?);
         let to_app_map = Arc::new(Mapping::read_write(&to_app, bytes)?);
-        let worker_bells: Vec<OwnedFd> =
-            (0..workers).map(|_| doorbell::worker_bell()).collect::<io::Result<_>>()?;
+        let worker_bells: Vec<OwnedFd> = (0..workers).map(|_| doorbell::worker_bell()).collect::<io::Result<_>>()?;
         let mut lane_bells = Vec::with_capacity(lanes.len());
         for _ in &lanes {
             lane_bells.push(doorbell::lane_bell()?);

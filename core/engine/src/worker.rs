@@ -305,7 +305,11 @@ impl<D: Driver> Worker<D> {
                     }
                 }
                 Token::Listener(index) => {
-                    tracing::error!(listener = index, ?error, "a listener failed; no more connections are accepted on it");
+                    tracing::error!(
+                        listener = index,
+                        ?error,
+                        "a listener failed; no more connections are accepted on it"
+                    );
                 }
                 Token::Session(_) | Token::None => {}
             },
@@ -467,11 +471,7 @@ impl<D: Driver> Worker<D> {
 
     pub(crate) fn head_limits(&self) -> HeadLimits {
         let limits = &self.snapshot.limits;
-        HeadLimits {
-            head_bytes: limits.head_bytes,
-            start_line_bytes: limits.start_line_bytes,
-            headers: limits.headers,
-        }
+        HeadLimits { head_bytes: limits.head_bytes, start_line_bytes: limits.start_line_bytes, headers: limits.headers }
     }
 
     /// The worker's id for an address.

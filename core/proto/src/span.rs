@@ -16,8 +16,7 @@ impl Span {
     /// than the one that was parsed can meet that.
     #[inline]
     pub fn of<'a>(&self, buf: &'a [u8]) -> &'a [u8] {
-        buf.get(self.start as usize..self.end as usize)
-            .unwrap_or_default()
+        buf.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -33,9 +32,6 @@ impl Span {
     #[inline]
     pub(crate) fn new(start: usize, end: usize) -> Span {
         debug_assert!(start <= end && u32::try_from(end).is_ok());
-        Span {
-            start: start as u32,
-            end: end as u32,
-        }
+        Span { start: start as u32, end: end as u32 }
     }
 }

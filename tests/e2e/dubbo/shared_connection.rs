@@ -88,7 +88,8 @@ fn late_answers_are_dropped(driver: Driver) {
 
 fn answers_that_nobody_asked_for_are_dropped(driver: Driver) {
     let service = provider(|frame, wire| {
-        for id in [0, 1, u64::MAX, frame.header.id ^ 1, frame.header.id + (1 << 32)] {
+        // Ids that no call has; one that the next call will have could not be told from its answer.
+        for id in [u64::MAX, frame.header.id + 7, frame.header.id ^ (1 << 60)] {
             let mut stray = Frame::parse(&frame.echo());
             stray.header.id = id;
             wire.send(stray.bytes());
@@ -104,7 +105,7 @@ fn answers_that_nobody_asked_for_are_dropped(driver: Driver) {
         assert_eq!(ask(&mut wire, &call(id, &text)).value(), text);
     }
     // The last duplicate may still be on its way.
-    assert!(sidecar.metric("shmesh_late_answers_total") >= 119.0);
+    assert!(sidecar.metric("shmesh_late_answers_total") >= 79.0);
 }
 
 fn a_provider_that_says_readonly_gets_no_new_calls(driver: Driver) {

@@ -15,10 +15,7 @@ impl<'a> Cursor<'a> {
     pub fn new(bytes: &'a [u8], at: u32) -> Self {
         let seen = bytes.len().min(u32::MAX as usize);
         let bytes = &bytes[..seen];
-        Cursor {
-            bytes,
-            at: (at as usize).min(seen),
-        }
+        Cursor { bytes, at: (at as usize).min(seen) }
     }
 
     /// Offset of the next byte.
@@ -67,19 +64,13 @@ impl<'a> Cursor<'a> {
     pub fn take(&mut self, len: usize) -> Result<Span, Flaw> {
         let start = self.at();
         self.skip(len)?;
-        Ok(Span {
-            start,
-            end: self.at(),
-        })
+        Ok(Span { start, end: self.at() })
     }
 
     /// A reader of the next `len` bytes only, with the same offsets; `self` goes behind them.
     pub fn field(&mut self, len: usize) -> Result<Cursor<'a>, Flaw> {
         let at = self.at;
         self.skip(len)?;
-        Ok(Cursor {
-            bytes: &self.bytes[..self.at],
-            at,
-        })
+        Ok(Cursor { bytes: &self.bytes[..self.at], at })
     }
 }

@@ -6,11 +6,7 @@ pub enum Flaw {
     #[error("it runs past its end")]
     End,
     #[error("the byte {tag:#04x} at {at} does not start {expected}")]
-    Tag {
-        at: u32,
-        tag: u8,
-        expected: &'static str,
-    },
+    Tag { at: u32, tag: u8, expected: &'static str },
     #[error("the text at {at} is not well-formed in the encoding that its tag names")]
     Text { at: u32 },
     #[error("the text at {at} is cut into chunks, which no writer does with short text")]

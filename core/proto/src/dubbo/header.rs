@@ -49,11 +49,7 @@ pub enum FrameError {
     #[error("the body's length is {len}, which is negative")]
     NegativeLength { len: i32 },
     #[error("the body is {len} bytes long, the limit is {max}")]
-    TooLarge {
-        len: u32,
-        max: u32,
-        header: FrameHeader,
-    },
+    TooLarge { len: u32, max: u32, header: FrameHeader },
 }
 
 impl FrameHeader {
@@ -80,11 +76,7 @@ impl FrameHeader {
             body_len,
         };
         if body_len > max_body {
-            return Err(FrameError::TooLarge {
-                len: body_len,
-                max: max_body,
-                header,
-            });
+            return Err(FrameError::TooLarge { len: body_len, max: max_body, header });
         }
         Ok(header)
     }
@@ -111,15 +103,7 @@ impl FrameHeader {
 
     /// Header of an answer to this request.
     pub(super) fn answer(&self, event: bool, status: u8, serialization: u8) -> FrameHeader {
-        FrameHeader {
-            request: false,
-            two_way: false,
-            event,
-            serialization,
-            status,
-            id: self.id,
-            body_len: 0,
-        }
+        FrameHeader { request: false, two_way: false, event, serialization, status, id: self.id, body_len: 0 }
     }
 
     fn flags(&self) -> u8 {

@@ -37,10 +37,7 @@ pub(super) fn text(cursor: &mut Cursor<'_>) -> Result<Text, Flaw> {
         cursor.skip(1)?;
         return Ok(Text::Null);
     }
-    let mut whole = Text::Whole(Span {
-        start: cursor.at() + 1,
-        end: cursor.at() + 1,
-    });
+    let mut whole = Text::Whole(Span { start: cursor.at() + 1, end: cursor.at() + 1 });
     chunks(cursor, |chunk| match whole {
         Text::Whole(seen) if seen.is_empty() => whole = Text::Whole(chunk),
         _ if chunk.is_empty() => {}
@@ -65,10 +62,7 @@ pub(super) fn chunks(cursor: &mut Cursor<'_>, mut each: impl FnMut(Span)) -> Res
         };
         let start = cursor.at();
         skip_units(cursor, units)?;
-        each(Span {
-            start,
-            end: cursor.at(),
-        });
+        each(Span { start, end: cursor.at() });
         if tag != b'R' {
             return Ok(());
         }
@@ -92,9 +86,7 @@ fn skip_units(cursor: &mut Cursor<'_>, units: usize) -> Result<(), Flaw> {
         }
         at += unit_len(&bytes[at..]).map_err(|flaw| match flaw {
             Malformed::End => Flaw::End,
-            Malformed::Text => Flaw::Text {
-                at: cursor.at() + at as u32,
-            },
+            Malformed::Text => Flaw::Text { at: cursor.at() + at as u32 },
         })?;
         left -= 1;
     }
@@ -143,9 +135,7 @@ pub(super) fn decode_text(bytes: Vec<u8>) -> String {
             at += len;
             Some(unit)
         });
-        char::decode_utf16(units)
-            .map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
-            .collect()
+        char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
     })
 }
 
@@ -201,20 +191,13 @@ pub(super) fn count(cursor: &mut Cursor<'_>) -> Result<u32, Flaw> {
     match u32::try_from(len) {
         Ok(count) if count as usize <= cursor.remaining() => Ok(count),
         Ok(_) => Err(Flaw::End),
-        Err(_) => Err(Flaw::Length {
-            at,
-            len: len.into(),
-        }),
+        Err(_) => Err(Flaw::Length { at, len: len.into() }),
     }
 }
 
 /// Goes over the type of a map or list: its name, or the number of a type that was named before.
 pub(super) fn type_name(cursor: &mut Cursor<'_>) -> Result<(), Flaw> {
-    if is_text(cursor.peek()?) {
-        chunks(cursor, |_| {})
-    } else {
-        int(cursor).map(|_| ())
-    }
+    if is_text(cursor.peek()?) { chunks(cursor, |_| {}) } else { int(cursor).map(|_| ()) }
 }
 
 /// Writes a text as Java does: the shortest form, chunks of 32768 units, no chunk ends within a surrogate pair.
@@ -271,11 +254,7 @@ fn write_cesu8(out: &mut Vec<u8>, text: &str) {
         let mut chars = tail.chars();
         if let Some(char) = chars.next() {
             for unit in char.encode_utf16(&mut [0; 2]) {
-                out.extend([
-                    0xe0 | (*unit >> 12) as u8,
-                    0x80 | (*unit >> 6 & 0x3f) as u8,
-                    0x80 | (*unit & 0x3f) as u8,
-                ]);
+                out.extend([0xe0 | (*unit >> 12) as u8, 0x80 | (*unit >> 6 & 0x3f) as u8, 0x80 | (*unit & 0x3f) as u8]);
             }
         }
         rest = chars.as_str();

@@ -47,10 +47,7 @@ pub(super) struct Walker {
 
 impl Walker {
     pub fn new() -> Self {
-        Walker {
-            fields: [0; CLASS_DEFS_MAX],
-            class_defs: 0,
-        }
+        Walker { fields: [0; CLASS_DEFS_MAX], class_defs: 0 }
     }
 
     /// Goes over one value with all that it holds.
@@ -89,11 +86,7 @@ impl Walker {
 
     /// Reads the fields of a class definition, behind its name, calling `field` with the number and name of each
     /// (each chunk of it). Returns how many there are.
-    pub fn define(
-        &mut self,
-        cursor: &mut Cursor<'_>,
-        mut field: impl FnMut(u32, Span),
-    ) -> Result<u32, Flaw> {
+    pub fn define(&mut self, cursor: &mut Cursor<'_>, mut field: impl FnMut(u32, Span)) -> Result<u32, Flaw> {
         let at = cursor.at();
         let fields = hessian::count(cursor)?;
         let max = FIELDS_MAX;
@@ -103,12 +96,7 @@ impl Walker {
         for index in 0..fields {
             hessian::chunks(cursor, |chunk| field(index, chunk))?;
         }
-        *self
-            .fields
-            .get_mut(self.class_defs)
-            .ok_or(Flaw::ClassDefs {
-                max: CLASS_DEFS_MAX as u32,
-            })? = fields as u16;
+        *self.fields.get_mut(self.class_defs).ok_or(Flaw::ClassDefs { max: CLASS_DEFS_MAX as u32 })? = fields as u16;
         self.class_defs += 1;
         Ok(fields)
     }
@@ -198,11 +186,7 @@ impl Walker {
 }
 
 /// Whether a value comes next inside the open ones; closes those that are complete.
-fn more_inside(
-    open: &mut [Open; DEPTH_MAX],
-    depth: &mut usize,
-    cursor: &mut Cursor<'_>,
-) -> Result<bool, Flaw> {
+fn more_inside(open: &mut [Open; DEPTH_MAX], depth: &mut usize, cursor: &mut Cursor<'_>) -> Result<bool, Flaw> {
     while let Some(top) = depth.checked_sub(1) {
         match &mut open[top] {
             Open::Values(0) => *depth = top,

@@ -53,11 +53,7 @@ impl Text {
             Charset::Utf8 => std::str::from_utf8(bytes).is_ok(),
             _ => return Err(Flaw::Charset { at }),
         };
-        if well_formed {
-            Ok(self.span)
-        } else {
-            Err(Flaw::Text { at })
-        }
+        if well_formed { Ok(self.span) } else { Err(Flaw::Text { at }) }
     }
 
     /// Whether this text says `key`, in whatever charset.
@@ -79,9 +75,7 @@ impl Text {
         let bytes = self.span.of(body);
         let utf16 = |unit: fn([u8; 2]) -> u16| {
             let units = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
-            char::decode_utf16(units)
-                .map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
-                .collect()
+            char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
         };
         match self.charset {
             Charset::Utf16Le => utf16(u16::from_le_bytes),
@@ -201,10 +195,7 @@ pub(super) fn long(cursor: &mut Cursor<'_>) -> Result<i64, Flaw> {
 pub(super) fn length(cursor: &mut Cursor<'_>) -> Result<usize, Flaw> {
     let at = cursor.at();
     let len = int(cursor)?;
-    usize::try_from(len).map_err(|_| Flaw::Length {
-        at,
-        len: len.into(),
-    })
+    usize::try_from(len).map_err(|_| Flaw::Length { at, len: len.into() })
 }
 
 /// Writes a field that holds `text`.
@@ -222,10 +213,7 @@ pub(super) fn write_field(out: &mut Vec<u8>, document: impl FnOnce(&mut Vec<u8>)
 }
 
 /// Writes a map of texts.
-pub(super) fn write_map<'a>(
-    out: &mut Vec<u8>,
-    entries: impl IntoIterator<Item = (&'a str, &'a str)>,
-) {
+pub(super) fn write_map<'a>(out: &mut Vec<u8>, entries: impl IntoIterator<Item = (&'a str, &'a str)>) {
     out.push(OBJECT);
     for (key, value) in entries {
         write_text(out, key);
@@ -254,11 +242,7 @@ pub(super) fn write_int(out: &mut Vec<u8>, value: i32) {
     match value {
         -0x10..=0x2f => out.push(value as u8),
         -0x800..=0x7ff => out.extend([(0x38 + (value >> 8)) as u8, value as u8]),
-        -0x40000..=0x3ffff => out.extend([
-            (0x44 + (value >> 16)) as u8,
-            (value >> 8) as u8,
-            value as u8,
-        ]),
+        -0x40000..=0x3ffff => out.extend([(0x44 + (value >> 16)) as u8, (value >> 8) as u8, value as u8]),
         _ => {
             out.push(0x48);
             out.extend(value.to_be_bytes());

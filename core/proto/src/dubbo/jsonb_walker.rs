@@ -4,8 +4,8 @@ use super::cursor::Cursor;
 use super::flaw::Flaw;
 use super::hessian_walker::DEPTH_MAX;
 use super::jsonb::{
-    ARRAY, BINARY, CHAR, FALSE, INT8, NULL, OBJECT, OBJECT_END, REFERENCE, SHORT_ARRAY, SYMBOL,
-    TRUE, TYPED, Text, int, is_int, is_text, length, long, text,
+    ARRAY, BINARY, CHAR, FALSE, INT8, NULL, OBJECT, OBJECT_END, REFERENCE, SHORT_ARRAY, SYMBOL, TRUE, TYPED, Text, int,
+    is_int, is_text, length, long, text,
 };
 
 /// Goes over one value with all that it holds; time linear in its bytes.
@@ -111,11 +111,7 @@ enum Next {
 }
 
 /// What comes next inside the open ones; closes those that are complete.
-fn next_inside(
-    open: &mut [Open; DEPTH_MAX],
-    depth: &mut usize,
-    cursor: &mut Cursor<'_>,
-) -> Result<Option<Next>, Flaw> {
+fn next_inside(open: &mut [Open; DEPTH_MAX], depth: &mut usize, cursor: &mut Cursor<'_>) -> Result<Option<Next>, Flaw> {
     while let Some(top) = depth.checked_sub(1) {
         match &mut open[top] {
             Open::Values(0) => *depth = top,

@@ -29,12 +29,12 @@ pub use header::{DEFAULT_MAX_BODY, FrameError, FrameHeader, HEADER_LEN, ID_AT, M
 pub use hessian_walker::{CLASS_DEFS_MAX, DEPTH_MAX, FIELDS_MAX};
 pub use reply::{Reply, read_reply};
 pub use request::{
-    ARGUMENTS_MAX, PEEK_BYTES_MAX, Peek, PeekOutcome, attachment, attachments, first_argument,
-    peek_request, service_version,
+    ARGUMENTS_MAX, PEEK_BYTES_MAX, Peek, PeekOutcome, attachment, attachments, first_argument, peek_request,
+    service_version,
 };
 pub use write::{
-    Invocation, write_error, write_event, write_heartbeat_reply, write_null_response,
-    write_request, write_value_response,
+    Invocation, write_error, write_event, write_heartbeat_reply, write_null_response, write_request,
+    write_value_response,
 };
 
 /// How a body is written: the low five bits of a header's flags (`Constants` in dubbo-serialization-api).

@@ -99,10 +99,7 @@ fn short_form(
 ) -> Result<String, Flaw> {
     let start = cursor.at();
     skip(cursor)?;
-    Ok(format!(
-        "<{serialization} value, {} bytes>",
-        cursor.at() - start
-    ))
+    Ok(format!("<{serialization} value, {} bytes>", cursor.at() - start))
 }
 
 fn hessian_value(body: &[u8], cursor: &mut Cursor<'_>) -> Result<Reply, Flaw> {

@@ -47,11 +47,7 @@ pub enum PeekOutcome {
 ///
 /// # Errors
 /// The body is malformed, or written in a serialization that is not read here.
-pub fn peek_request(
-    serialization: u8,
-    body: &[u8],
-    complete: bool,
-) -> Result<PeekOutcome, PeekError> {
+pub fn peek_request(serialization: u8, body: &[u8], complete: bool) -> Result<PeekOutcome, PeekError> {
     let max = PEEK_BYTES_MAX;
     let front = &body[..body.len().min(max as usize)];
     let peeked = match serialization {
@@ -61,14 +57,10 @@ pub fn peek_request(
     };
     match peeked {
         Ok(peek) => Ok(PeekOutcome::Done(peek)),
-        Err(PeekError::Field {
-            flaw: Flaw::End, ..
-        }) if front.len() < body.len() || front.len() == max as usize => {
+        Err(PeekError::Field { flaw: Flaw::End, .. }) if front.len() < body.len() || front.len() == max as usize => {
             Err(PeekError::TooLong { max })
         }
-        Err(PeekError::Field {
-            flaw: Flaw::End, ..
-        }) if !complete => Ok(PeekOutcome::NeedMore),
+        Err(PeekError::Field { flaw: Flaw::End, .. }) if !complete => Ok(PeekOutcome::NeedMore),
         Err(error) => Err(error),
     }
 }
@@ -85,12 +77,7 @@ pub fn service_version<'a>(peek: &Peek, body: &'a [u8]) -> Option<&'a [u8]> {
 ///
 /// # Errors
 /// See [`attachments`].
-pub fn attachment(
-    serialization: u8,
-    body: &[u8],
-    peek: &Peek,
-    key: &str,
-) -> Result<Option<Span>, SkipError> {
+pub fn attachment(serialization: u8, body: &[u8], peek: &Peek, key: &str) -> Result<Option<Span>, SkipError> {
     attachments(serialization, body, peek, [key]).map(|[value]| value)
 }
 
@@ -113,9 +100,7 @@ pub fn attachments<const N: usize>(
         HESSIAN2 => {
             let mut walker = Walker::new();
             for index in 0..count {
-                walker
-                    .skip(&mut cursor)
-                    .map_err(|flaw| SkipError::Argument { index, flaw })?;
+                walker.skip(&mut cursor).map_err(|flaw| SkipError::Argument { index, flaw })?;
             }
             hessian_attachments(body, cursor, &mut walker, keys)
         }
@@ -156,11 +141,8 @@ type ReadText = fn(&[u8], &mut Cursor<'_>) -> Result<Option<Span>, Flaw>;
 
 fn peek(body: &[u8], text: ReadText) -> Result<Peek, PeekError> {
     let mut cursor = Cursor::new(body, 0);
-    let mut next = |field| {
-        text(body, &mut cursor)
-            .map_err(|flaw| PeekError::Field { field, flaw })
-            .map(|span| (field, span))
-    };
+    let mut next =
+        |field| text(body, &mut cursor).map_err(|flaw| PeekError::Field { field, flaw }).map(|span| (field, span));
     let given = |(field, span): (_, Option<Span>)| span.ok_or(PeekError::Null { field });
     let (_, dubbo_version) = next("protocol version")?;
     let path = given(next("path")?)?;
@@ -205,8 +187,7 @@ fn argument_count(descriptor: &[u8]) -> Result<u32, SkipError> {
         match kind {
             b'B' | b'C' | b'D' | b'F' | b'I' | b'J' | b'S' | b'Z' => {}
             b'L' => {
-                rest.find(|byte| **byte == b';')
-                    .ok_or(SkipError::Descriptor)?;
+                rest.find(|byte| **byte == b';').ok_or(SkipError::Descriptor)?;
             }
             _ => return Err(SkipError::Descriptor),
         }

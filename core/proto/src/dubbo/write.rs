@@ -24,9 +24,7 @@ pub(super) const RESULT_WITH_ATTACHMENTS: i32 = 3;
 /// It is in the serialization of the request if that is hessian2 or fastjson2, in hessian2 otherwise.
 pub fn write_error(out: &mut Vec<u8>, request: &FrameHeader, status: u8, sentence: &str) {
     let header = request.answer(false, status, spoken(request.serialization));
-    frame(out, header, |out| {
-        write_text(out, header.serialization, sentence)
-    });
+    frame(out, header, |out| write_text(out, header.serialization, sentence));
 }
 
 /// Writes the answer to a heartbeat: the same id and a null body.
@@ -71,36 +69,16 @@ pub struct Invocation<'a> {
 
 /// Writes a request, with the attachments that Dubbo Java sends. Serializations other than hessian2 and fastjson2
 /// are written as hessian2.
-pub fn write_request(
-    out: &mut Vec<u8>,
-    id: u64,
-    two_way: bool,
-    serialization: u8,
-    invocation: &Invocation<'_>,
-) {
+pub fn write_request(out: &mut Vec<u8>, id: u64, two_way: bool, serialization: u8, invocation: &Invocation<'_>) {
     let serialization = spoken(serialization);
-    let header = FrameHeader {
-        request: true,
-        two_way,
-        event: false,
-        serialization,
-        status: 0,
-        id,
-        body_len: 0,
-    };
+    let header = FrameHeader { request: true, two_way, event: false, serialization, status: 0, id, body_len: 0 };
     let version = invocation.version.unwrap_or(NO_VERSION);
     let descriptor = match invocation.argument {
         Some(_) => "Ljava/lang/String;",
         None => "",
     };
     frame(out, header, |out| {
-        for text in [
-            PROTOCOL_VERSION,
-            invocation.path,
-            version,
-            invocation.method,
-            descriptor,
-        ] {
+        for text in [PROTOCOL_VERSION, invocation.path, version, invocation.method, descriptor] {
             write_text(out, serialization, text);
         }
         if let Some(argument) = invocation.argument {
@@ -114,9 +92,7 @@ pub fn write_request(
             ("timeout", timeout.as_deref()),
             ("group", invocation.group),
         ];
-        let given = entries
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value?)));
+        let given = entries.into_iter().filter_map(|(key, value)| Some((key, value?)));
         write_map(out, serialization, given);
     });
 }
@@ -134,9 +110,7 @@ pub fn write_value_response(out: &mut Vec<u8>, request: &FrameHeader, encoded_va
 /// Writes the response of a method that returned null or nothing.
 pub fn write_null_response(out: &mut Vec<u8>, request: &FrameHeader) {
     let header = request.answer(false, status::OK, spoken(request.serialization));
-    frame(out, header, |out| {
-        write_result(out, header.serialization, RESULT_NULL)
-    });
+    frame(out, header, |out| write_result(out, header.serialization, RESULT_NULL));
 }
 
 /// Writes a frame: its header, whose `body_len` is filled in, and what `body` writes.
@@ -170,11 +144,7 @@ fn write_null(out: &mut Vec<u8>, serialization: u8) {
     }
 }
 
-fn write_map<'a>(
-    out: &mut Vec<u8>,
-    serialization: u8,
-    entries: impl Iterator<Item = (&'a str, &'a str)>,
-) {
+fn write_map<'a>(out: &mut Vec<u8>, serialization: u8, entries: impl Iterator<Item = (&'a str, &'a str)>) {
     if serialization == FASTJSON2 {
         jsonb::write_field(out, |out| jsonb::write_map(out, entries));
         return;

@@ -33,9 +33,7 @@ pub fn authority_parts(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
 /// Whether `authority` can still become valid when more bytes follow: a cheap test that
 /// finds what can never be part of one.
 pub(super) fn may_become_authority(authority: &[u8]) -> bool {
-    authority
-        .iter()
-        .all(|byte| is_reg_name(*byte) || b"%:[]".contains(byte))
+    authority.iter().all(|byte| is_reg_name(*byte) || b"%:[]".contains(byte))
 }
 
 /// `reg-name` of RFC 3986 §3.2.2; an IPv4 address is one too.
@@ -43,9 +41,7 @@ fn is_host_name(mut name: &[u8]) -> bool {
     loop {
         name = match name {
             [] => return true,
-            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                rest
-            }
+            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
             [byte, rest @ ..] if is_reg_name(*byte) => rest,
             _ => return false,
         }

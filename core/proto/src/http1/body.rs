@@ -72,10 +72,7 @@ impl BodyReader {
             BodyKind::Chunked => State::CHUNK_START,
             BodyKind::UntilClose => State::UntilClose,
         };
-        BodyReader {
-            state,
-            trailers: TrailerSection::default(),
-        }
+        BodyReader { state, trailers: TrailerSection::default() }
     }
 
     /// Looks at `input`; says what was consumed from its front and which part of that is body
@@ -108,11 +105,7 @@ impl BodyReader {
         }
         match self.state {
             State::Failed(error) => Err(error),
-            state => Ok(BodyStep {
-                consumed,
-                data,
-                done: state == State::Done,
-            }),
+            state => Ok(BodyStep { consumed, data, done: state == State::Done }),
         }
     }
 
@@ -195,10 +188,7 @@ impl BodyReader {
 }
 
 impl State {
-    const CHUNK_START: State = State::ChunkSize {
-        size: 0,
-        line_bytes: 0,
-    };
+    const CHUNK_START: State = State::ChunkSize { size: 0, line_bytes: 0 };
 }
 
 /// `1*HEXDIG`, then an extension or the line's end.
@@ -206,10 +196,7 @@ fn chunk_size(size: u64, line_bytes: u16, byte: u8) -> Result<State, BodyError> 
     if let Some(digit) = char::from(byte).to_digit(16) {
         let fits = line_bytes < CHUNK_SIZE_DIGITS_MAX && size <= (i64::MAX as u64) >> 4;
         return if fits {
-            Ok(State::ChunkSize {
-                size: size << 4 | u64::from(digit),
-                line_bytes: line_bytes + 1,
-            })
+            Ok(State::ChunkSize { size: size << 4 | u64::from(digit), line_bytes: line_bytes + 1 })
         } else {
             Err(BodyError::ChunkSizeTooLarge)
         };

@@ -82,10 +82,7 @@ pub(super) fn start_line<T>(
     scan: impl FnOnce(&mut Cursor<'_>) -> Result<T, Stop>,
 ) -> Result<T, Stop> {
     let limit = cursor.at.saturating_add(limits.start_line_bytes as usize);
-    let mut line = Cursor {
-        buf: &cursor.buf[..cursor.buf.len().min(limit)],
-        at: cursor.at,
-    };
+    let mut line = Cursor { buf: &cursor.buf[..cursor.buf.len().min(limit)], at: cursor.at };
     match scan(&mut line) {
         Ok(value) => {
             cursor.at = line.at;

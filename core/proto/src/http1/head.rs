@@ -16,11 +16,7 @@ pub struct HeadLimits {
 
 impl Default for HeadLimits {
     fn default() -> HeadLimits {
-        HeadLimits {
-            head_bytes: 64 * 1024,
-            start_line_bytes: 8 * 1024,
-            headers: 128,
-        }
+        HeadLimits { head_bytes: 64 * 1024, start_line_bytes: 8 * 1024, headers: 128 }
     }
 }
 
@@ -105,11 +101,7 @@ impl HeaderKind {
             17 => (b"transfer-encoding", TransferEncoding),
             _ => return Other,
         };
-        if name.eq_ignore_ascii_case(candidate) {
-            kind
-        } else {
-            Other
-        }
+        if name.eq_ignore_ascii_case(candidate) { kind } else { Other }
     }
 }
 

@@ -67,9 +67,7 @@ impl HopFields {
             HeaderKind::ContentLength if self.content_length != ContentLength::Absent => {
                 Err(HeadError::DuplicateContentLength)
             }
-            HeaderKind::ContentLength if self.codings != Codings::Absent => {
-                Err(HeadError::LengthAndTransferEncoding)
-            }
+            HeaderKind::ContentLength if self.codings != Codings::Absent => Err(HeadError::LengthAndTransferEncoding),
             HeaderKind::ContentLength => {
                 self.content_length = ContentLength::Named;
                 Ok(())
@@ -77,9 +75,7 @@ impl HopFields {
             HeaderKind::TransferEncoding if self.content_length != ContentLength::Absent => {
                 Err(HeadError::LengthAndTransferEncoding)
             }
-            HeaderKind::TransferEncoding if self.version == Version::Http10 => {
-                Err(HeadError::TransferEncodingInHttp10)
-            }
+            HeaderKind::TransferEncoding if self.version == Version::Http10 => Err(HeadError::TransferEncodingInHttp10),
             HeaderKind::TransferEncoding if self.codings == Codings::Absent => {
                 self.codings = Codings::Empty;
                 Ok(())
@@ -166,10 +162,7 @@ impl HopFields {
 
     /// An Upgrade that Connection names, in a version that has Upgrade (RFC 9110 §7.8).
     pub(super) fn upgrade(&self) -> bool {
-        self.upgrade_option
-            && self.upgrade_field
-            && !self.upgrade_h2c
-            && self.version == Version::Http11
+        self.upgrade_option && self.upgrade_field && !self.upgrade_h2c && self.version == Version::Http11
     }
 
     pub(super) fn names_more(&self) -> bool {
@@ -192,9 +185,7 @@ impl Codings {
             (Codings::Unknown, true) => Ok(Codings::UnknownThenChunked),
             (Codings::Absent | Codings::Empty | Codings::Unknown, false) => Ok(Codings::Unknown),
             // Chunked twice, or something after it.
-            (Codings::Chunked | Codings::UnknownThenChunked, _) => {
-                Err(HeadError::BadTransferEncoding)
-            }
+            (Codings::Chunked | Codings::UnknownThenChunked, _) => Err(HeadError::BadTransferEncoding),
         }
     }
 }

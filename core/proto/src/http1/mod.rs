@@ -38,8 +38,8 @@ pub use request::{METHOD_BYTES_MAX, RequestHead, TargetForm};
 pub use response::ResponseHead;
 pub use trailers::TRAILER_BYTES_MAX;
 pub use write::{
-    CHUNK_END, CONTINUE, ConnectionOption, Framing, RequestOut, ResponseOut, chunk_line, end_head,
-    reason_phrase, write_last_chunk, write_own_response, write_request, write_response,
+    CHUNK_END, CONTINUE, ConnectionOption, Framing, RequestOut, ResponseOut, chunk_line, end_head, reason_phrase,
+    write_last_chunk, write_own_response, write_request, write_response,
 };
 
 #[cfg(test)]

@@ -95,10 +95,7 @@ pub(super) fn trim_ows(mut text: &[u8]) -> &[u8] {
 /// The elements of a comma-separated list, trimmed; empty ones are left out (RFC 9110 §5.6.1.2).
 /// Not for fields whose elements may hold a quoted comma.
 pub(super) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|byte| *byte == b',')
-        .map(trim_ows)
-        .filter(|element| !element.is_empty())
+    value.split(|byte| *byte == b',').map(trim_ows).filter(|element| !element.is_empty())
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -172,9 +169,7 @@ mod tests {
                 for byte in 0..=255u8 {
                     let mut text = vec![b'a'; length];
                     text[position] = byte;
-                    let expected = |legal: fn(u8) -> bool| {
-                        text.iter().position(|b| !legal(*b)).unwrap_or(length)
-                    };
+                    let expected = |legal: fn(u8) -> bool| text.iter().position(|b| !legal(*b)).unwrap_or(length);
                     assert_eq!(field_value_end(&text, 0), expected(is_field_value));
                     assert_eq!(target_end(&text, 0), expected(is_target));
                 }

@@ -2,9 +2,7 @@
 
 use super::authority::{authority_parts, may_become_authority};
 use super::error::HeadError;
-use super::fields::{
-    Cursor, HeaderRules, Stop, header_lines, start_line, version_digits, within_limit,
-};
+use super::fields::{Cursor, HeaderRules, Stop, header_lines, start_line, version_digits, within_limit};
 use super::head::{BodyKind, HeadLimits, Header, HeaderKind, Status, Version, find};
 use super::hop::HopFields;
 use super::octets::{is_token, target_end};
@@ -61,19 +59,13 @@ impl RequestHead {
     pub fn parse(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<Status, HeadError> {
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
-        *self = RequestHead {
-            headers,
-            ..RequestHead::default()
-        };
+        *self = RequestHead { headers, ..RequestHead::default() };
         within_limit(buf, limits.head_bytes, |buf| self.scan(buf, limits))
     }
 
     /// Whether doing it twice is as good as once (RFC 9110 §9.2.2); unknown methods are not.
     pub fn is_idempotent(&self, buf: &[u8]) -> bool {
-        matches!(
-            self.method.of(buf),
-            b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"TRACE"
-        )
+        matches!(self.method.of(buf), b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"TRACE")
     }
 
     pub fn is_head(&self, buf: &[u8]) -> bool {
@@ -95,12 +87,8 @@ impl RequestHead {
             cursor.line_end(HeadError::BareCr)?;
         }
         start_line(&mut cursor, limits, |line| self.request_line(line))?;
-        let mut rules = RequestRules {
-            hop: HopFields::new(self.version),
-            host: None,
-            host_named: false,
-            expect_continue: false,
-        };
+        let mut rules =
+            RequestRules { hop: HopFields::new(self.version), host: None, host_named: false, expect_continue: false };
         header_lines(&mut cursor, limits, &mut self.headers, &mut rules)?;
         self.take(&rules)?;
         self.len = cursor.at as u32;
@@ -238,19 +226,13 @@ fn target_parts(method: &[u8], target: &[u8]) -> Result<TargetParts, HeadError> 
         (b"OPTIONS", b"*") => (TargetForm::Asterisk, NOWHERE, whole),
         _ => {
             let start = absolute_authority_start(target)?;
-            let length = target[start..]
-                .iter()
-                .position(|byte| matches!(byte, b'/' | b'?'));
+            let length = target[start..].iter().position(|byte| matches!(byte, b'/' | b'?'));
             let end = length.map_or(target.len(), |length| start + length);
             authority_parts(&target[start..end]).ok_or(HeadError::BadAuthority)?;
             (TargetForm::Absolute, (start, end), (end, target.len()))
         }
     };
-    Ok(TargetParts {
-        form,
-        authority,
-        path,
-    })
+    Ok(TargetParts { form, authority, path })
 }
 
 /// Where the authority of an absolute-form target starts. Only http: an https target on an
@@ -264,9 +246,7 @@ fn absolute_authority_start(target: &[u8]) -> Result<usize, HeadError> {
     let scheme_len = target.iter().position(|byte| *byte == b':').unwrap_or(0);
     let (scheme, rest) = target.split_at(scheme_len);
     let is_scheme = scheme.first().is_some_and(u8::is_ascii_alphabetic)
-        && scheme
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte));
+        && scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte));
     if is_scheme && rest.starts_with(b"://") {
         Err(HeadError::UnsupportedScheme)
     } else {

@@ -1,9 +1,7 @@
 //! The head of a response (RFC 9112 §4, §6.3).
 
 use super::error::HeadError;
-use super::fields::{
-    Cursor, HeaderRules, Stop, header_lines, start_line, version_digits, within_limit,
-};
+use super::fields::{Cursor, HeaderRules, Stop, header_lines, start_line, version_digits, within_limit};
 use super::head::{BodyKind, HeadLimits, Header, HeaderKind, Status, Version, find};
 use super::hop::HopFields;
 use super::octets::field_value_end;
@@ -40,21 +38,11 @@ impl ResponseHead {
     /// follows whatever the headers say.
     ///
     /// An error is final and comes as early as the offending byte is there.
-    pub fn parse(
-        &mut self,
-        buf: &[u8],
-        limits: &HeadLimits,
-        to_head: bool,
-    ) -> Result<Status, HeadError> {
+    pub fn parse(&mut self, buf: &[u8], limits: &HeadLimits, to_head: bool) -> Result<Status, HeadError> {
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
-        *self = ResponseHead {
-            headers,
-            ..ResponseHead::default()
-        };
-        within_limit(buf, limits.head_bytes, |buf| {
-            self.scan(buf, limits, to_head)
-        })
+        *self = ResponseHead { headers, ..ResponseHead::default() };
+        within_limit(buf, limits.head_bytes, |buf| self.scan(buf, limits, to_head))
     }
 
     /// A 1xx: another response to the same request follows (save after a 101).

@@ -112,15 +112,11 @@ impl TrailerSection {
     }
 
     fn end_line(&mut self) {
-        while self.lines.len() > self.value_start && self.lines.last().copied().is_some_and(is_ows)
-        {
+        while self.lines.len() > self.value_start && self.lines.last().copied().is_some_and(is_ows) {
             self.lines.pop();
         }
         let name = &self.lines[self.line_start..self.value_start - b": ".len()];
-        if DROPPED
-            .iter()
-            .any(|dropped| name.eq_ignore_ascii_case(dropped))
-        {
+        if DROPPED.iter().any(|dropped| name.eq_ignore_ascii_case(dropped)) {
             self.lines.truncate(self.line_start);
         } else {
             self.lines.extend_from_slice(b"\r\n");

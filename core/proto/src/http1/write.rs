@@ -115,14 +115,7 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &
 /// Appends an answer that shmesh makes itself: plain text, its length, the reason in
 /// `x-shmesh-reason`, `connection: close` if asked, then `sentence` and a line feed. `no_body`
 /// leaves the text out but not its length, as for HEAD.
-pub fn write_own_response(
-    out: &mut Vec<u8>,
-    status: u16,
-    reason: &str,
-    sentence: &str,
-    close: bool,
-    no_body: bool,
-) {
+pub fn write_own_response(out: &mut Vec<u8>, status: u16, reason: &str, sentence: &str, close: bool, no_body: bool) {
     write_status(out, status);
     out.extend_from_slice(reason_phrase(status).as_bytes());
     out.extend_from_slice(b"\r\ncontent-type: text/plain; charset=utf-8\r\n");
@@ -272,9 +265,7 @@ fn write_end_to_end(out: &mut Vec<u8>, headers: &[Header], buf: &[u8], hop: &Hop
         }
         let (start, end) = (header.name.start as usize, header.value.end as usize);
         run = match run {
-            Some((first, last)) if start == last + 2 && buf[last..start] == *b"\r\n" => {
-                Some((first, end))
-            }
+            Some((first, last)) if start == last + 2 && buf[last..start] == *b"\r\n" => Some((first, end)),
             other => {
                 write_run(out, buf, other);
                 Some((start, end))

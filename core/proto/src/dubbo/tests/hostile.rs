@@ -11,8 +11,7 @@ use crate::dubbo::*;
 
 /// Everything that reads a body reads this one; all ranges that come out lie in it.
 fn read_all(bytes: &[u8]) {
-    let lies_inside =
-        |span: Span| assert!(span.start <= span.end && span.end as usize <= bytes.len());
+    let lies_inside = |span: Span| assert!(span.start <= span.end && span.end as usize <= bytes.len());
     for serialization in [HESSIAN2, FASTJSON2, serialization::KRYO] {
         for complete in [false, true] {
             let outcome = peek_request(serialization, bytes, complete);
@@ -94,15 +93,9 @@ fn the_front_of_a_request_is_bounded() {
     fastjson2.resize(2 * max as usize, b'a');
     for (serialization, body) in [(HESSIAN2, hessian), (FASTJSON2, fastjson2)] {
         let (short, long) = (&body[..max as usize - 1], &body[..]);
-        assert_eq!(
-            peek_request(serialization, short, false),
-            Ok(PeekOutcome::NeedMore)
-        );
+        assert_eq!(peek_request(serialization, short, false), Ok(PeekOutcome::NeedMore));
         for complete in [false, true] {
-            assert_eq!(
-                peek_request(serialization, long, complete),
-                Err(PeekError::TooLong { max })
-            );
+            assert_eq!(peek_request(serialization, long, complete), Err(PeekError::TooLong { max }));
         }
     }
 }
@@ -128,21 +121,11 @@ fn null_in_front_is_refused_where_routing_needs_a_text() {
 fn malformed_fields_of_fastjson2() {
     type Refused = (&'static [u8], fn(Flaw) -> bool);
     let refused: [Refused; 5] = [
-        (b"\0\0\0\x02\x4fab", |flaw| {
-            matches!(flaw, Flaw::Short { at: 4 })
-        }),
-        (b"\0\0\0\x03\x4aab", |flaw| {
-            matches!(flaw, Flaw::Surplus { at: 6 })
-        }),
-        (b"\0\0\0\x02\x4a\xe9", |flaw| {
-            matches!(flaw, Flaw::Text { .. })
-        }),
-        (b"\0\0\0\x03\x7a\x01\xe9", |flaw| {
-            matches!(flaw, Flaw::Text { .. })
-        }),
-        (b"\0\0\0\x02\x79\xff", |flaw| {
-            matches!(flaw, Flaw::Length { len: -1, .. })
-        }),
+        (b"\0\0\0\x02\x4fab", |flaw| matches!(flaw, Flaw::Short { at: 4 })),
+        (b"\0\0\0\x03\x4aab", |flaw| matches!(flaw, Flaw::Surplus { at: 6 })),
+        (b"\0\0\0\x02\x4a\xe9", |flaw| matches!(flaw, Flaw::Text { .. })),
+        (b"\0\0\0\x03\x7a\x01\xe9", |flaw| matches!(flaw, Flaw::Text { .. })),
+        (b"\0\0\0\x02\x79\xff", |flaw| matches!(flaw, Flaw::Length { len: -1, .. })),
     ];
     for (body, expected) in refused {
         match peek_request(FASTJSON2, body, false) {

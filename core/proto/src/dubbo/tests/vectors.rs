@@ -62,10 +62,7 @@ pub(super) fn vector(name: &str) -> Vector {
 
 pub(super) fn unhex(hex: &str) -> Vec<u8> {
     assert!(hex.len().is_multiple_of(2), "{hex}");
-    (0..hex.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect(hex))
-        .collect()
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect(hex)).collect()
 }
 
 /// What the page says about a request.
@@ -84,12 +81,7 @@ fn call(name: &str) -> Option<Call> {
         "REQ_H2_NULLVER" => (None, None, true, 4),
         _ => return None,
     };
-    Some(Call {
-        service_version,
-        group,
-        two_way,
-        id,
-    })
+    Some(Call { service_version, group, two_way, id })
 }
 
 /// What the page says about a response.
@@ -104,17 +96,9 @@ fn answer(name: &str) -> Option<Reply> {
         "CAPTURED_H2_PERSON_RESP" => value("<hessian2 value, 342 bytes>"),
         "CAPTURED_FJ2_PERSON_RESP" => value("<fastjson2 value, 315 bytes>"),
         "RESP_NULL5" | "RESP_NULL2" => Reply::Null,
-        "RESP_EXC3" | "RESP_EXC0" => {
-            Reply::Exception("java.lang.RuntimeException: boom".to_owned())
-        }
-        "RESP_ERR70" => Reply::Error {
-            status: status::SERVICE_ERROR,
-            sentence: "boom".to_owned(),
-        },
-        "RESP_ERR40" => Reply::Error {
-            status: status::BAD_REQUEST,
-            sentence: "bad request".to_owned(),
-        },
+        "RESP_EXC3" | "RESP_EXC0" => Reply::Exception("java.lang.RuntimeException: boom".to_owned()),
+        "RESP_ERR70" => Reply::Error { status: status::SERVICE_ERROR, sentence: "boom".to_owned() },
+        "RESP_ERR40" => Reply::Error { status: status::BAD_REQUEST, sentence: "bad request".to_owned() },
         _ => return None,
     })
 }
@@ -176,12 +160,7 @@ fn check_call(name: &str, header: &FrameHeader, body: &[u8], call: &Call) {
     let keys = ["group", "path", "timeout", "absent"];
     let values = attachments(header.serialization, body, &peek, keys).expect(name);
     let values = values.map(|value| value.map(said));
-    let expected = [
-        call.group,
-        Some("com.demo.GreetService"),
-        Some("1000"),
-        None,
-    ];
+    let expected = [call.group, Some("com.demo.GreetService"), Some("1000"), None];
     assert_eq!(values, expected, "{name}");
     let group = attachment(header.serialization, body, &peek, "group");
     assert_eq!(group.expect(name).map(said), call.group);
@@ -197,10 +176,7 @@ fn check_call(name: &str, header: &FrameHeader, body: &[u8], call: &Call) {
     let (header, body) = echo.split_first_chunk().expect("a frame");
     let header = FrameHeader::parse(header, DEFAULT_MAX_BODY).expect("a frame");
     assert_eq!(header.id, call.id);
-    assert_eq!(
-        read_reply(&header, body),
-        Ok(Reply::Value("shmesh".to_owned()))
-    );
+    assert_eq!(read_reply(&header, body), Ok(Reply::Value("shmesh".to_owned())));
 }
 
 /// A request of a live Dubbo Java: method, parameter descriptor and length of the encoded first argument.
@@ -217,12 +193,7 @@ fn captured(name: &str) -> Option<(&'static str, &'static str, usize)> {
     })
 }
 
-fn check_captured(
-    name: &str,
-    header: &FrameHeader,
-    body: &[u8],
-    (method, descriptor, first): (&str, &str, usize),
-) {
+fn check_captured(name: &str, header: &FrameHeader, body: &[u8], (method, descriptor, first): (&str, &str, usize)) {
     let peek = done(peek_request(header.serialization, body, true));
     let said = |span: Span| std::str::from_utf8(span.of(body)).expect(name);
     assert_eq!(said(peek.path), "com.demo.GreetService", "{name}");
@@ -282,10 +253,7 @@ fn check_jsonb_text(bytes: &[u8], text: &str) {
     let mut cursor = Cursor::new(bytes, 0);
     let read = jsonb::text_field(&mut cursor).expect(text).expect(text);
     assert!(cursor.is_at_end());
-    assert_eq!(
-        read.comparable(bytes).map(|span| span.of(bytes)),
-        Ok(text.as_bytes())
-    );
+    assert_eq!(read.comparable(bytes).map(|span| span.of(bytes)), Ok(text.as_bytes()));
     let mut written = Vec::new();
     jsonb::write_text_field(&mut written, text);
     assert_eq!(written, bytes);
@@ -317,56 +285,24 @@ fn what_shmesh_writes_is_what_java_writes() {
         argument: Some(b"shmesh"),
         timeout_ms: Some(1000),
     };
-    let plain = Invocation {
-        version: None,
-        group: None,
-        ..greet
-    };
+    let plain = Invocation { version: None, group: None, ..greet };
     let request = |name| vector(name).header();
     type Write<'a> = &'a dyn Fn(&mut Vec<u8>);
     let written: [(&str, Write<'_>); 14] = [
-        ("REQ_H2", &|out| {
-            write_request(out, 1, true, serialization::HESSIAN2, &greet)
-        }),
-        ("REQ_H2_NOGROUP", &|out| {
-            write_request(out, 2, true, serialization::HESSIAN2, &plain)
-        }),
-        ("REQ_H2_ONEWAY", &|out| {
-            write_request(out, 3, false, serialization::HESSIAN2, &plain)
-        }),
-        ("REQ_FJ2", &|out| {
-            write_request(out, 1, true, serialization::FASTJSON2, &greet)
-        }),
-        ("RESP_OK1", &|out| {
-            write_value_response(out, &request("REQ_H2"), b"\x0chello shmesh")
-        }),
-        ("RESP_NULL2", &|out| {
-            write_null_response(out, &request("REQ_H2"))
-        }),
-        ("RESP_ERR70", &|out| {
-            write_error(out, &request("REQ_H2"), status::SERVICE_ERROR, "boom")
-        }),
-        ("RESP_ERR40", &|out| {
-            write_error(out, &request("REQ_H2"), status::BAD_REQUEST, "bad request")
-        }),
-        ("HB_REQ", &|out| {
-            write_event(out, 5, serialization::HESSIAN2, Event::Heartbeat)
-        }),
-        ("HB_RESP", &|out| {
-            write_heartbeat_reply(out, &request("HB_REQ"))
-        }),
-        ("READONLY", &|out| {
-            write_event(out, 6, serialization::HESSIAN2, Event::ReadOnly)
-        }),
-        ("WRITEABLE", &|out| {
-            write_event(out, 6, serialization::HESSIAN2, Event::Writeable)
-        }),
-        ("HB_REQ_FJ2", &|out| {
-            write_event(out, 5, serialization::FASTJSON2, Event::Heartbeat)
-        }),
-        ("HB_RESP_FJ2", &|out| {
-            write_heartbeat_reply(out, &request("HB_REQ_FJ2"))
-        }),
+        ("REQ_H2", &|out| write_request(out, 1, true, serialization::HESSIAN2, &greet)),
+        ("REQ_H2_NOGROUP", &|out| write_request(out, 2, true, serialization::HESSIAN2, &plain)),
+        ("REQ_H2_ONEWAY", &|out| write_request(out, 3, false, serialization::HESSIAN2, &plain)),
+        ("REQ_FJ2", &|out| write_request(out, 1, true, serialization::FASTJSON2, &greet)),
+        ("RESP_OK1", &|out| write_value_response(out, &request("REQ_H2"), b"\x0chello shmesh")),
+        ("RESP_NULL2", &|out| write_null_response(out, &request("REQ_H2"))),
+        ("RESP_ERR70", &|out| write_error(out, &request("REQ_H2"), status::SERVICE_ERROR, "boom")),
+        ("RESP_ERR40", &|out| write_error(out, &request("REQ_H2"), status::BAD_REQUEST, "bad request")),
+        ("HB_REQ", &|out| write_event(out, 5, serialization::HESSIAN2, Event::Heartbeat)),
+        ("HB_RESP", &|out| write_heartbeat_reply(out, &request("HB_REQ"))),
+        ("READONLY", &|out| write_event(out, 6, serialization::HESSIAN2, Event::ReadOnly)),
+        ("WRITEABLE", &|out| write_event(out, 6, serialization::HESSIAN2, Event::Writeable)),
+        ("HB_REQ_FJ2", &|out| write_event(out, 5, serialization::FASTJSON2, Event::Heartbeat)),
+        ("HB_RESP_FJ2", &|out| write_heartbeat_reply(out, &request("HB_REQ_FJ2"))),
     ];
     for (name, write) in written {
         // Something is in front, as when frames are gathered into one buffer.
@@ -431,57 +367,30 @@ fn headers_that_are_refused() {
     for magic in [[0xda, 0xba], [0xdb, 0xbb], *b"GE"] {
         assert_eq!(with(0, &magic), Err(FrameError::BadMagic { found: magic }));
     }
-    assert_eq!(
-        with(12, &(-1_i32).to_be_bytes()),
-        Err(FrameError::NegativeLength { len: -1 })
-    );
-    assert_eq!(
-        with(12, &i32::MIN.to_be_bytes()),
-        Err(FrameError::NegativeLength { len: i32::MIN })
-    );
+    assert_eq!(with(12, &(-1_i32).to_be_bytes()), Err(FrameError::NegativeLength { len: -1 }));
+    assert_eq!(with(12, &i32::MIN.to_be_bytes()), Err(FrameError::NegativeLength { len: i32::MIN }));
     assert!(with(12, &DEFAULT_MAX_BODY.to_be_bytes()).is_ok());
-    let Err(FrameError::TooLarge { len, max, header }) =
-        with(12, &(DEFAULT_MAX_BODY + 1).to_be_bytes())
-    else {
+    let Err(FrameError::TooLarge { len, max, header }) = with(12, &(DEFAULT_MAX_BODY + 1).to_be_bytes()) else {
         panic!("a body over the limit passes");
     };
     assert_eq!((len, max), (DEFAULT_MAX_BODY + 1, DEFAULT_MAX_BODY));
     let mut answer = Vec::new();
     write_error(&mut answer, &header, status::BAD_REQUEST, "too large");
-    assert_eq!(
-        answer[4..12],
-        good[4..12],
-        "the answer has the request's id"
-    );
+    assert_eq!(answer[4..12], good[4..12], "the answer has the request's id");
 }
 
 #[test]
 fn an_unknown_serialization_is_named_and_answered_in_hessian2() {
-    let header = FrameHeader::parse(
-        &unhex("dabbdf00000000000000000900000000")
-            .try_into()
-            .expect("16 bytes"),
-        DEFAULT_MAX_BODY,
-    )
-    .expect("the frame of section 8");
+    let header =
+        FrameHeader::parse(&unhex("dabbdf00000000000000000900000000").try_into().expect("16 bytes"), DEFAULT_MAX_BODY)
+            .expect("the frame of section 8");
     assert_eq!(header.serialization, serialization::EXTENSION);
     let error = PeekError::UnknownSerialization(31);
     assert_eq!(peek_request(header.serialization, b"", false), Err(error));
     let mut answer = Vec::new();
-    write_error(
-        &mut answer,
-        &header,
-        status::BAD_REQUEST,
-        &error.to_string(),
-    );
+    write_error(&mut answer, &header, status::BAD_REQUEST, &error.to_string());
     let (head, body) = answer.split_first_chunk().expect("a frame");
     let head = FrameHeader::parse(head, DEFAULT_MAX_BODY).expect("a frame");
     assert_eq!(head.serialization, serialization::HESSIAN2);
-    assert_eq!(
-        read_reply(&head, body),
-        Ok(Reply::Error {
-            status: status::BAD_REQUEST,
-            sentence: error.to_string()
-        })
-    );
+    assert_eq!(read_reply(&head, body), Ok(Reply::Error { status: status::BAD_REQUEST, sentence: error.to_string() }));
 }

@@ -54,20 +54,9 @@ fn values() -> impl Strategy<Value = Value> {
     ];
     leaf.prop_recursive(6, 120, 12, |inner| {
         prop_oneof![
-            (
-                any::<bool>(),
-                any::<bool>(),
-                proptest::collection::vec(inner.clone(), 0..12)
-            )
-                .prop_map(|(typed, sized, items)| Value::List {
-                    typed,
-                    sized,
-                    items
-                }),
-            (
-                any::<bool>(),
-                proptest::collection::vec((inner.clone(), inner.clone()), 0..6)
-            )
+            (any::<bool>(), any::<bool>(), proptest::collection::vec(inner.clone(), 0..12))
+                .prop_map(|(typed, sized, items)| Value::List { typed, sized, items }),
+            (any::<bool>(), proptest::collection::vec((inner.clone(), inner.clone()), 0..6))
                 .prop_map(|(typed, entries)| Value::Map { typed, entries }),
             proptest::collection::vec(inner, 0..20).prop_map(Value::Object),
         ]
@@ -109,11 +98,7 @@ impl Encoder {
                 self.out.push(b'Q');
                 self.int((*index).into());
             }
-            Value::List {
-                typed,
-                sized,
-                items,
-            } => self.list(*typed, *sized, items),
+            Value::List { typed, sized, items } => self.list(*typed, *sized, items),
             Value::Map { typed, entries } => {
                 if *typed {
                     self.out.push(b'M');
@@ -136,8 +121,7 @@ impl Encoder {
             -0x10..=0x2f => self.out.push((0x90 + int) as u8),
             -0x800..=0x7ff => self.out.extend([(0xc8 + (int >> 8)) as u8, int as u8]),
             -0x40000..=0x3ffff => {
-                self.out
-                    .extend([(0xd4 + (int >> 16)) as u8, (int >> 8) as u8, int as u8]);
+                self.out.extend([(0xd4 + (int >> 16)) as u8, (int >> 8) as u8, int as u8]);
             }
             _ => {
                 self.out.push(b'I');
@@ -151,8 +135,7 @@ impl Encoder {
             -8..=15 => self.out.push((0xe0 + long) as u8),
             -0x800..=0x7ff => self.out.extend([(0xf8 + (long >> 8)) as u8, long as u8]),
             -0x40000..=0x3ffff => {
-                self.out
-                    .extend([(0x3c + (long >> 16)) as u8, (long >> 8) as u8, long as u8]);
+                self.out.extend([(0x3c + (long >> 16)) as u8, (long >> 8) as u8, long as u8]);
             }
             _ if i32::try_from(long).is_ok() => {
                 self.out.push(0x59);
@@ -441,10 +424,7 @@ fn the_depth_of_hessian_values_is_bounded() {
         bytes
     };
     assert_eq!(walk(&nested(DEPTH_MAX)), Ok(2 * DEPTH_MAX as u32 + 1));
-    assert!(matches!(
-        walk(&nested(DEPTH_MAX + 1)),
-        Err(Flaw::Depth { max: 256, .. })
-    ));
+    assert!(matches!(walk(&nested(DEPTH_MAX + 1)), Err(Flaw::Depth { max: 256, .. })));
     for tag in [0x57, b'H', 0x7a] {
         let hostile = vec![tag; 8 << 20];
         assert!(matches!(walk(&hostile), Err(Flaw::Depth { .. })), "{tag}");
@@ -483,12 +463,7 @@ fn class_definitions_are_bounded() {
         walk(&bytes)
     };
     assert!(define(CLASS_DEFS_MAX).is_ok());
-    assert_eq!(
-        define(CLASS_DEFS_MAX + 1),
-        Err(Flaw::ClassDefs {
-            max: CLASS_DEFS_MAX as u32
-        })
-    );
+    assert_eq!(define(CLASS_DEFS_MAX + 1), Err(Flaw::ClassDefs { max: CLASS_DEFS_MAX as u32 }));
     let fields = |count: u32| {
         let mut bytes = b"C\x01cI".to_vec();
         bytes.extend(count.to_be_bytes());
@@ -503,16 +478,7 @@ fn class_definitions_are_bounded() {
 
 #[test]
 fn malformed_hessian_values() {
-    let tags: [&[u8]; 8] = [
-        b"\x40",
-        b"E",
-        b"G",
-        b"P",
-        b"Z",
-        b"HNZ",
-        b"A\x00\x01xN",
-        b"M\x91",
-    ];
+    let tags: [&[u8]; 8] = [b"\x40", b"E", b"G", b"P", b"Z", b"HNZ", b"A\x00\x01xN", b"M\x91"];
     for bytes in tags {
         let walked = walk(bytes);
         let refused = matches!(walked, Err(Flaw::Tag { .. } | Flaw::End));
@@ -520,10 +486,7 @@ fn malformed_hessian_values() {
     }
     assert_eq!(walk(b"\x60"), Err(Flaw::UnknownClass { at: 0, index: 0 }));
     assert_eq!(walk(b"O\x8f"), Err(Flaw::UnknownClass { at: 0, index: -1 }));
-    assert_eq!(
-        walk(b"C\x01c\x90\x61"),
-        Err(Flaw::UnknownClass { at: 4, index: 1 })
-    );
+    assert_eq!(walk(b"C\x01c\x90\x61"), Err(Flaw::UnknownClass { at: 4, index: 1 }));
     // More items than there are bytes, fewer than none, and a reference that is no int.
     assert_eq!(walk(b"X\x94NNN"), Err(Flaw::End));
     assert_eq!(walk(b"XI\x7f\xff\xff\xff"), Err(Flaw::End));
@@ -539,8 +502,7 @@ fn descriptors_say_how_many_arguments_lie_in_front_of_the_attachments() {
         body.extend(arguments);
         body.extend(b"H\x05group\x01gZ");
         let peek = done(peek_request(HESSIAN2, &body, true));
-        attachment(HESSIAN2, &body, &peek, "group")
-            .map(|span| span.map(|span| span.of(&body).to_vec()))
+        attachment(HESSIAN2, &body, &peek, "group").map(|span| span.map(|span| span.of(&body).to_vec()))
     };
     let found = Ok(Some(b"g".to_vec()));
     for (descriptor, arguments) in [
@@ -551,22 +513,11 @@ fn descriptors_say_how_many_arguments_lie_in_front_of_the_attachments() {
         ("BCDFIJSZ", b"NNNNNNNN"),
         ("[BLjava/util/Map;[Lcom/demo/Pojo;J", b"\x21xHZx\xe0"),
         // A generic call: $invoke(String, String[], Object[])
-        (
-            "Ljava/lang/String;[Ljava/lang/String;[Ljava/lang/Object;",
-            b"\x01m\x71\x07[string\x01s\x71\x07[object\x90",
-        ),
+        ("Ljava/lang/String;[Ljava/lang/String;[Ljava/lang/Object;", b"\x01m\x71\x07[string\x01s\x71\x07[object\x90"),
     ] {
         assert_eq!(group(descriptor, arguments), found, "{descriptor}");
     }
-    for descriptor in [
-        "V",
-        "Ljava/lang/String",
-        "[",
-        "I[",
-        "()V",
-        "java.lang.String",
-        "I ",
-    ] {
+    for descriptor in ["V", "Ljava/lang/String", "[", "I[", "()V", "java.lang.String", "I "] {
         assert_eq!(group(descriptor, b"NNNN"), Err(SkipError::Descriptor));
     }
     let max = ARGUMENTS_MAX as usize;
@@ -583,8 +534,7 @@ fn attachments_that_are_no_text_count_as_absent() {
         let mut body = b"\x052.0.2\x01p\x00\x01m\x00".to_vec();
         body.extend(map);
         let peek = done(peek_request(HESSIAN2, &body, true));
-        attachment(HESSIAN2, &body, &peek, "group")
-            .map(|span| span.map(|span| span.of(&body).to_vec()))
+        attachment(HESSIAN2, &body, &peek, "group").map(|span| span.map(|span| span.of(&body).to_vec()))
     };
     assert_eq!(group(b"N"), Ok(None));
     assert_eq!(group(b"HZ"), Ok(None));
@@ -593,16 +543,7 @@ fn attachments_that_are_no_text_count_as_absent() {
     assert_eq!(group(b"H\x05group\x01gNN\x05groupNZ"), Ok(None));
     assert_eq!(group(b"H\x91\x01x\x05group\x01gZ"), Ok(Some(b"g".to_vec())));
     assert_eq!(group(b"H\x05group\x00Z"), Ok(Some(Vec::new())));
-    assert_eq!(
-        group(b"\x01x"),
-        Err(SkipError::Attachments {
-            flaw: Flaw::Tag {
-                at: 12,
-                tag: 1,
-                expected: "a map"
-            }
-        })
-    );
+    assert_eq!(group(b"\x01x"), Err(SkipError::Attachments { flaw: Flaw::Tag { at: 12, tag: 1, expected: "a map" } }));
     assert!(group(b"H\x05groupR\x00\x01a\x01bZ").is_err());
     assert!(group(b"HR\x00\x01g\x04roup\x01bZ").is_err());
 }
@@ -617,8 +558,7 @@ fn jsonb_attachments_cannot_hide_a_key_in_another_charset() {
         jsonb::write_field(&mut body, |out| out.extend(map));
         let peek = done(peek_request(FASTJSON2, &body, true));
         assert_eq!(service_version(&peek, &body), None);
-        attachment(FASTJSON2, &body, &peek, "group")
-            .map(|span| span.map(|span| span.of(&body).to_vec()))
+        attachment(FASTJSON2, &body, &peek, "group").map(|span| span.map(|span| span.of(&body).to_vec()))
     };
     let found = Ok(Some(b"g".to_vec()));
     assert_eq!(group(b"\xaf"), Ok(None));
@@ -631,10 +571,7 @@ fn jsonb_attachments_cannot_hide_a_key_in_another_charset() {
     assert_eq!(group(b"\xa6\x7f\x4egroup\x01\x4ag\xa5"), found);
     assert_eq!(group(b"\xa6\x01\xa6\xa5\x4egroup\x4ag\xa5"), found);
     assert_eq!(group(b"\xa6\x4egroup\xaf\xa5"), Ok(None));
-    assert!(
-        group(b"\xa6\x4egroup\x7c\x02g\0\xa5").is_err(),
-        "UTF-16 value"
-    );
+    assert!(group(b"\xa6\x4egroup\x7c\x02g\0\xa5").is_err(), "UTF-16 value");
     assert!(group(b"\xa6\x7f\x01\x4ag\xa5").is_err(), "key by number");
     assert!(group(b"\x95\x4ag").is_err(), "a list");
     assert!(group(b"\xa6\x4egroup\x4ag").is_err(), "no end");

@@ -36,20 +36,8 @@ fn the_length_forms_of_hessian_texts() {
         (1024, 1027, &[(0, b"\x53\x04\x00a")]),
         (32768, 32771, &[(0, b"\x53\x80\x00a")]),
         (32769, 32773, &[(0, b"\x52\x80\x00a"), (32771, b"\x01a")]),
-        (
-            65536,
-            65542,
-            &[(0, b"\x52\x80\x00a"), (32771, b"\x53\x80\x00a")],
-        ),
-        (
-            70000,
-            70009,
-            &[
-                (0, b"\x52\x80\x00a"),
-                (32771, b"\x52\x80\x00a"),
-                (65542, b"\x53\x11\x70a"),
-            ],
-        ),
+        (65536, 65542, &[(0, b"\x52\x80\x00a"), (32771, b"\x53\x80\x00a")]),
+        (70000, 70009, &[(0, b"\x52\x80\x00a"), (32771, b"\x52\x80\x00a"), (65542, b"\x53\x11\x70a")]),
     ];
     for (units, total, fronts) in forms {
         let bytes = written(&"a".repeat(units));
@@ -63,14 +51,9 @@ fn the_length_forms_of_hessian_texts() {
 
 #[test]
 fn readers_accept_what_no_writer_writes() {
-    for same in [
-        &b"\x02ab"[..],
-        b"\x30\x02ab",
-        b"S\x00\x02ab",
-        b"R\x00\x02ab\x00",
-        b"R\x00\x00\x02ab",
-        b"R\x00\x00S\x00\x02ab",
-    ] {
+    for same in
+        [&b"\x02ab"[..], b"\x30\x02ab", b"S\x00\x02ab", b"R\x00\x02ab\x00", b"R\x00\x00\x02ab", b"R\x00\x00S\x00\x02ab"]
+    {
         let mut cursor = Cursor::new(same, 0);
         let Ok(Text::Whole(span)) = hessian::text(&mut cursor) else {
             panic!("{same:02x?} is not read as one piece");
@@ -103,13 +86,7 @@ fn malformed_hessian_texts() {
             other => panic!("{why}: {other:?}"),
         }
     }
-    for short in [
-        &b"\x02a"[..],
-        b"\x30",
-        b"S\x00",
-        b"\x01\xe4\xb8",
-        b"R\x00\x01a",
-    ] {
+    for short in [&b"\x02a"[..], b"\x30", b"S\x00", b"\x01\xe4\xb8", b"R\x00\x01a"] {
         assert_eq!(read(short), Err(Flaw::End), "{short:02x?}");
     }
 }
@@ -169,10 +146,7 @@ fn numbers_and_truth_values_are_shown_in_replies() {
         (b"\x91\xf7\x00", "-256"),
         (b"\x91\x3b\xff\xff", "-1"),
         (b"\x91\x59\xff\xff\xff\xfe", "-2"),
-        (
-            b"\x91L\x7f\xff\xff\xff\xff\xff\xff\xff",
-            "9223372036854775807",
-        ),
+        (b"\x91L\x7f\xff\xff\xff\xff\xff\xff\xff", "9223372036854775807"),
         (b"\x91\x23abc", "<hessian2 value, 4 bytes>"),
         (b"\x94HZHZ", "<hessian2 value, 2 bytes>"),
     ];
@@ -189,10 +163,7 @@ fn numbers_and_truth_values_are_shown_in_replies() {
         (b"\xbe\x80\0\0\0\0\0\0\0", "-9223372036854775808"),
         (b"\xa6\xa5", "<fastjson2 value, 2 bytes>"),
     ];
-    let header = FrameHeader {
-        serialization: FASTJSON2,
-        ..header
-    };
+    let header = FrameHeader { serialization: FASTJSON2, ..header };
     for (document, shown) in jsonb {
         let mut body = b"\0\0\0\x02\xbd\x01\0\0\0".to_vec();
         body.push(document.len() as u8);
@@ -220,14 +191,8 @@ fn exceptions_show_their_class_and_message_as_far_as_they_can_be_seen() {
         }
     };
     let hessian: [(&[u8], &str); 6] = [
-        (
-            b"\x90C\x03a.E\x92\x04code\x0ddetailMessage\x60\xba\x04gone",
-            "a.E: gone",
-        ),
-        (
-            b"\x90C\x03a.E\x91\x0ddetailMessageO\x90\x04gone",
-            "a.E: gone",
-        ),
+        (b"\x90C\x03a.E\x92\x04code\x0ddetailMessage\x60\xba\x04gone", "a.E: gone"),
+        (b"\x90C\x03a.E\x91\x0ddetailMessageO\x90\x04gone", "a.E: gone"),
         (b"\x93C\x03a.E\x91\x0ddetailMessage\x60NHZ", "a.E"),
         (b"\x90C\x03a.E\x91\x04code\x60\xba", "a.E"),
         (b"\x90C\x03a.E\x91\x0ddetailMess", "a.E"),
@@ -237,10 +202,7 @@ fn exceptions_show_their_class_and_message_as_far_as_they_can_be_seen() {
         assert_eq!(reply(HESSIAN2, body), shown);
     }
     let jsonb: [(&[u8], &str); 4] = [
-        (
-            b"\x92\x4ca.E\x00\xa6\x7f\x4dcode\x01\x2a\x7f\x56detailMessage\x02\x4dgone\xa5",
-            "a.E: gone",
-        ),
+        (b"\x92\x4ca.E\x00\xa6\x7f\x4dcode\x01\x2a\x7f\x56detailMessage\x02\x4dgone\xa5", "a.E: gone"),
         (b"\x92\x4ca.E\x00\xa6\x50message\x4dgone\xa5", "a.E: gone"),
         (b"\x92\x4ca.E\x00\xa6\x50message", "a.E"),
         (b"\xa6\xa5", "<fastjson2 value, 2 bytes>"),

@@ -2,11 +2,7 @@ use super::*;
 use BodyError::*;
 
 /// Reads `input` in one or two pieces; gives data, bytes consumed, trailers.
-fn read_cut(
-    kind: BodyKind,
-    input: &[u8],
-    cut: usize,
-) -> Result<(Vec<u8>, usize, BodyReader), BodyError> {
+fn read_cut(kind: BodyKind, input: &[u8], cut: usize) -> Result<(Vec<u8>, usize, BodyReader), BodyError> {
     let mut reader = BodyReader::new(kind);
     let mut data = Vec::new();
     let mut at = 0;
@@ -21,10 +17,7 @@ fn read_cut(
                 break;
             }
         }
-        assert!(
-            at == end || reader.is_done(),
-            "stopped at {at} before {end}"
-        );
+        assert!(at == end || reader.is_done(), "stopped at {at} before {end}");
     }
     Ok((data, at, reader))
 }
@@ -71,14 +64,8 @@ fn chunked_bodies() {
     let table: &[(&[u8], &[u8])] = &[
         (b"0\r\n\r\n", b""),
         (b"3\r\nabc\r\n0\r\n\r\n", b"abc"),
-        (
-            b"3\r\nabc\r\n00000a\r\n0123456789\r\n000\r\n\r\n",
-            b"abc0123456789",
-        ),
-        (
-            b"A\r\n\r\n\r\n\r\n\r\n\r\n\r\n0\r\n\r\n",
-            b"\r\n\r\n\r\n\r\n\r\n",
-        ),
+        (b"3\r\nabc\r\n00000a\r\n0123456789\r\n000\r\n\r\n", b"abc0123456789"),
+        (b"A\r\n\r\n\r\n\r\n\r\n\r\n\r\n0\r\n\r\n", b"\r\n\r\n\r\n\r\n\r\n"),
         (b"2;a=b;c=\"d;\\\"e\"\r\nhi\r\n0;x\r\n\r\n", b"hi"),
         (b"2 \t; a = b\r\nhi\r\n0 ;\r\n\r\n", b"hi"),
     ];
@@ -97,23 +84,9 @@ fn chunked_bodies() {
 fn one_step_takes_the_framing_around_the_data() {
     let mut reader = BodyReader::new(BodyKind::Chunked);
     let step = reader.read(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\nX").unwrap();
-    assert_eq!(
-        step,
-        BodyStep {
-            consumed: 11,
-            data: 3..6,
-            done: false
-        }
-    );
+    assert_eq!(step, BodyStep { consumed: 11, data: 3..6, done: false });
     let step = reader.read(b"de\r\n0\r\n\r\nX").unwrap();
-    assert_eq!(
-        step,
-        BodyStep {
-            consumed: 9,
-            data: 0..2,
-            done: true
-        }
-    );
+    assert_eq!(step, BodyStep { consumed: 9, data: 0..2, done: true });
 }
 
 #[test]
@@ -127,75 +100,31 @@ fn chunked_framing_rules() {
         ("RFC 9112 7.1 hex", b"+1\r\n", BadChunkSize),
         ("RFC 9112 7.1 hex", b" 1\r\n", BadChunkSize),
         ("RFC 9112 7.1 hex", b"1_0\r\n", BadChunkSize),
-        (
-            "RFC 9112 7.1 overflow",
-            b"8000000000000000\r\n",
-            ChunkSizeTooLarge,
-        ),
-        (
-            "RFC 9112 7.1 overflow",
-            b"10000000000000003\r\n",
-            ChunkSizeTooLarge,
-        ),
-        (
-            "RFC 9112 7.1 digits",
-            b"00000000000000003\r\n",
-            ChunkSizeTooLarge,
-        ),
+        ("RFC 9112 7.1 overflow", b"8000000000000000\r\n", ChunkSizeTooLarge),
+        ("RFC 9112 7.1 overflow", b"10000000000000003\r\n", ChunkSizeTooLarge),
+        ("RFC 9112 7.1 digits", b"00000000000000003\r\n", ChunkSizeTooLarge),
         ("RFC 9112 2.2 bare LF", b"3\nabc\r\n", BadLineEnd),
         ("RFC 9112 2.2 bare CR", b"3\rabc\r\n", BadLineEnd),
         ("RFC 9112 7.1.1 bare LF", b"3;a\nabc\r\n", BadLineEnd),
         ("RFC 9112 7.1.1 bare CR", b"3;a\rb\r\nabc\r\n", BadLineEnd),
-        (
-            "RFC 9112 7.1.1 bare LF in quotes",
-            b"3;a=\"\n\"\r\nabc\r\n",
-            BadLineEnd,
-        ),
-        (
-            "RFC 9112 7.1.1 control byte",
-            b"3;a\x00\r\nabc\r\n",
-            BadChunkExtension,
-        ),
-        (
-            "RFC 9112 7.1.1 only before a semicolon",
-            b"3 \r\nabc\r\n",
-            BadChunkExtension,
-        ),
-        (
-            "RFC 9112 7.1.1 semicolon",
-            b"3 a\r\nabc\r\n",
-            BadChunkExtension,
-        ),
+        ("RFC 9112 7.1.1 bare LF in quotes", b"3;a=\"\n\"\r\nabc\r\n", BadLineEnd),
+        ("RFC 9112 7.1.1 control byte", b"3;a\x00\r\nabc\r\n", BadChunkExtension),
+        ("RFC 9112 7.1.1 only before a semicolon", b"3 \r\nabc\r\n", BadChunkExtension),
+        ("RFC 9112 7.1.1 semicolon", b"3 a\r\nabc\r\n", BadChunkExtension),
         ("RFC 9112 7.1 data end", b"3\r\nabcd\r\n", BadChunkEnd),
         ("RFC 9112 7.1 data end", b"3\r\nabc\n0\r\n\r\n", BadChunkEnd),
         ("RFC 9112 7.1 data end", b"3\r\nabc\rX", BadChunkEnd),
-        (
-            "RFC 9112 7.1 data end",
-            b"3\r\nab\r\n0\r\n\r\n",
-            BadChunkEnd,
-        ),
+        ("RFC 9112 7.1 data end", b"3\r\nab\r\n0\r\n\r\n", BadChunkEnd),
         ("RFC 9112 7.1.2 bare LF", b"0\r\n\n", BadLineEnd),
         ("RFC 9112 7.1.2 bare CR", b"0\r\n\rX", BadLineEnd),
         ("RFC 9112 7.1.2 bare LF", b"0\r\na: b\n\r\n", BadLineEnd),
-        (
-            "RFC 9112 7.1.2 bare CR",
-            b"0\r\na: b\rc\r\n\r\n",
-            BadLineEnd,
-        ),
+        ("RFC 9112 7.1.2 bare CR", b"0\r\na: b\rc\r\n\r\n", BadLineEnd),
         ("RFC 9112 7.1.2 name", b"0\r\n: b\r\n\r\n", BadTrailer),
         ("RFC 9112 7.1.2 space", b"0\r\na : b\r\n\r\n", BadTrailer),
-        (
-            "RFC 9112 7.1.2 fold",
-            b"0\r\na: b\r\n c\r\n\r\n",
-            BadTrailer,
-        ),
+        ("RFC 9112 7.1.2 fold", b"0\r\na: b\r\n c\r\n\r\n", BadTrailer),
         ("RFC 9112 7.1.2 colon", b"0\r\na\r\n\r\n", BadTrailer),
         ("RFC 9112 7.1.2 NUL", b"0\r\na: \x00\r\n\r\n", BadTrailer),
-        (
-            "RFC 9112 7.1.2 not a request",
-            b"0\r\nGET / HTTP/1.1\r\n\r\n",
-            BadTrailer,
-        ),
+        ("RFC 9112 7.1.2 not a request", b"0\r\nGET / HTTP/1.1\r\n\r\n", BadTrailer),
     ];
     for (rule, input, expected) in table {
         let shown = input.escape_ascii().to_string();
@@ -230,21 +159,12 @@ fn chunk_lines_are_bounded() {
     let max = usize::from(CHUNK_LINE_BYTES_MAX);
     let mut reader = BodyReader::new(BodyKind::Chunked);
     assert_eq!(reader.read(&line(max)).map(|step| step.consumed), Ok(max));
-    assert_eq!(
-        BodyReader::new(BodyKind::Chunked).read(&line(max + 1)),
-        Err(ChunkLineTooLong)
-    );
+    assert_eq!(BodyReader::new(BodyKind::Chunked).read(&line(max + 1)), Err(ChunkLineTooLong));
     // Never an unbounded line, even if it never ends.
     let endless = [b"1;".as_slice(), &vec![b'x'; max]].concat();
-    assert_eq!(
-        BodyReader::new(BodyKind::Chunked).read(&endless),
-        Err(ChunkLineTooLong)
-    );
+    assert_eq!(BodyReader::new(BodyKind::Chunked).read(&endless), Err(ChunkLineTooLong));
     let spaces = [b"1".as_slice(), &vec![b' '; max]].concat();
-    assert_eq!(
-        BodyReader::new(BodyKind::Chunked).read(&spaces),
-        Err(ChunkLineTooLong)
-    );
+    assert_eq!(BodyReader::new(BodyKind::Chunked).read(&spaces), Err(ChunkLineTooLong));
 }
 
 #[test]
@@ -255,10 +175,7 @@ fn trailers_are_kept_in_canonical_form() {
     let (data, consumed, reader) = chunked(input);
     assert_eq!(data, b"x");
     assert_eq!(consumed, input.len() - 4);
-    assert_eq!(
-        reader.trailers(),
-        b"Grpc-Status: 0\r\nEmpty: \r\nX-Sum: a b\r\n"
-    );
+    assert_eq!(reader.trailers(), b"Grpc-Status: 0\r\nEmpty: \r\nX-Sum: a b\r\n");
 }
 
 #[test]

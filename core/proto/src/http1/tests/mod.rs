@@ -45,19 +45,12 @@ fn with_headers(lines: &str) -> Vec<u8> {
 /// Names and values as text, in their order.
 fn pairs(headers: &[Header], buf: &[u8]) -> Vec<(String, String)> {
     let text = |span: Span| String::from_utf8_lossy(span.of(buf)).into_owned();
-    headers
-        .iter()
-        .map(|header| (text(header.name), text(header.value)))
-        .collect()
+    headers.iter().map(|header| (text(header.name), text(header.value))).collect()
 }
 
 /// Every front of a refused head is either open or refused with the same status: an answer never
 /// depends on how the bytes were cut.
-fn assert_refused_at_every_cut(
-    text: &[u8],
-    expected: HeadError,
-    parse: impl Fn(&[u8]) -> Result<Status, HeadError>,
-) {
+fn assert_refused_at_every_cut(text: &[u8], expected: HeadError, parse: impl Fn(&[u8]) -> Result<Status, HeadError>) {
     let shown = text.escape_ascii().to_string();
     assert_eq!(parse(text), Err(expected), "{shown}");
     let mut refused = false;

@@ -68,9 +68,8 @@ fn wire() -> impl Strategy<Value = Vec<u8>> {
 /// A head whose lines are all whole, so that many are valid.
 fn lines(start: &'static [&'static [u8]]) -> impl Strategy<Value = Vec<u8>> {
     let headers = vec(select(&PIECES[9..25]), 0..8);
-    (select(start), headers).prop_map(|(start, headers)| {
-        [start, &b"Host: h\r\n"[..], &headers.concat(), b"\r\n"].concat()
-    })
+    (select(start), headers)
+        .prop_map(|(start, headers)| [start, &b"Host: h\r\n"[..], &headers.concat(), b"\r\n"].concat())
 }
 
 /// All data and the state after `input`, given to the reader in pieces that end at `cuts`.

@@ -2,15 +2,12 @@ use super::*;
 use HeadError::*;
 
 fn refused(text: &[u8], expected: HeadError) {
-    assert_refused_at_every_cut(text, expected, |front| {
-        parse_request(front).map(|(status, _)| status)
-    });
+    assert_refused_at_every_cut(text, expected, |front| parse_request(front).map(|(status, _)| status));
 }
 
 #[test]
 fn reads_an_ordinary_request() {
-    let text =
-        b"GET /a/b?c=d HTTP/1.1\r\nHost: Reviews:9080\r\nX-Empty:\r\nX-Spaced: \t v w \t\r\n\
+    let text = b"GET /a/b?c=d HTTP/1.1\r\nHost: Reviews:9080\r\nX-Empty:\r\nX-Spaced: \t v w \t\r\n\
         Accept:*/*\r\n\r\nnext";
     let head = request(text);
     assert_eq!(head.len as usize, text.len() - b"next".len());
@@ -22,12 +19,7 @@ fn reads_an_ordinary_request() {
     assert_eq!(head.form, TargetForm::Origin);
     assert_eq!(head.body, BodyKind::None);
     assert!(head.keep_alive && !head.upgrade && !head.expect_continue);
-    let expected = [
-        ("Host", "Reviews:9080"),
-        ("X-Empty", ""),
-        ("X-Spaced", "v w"),
-        ("Accept", "*/*"),
-    ];
+    let expected = [("Host", "Reviews:9080"), ("X-Empty", ""), ("X-Spaced", "v w"), ("Accept", "*/*")];
     let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(pairs(&head.headers, text), expected);
     assert_eq!(head.header(text, "x-spaced"), Some(&b"v w"[..]));
@@ -50,78 +42,26 @@ fn scratch_keeps_nothing_of_the_last_message() {
 #[test]
 fn request_line_rules() {
     let table: &[(&str, &[u8], HeadError)] = &[
-        (
-            "RFC 9112 3.1 method is a token",
-            b"G@T / HTTP/1.1\r\n",
-            BadMethod,
-        ),
-        (
-            "RFC 9112 3.1 method is there",
-            b" / HTTP/1.1\r\n",
-            BadMethod,
-        ),
+        ("RFC 9112 3.1 method is a token", b"G@T / HTTP/1.1\r\n", BadMethod),
+        ("RFC 9112 3.1 method is there", b" / HTTP/1.1\r\n", BadMethod),
         ("RFC 9112 3 single space", b"GET  / HTTP/1.1\r\n", BadTarget),
-        (
-            "RFC 9112 3 single space",
-            b"GET /  HTTP/1.1\r\n",
-            BadVersion,
-        ),
+        ("RFC 9112 3 single space", b"GET /  HTTP/1.1\r\n", BadVersion),
         ("RFC 9112 3 no tab", b"GET\t/ HTTP/1.1\r\n", BadMethod),
         ("RFC 9112 3 no tab", b"GET /\tHTTP/1.1\r\n", BadTarget),
         ("RFC 9112 3 no tab", b"GET / HTTP/1.1\t\r\n", BadVersion),
-        (
-            "RFC 9112 3 no trailing space",
-            b"GET / HTTP/1.1 \r\n",
-            BadVersion,
-        ),
-        (
-            "RFC 9112 3.2 no space in target",
-            b"GET /a b HTTP/1.1\r\n",
-            BadVersion,
-        ),
-        (
-            "RFC 9112 3.2 no control byte",
-            b"GET /a\x01 HTTP/1.1\r\n",
-            BadTarget,
-        ),
+        ("RFC 9112 3 no trailing space", b"GET / HTTP/1.1 \r\n", BadVersion),
+        ("RFC 9112 3.2 no space in target", b"GET /a b HTTP/1.1\r\n", BadVersion),
+        ("RFC 9112 3.2 no control byte", b"GET /a\x01 HTTP/1.1\r\n", BadTarget),
         ("RFC 9112 3.2 no NUL", b"GET /\x00 HTTP/1.1\r\n", BadTarget),
         ("RFC 9112 3.2 no DEL", b"GET /\x7f HTTP/1.1\r\n", BadTarget),
-        (
-            "RFC 3986 2 ASCII only",
-            b"GET /\xc3\xa9 HTTP/1.1\r\n",
-            BadTarget,
-        ),
-        (
-            "RFC 9112 3.2 no fragment",
-            b"GET /a#b HTTP/1.1\r\n",
-            BadTarget,
-        ),
-        (
-            "RFC 9112 2.2 bare CR",
-            b"GET /a\rb HTTP/1.1\r\n",
-            MissingVersion,
-        ),
+        ("RFC 3986 2 ASCII only", b"GET /\xc3\xa9 HTTP/1.1\r\n", BadTarget),
+        ("RFC 9112 3.2 no fragment", b"GET /a#b HTTP/1.1\r\n", BadTarget),
+        ("RFC 9112 2.2 bare CR", b"GET /a\rb HTTP/1.1\r\n", MissingVersion),
         ("RFC 9112 2.2 bare CR", b"GET / HTTP/1.1\rX", BareCr),
-        (
-            "RFC 9112 2.2 bare LF",
-            b"GET / HTTP/1.1\nHost: h\n\n",
-            BareLf,
-        ),
-        (
-            "RFC 9112 2.2 one empty line only",
-            b"\r\n\r\nGET / HTTP/1.1\r\n",
-            BadMethod,
-        ),
-        (
-            "RFC 9112 2.2 empty line strict",
-            b"\nGET / HTTP/1.1\r\n",
-            BareLf,
-        ),
-        (
-            "RFC 9112 2.2 empty line strict",
-            b"\rGET / HTTP/1.1\r\n",
-            BareCr,
-        ),
+        ("RFC 9112 2.2 bare LF", b"GET / HTTP/1.1\nHost: h\n\n", BareLf),
+        ("RFC 9112 2.2 one empty line only", b"\r\n\r\nGET / HTTP/1.1\r\n", BadMethod),
+        ("RFC 9112 2.2 empty line strict", b"\nGET / HTTP/1.1\r\n", BareLf),
+        ("RFC 9112 2.2 empty line strict", b"\rGET / HTTP/1.1\r\n", BareCr),
         ("RFC 9110 2.5 HTTP/0.9", b"GET /\r\n", MissingVersion),
         ("RFC 9110 2.5 no version", b"GET /\n", MissingVersion),
         ("RFC 9112 2.3 case", b"GET / http/1.1\r\n", BadVersion),
@@ -129,117 +69,29 @@ fn request_line_rules() {
         ("RFC 9112 2.3 digits", b"GET / HTTP/11.1\r\n", BadVersion),
         ("RFC 9112 2.3 digits", b"GET / HTTP/1.10\r\n", BadVersion),
         ("RFC 9112 2.3 digits", b"GET / HTTP/1,1\r\n", BadVersion),
-        (
-            "RFC 9112 2.3 other protocol",
-            b"GET / ICY/1.1\r\n",
-            BadVersion,
-        ),
-        (
-            "RFC 9110 2.5 major",
-            b"GET / HTTP/2.0\r\n",
-            UnsupportedVersion,
-        ),
-        (
-            "RFC 9110 2.5 major",
-            b"GET / HTTP/0.9\r\n",
-            UnsupportedVersion,
-        ),
-        (
-            "RFC 9110 2.5 major",
-            b"GET / HTTP/3.0\r\n",
-            UnsupportedVersion,
-        ),
-        (
-            "RFC 9113 3.4",
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            Http2PriorKnowledge,
-        ),
-        (
-            "RFC 9113 3.4 only 2.0",
-            b"PRI * HTTP/1.1\r\n",
-            BadTargetForm,
-        ),
-        (
-            "RFC 9112 3.2.4 only OPTIONS",
-            b"GET * HTTP/1.1\r\n",
-            BadTargetForm,
-        ),
+        ("RFC 9112 2.3 other protocol", b"GET / ICY/1.1\r\n", BadVersion),
+        ("RFC 9110 2.5 major", b"GET / HTTP/2.0\r\n", UnsupportedVersion),
+        ("RFC 9110 2.5 major", b"GET / HTTP/0.9\r\n", UnsupportedVersion),
+        ("RFC 9110 2.5 major", b"GET / HTTP/3.0\r\n", UnsupportedVersion),
+        ("RFC 9113 3.4", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Http2PriorKnowledge),
+        ("RFC 9113 3.4 only 2.0", b"PRI * HTTP/1.1\r\n", BadTargetForm),
+        ("RFC 9112 3.2.4 only OPTIONS", b"GET * HTTP/1.1\r\n", BadTargetForm),
         ("RFC 9112 3.2.1 slash", b"GET a HTTP/1.1\r\n", BadTargetForm),
-        (
-            "RFC 9112 3.2.1 slash",
-            b"GET ?a HTTP/1.1\r\n",
-            BadTargetForm,
-        ),
-        (
-            "RFC 3986 3.1 scheme",
-            b"GET ://a/ HTTP/1.1\r\n",
-            BadTargetForm,
-        ),
-        (
-            "RFC 3986 3.1 scheme",
-            b"GET 1x://a/ HTTP/1.1\r\n",
-            BadTargetForm,
-        ),
-        (
-            "RFC 9112 3.2.2 slashes",
-            b"GET http:/a HTTP/1.1\r\n",
-            BadTargetForm,
-        ),
-        (
-            "RFC 9112 3.2.3 only CONNECT",
-            b"GET a:80 HTTP/1.1\r\n",
-            BadTargetForm,
-        ),
-        (
-            "RFC 9110 9.3.6 port",
-            b"CONNECT a HTTP/1.1\r\n",
-            BadTargetForm,
-        ),
-        (
-            "RFC 9110 9.3.6 port",
-            b"CONNECT a: HTTP/1.1\r\n",
-            BadTargetForm,
-        ),
-        (
-            "RFC 9110 9.3.6 port",
-            b"CONNECT a:0 HTTP/1.1\r\n",
-            BadTargetForm,
-        ),
-        (
-            "RFC 9110 9.3.6 authority",
-            b"CONNECT /a HTTP/1.1\r\n",
-            BadTargetForm,
-        ),
-        (
-            "RFC 9110 4.2.1 host",
-            b"GET http:///a HTTP/1.1\r\n",
-            BadAuthority,
-        ),
-        (
-            "RFC 9110 4.2.4 userinfo",
-            b"GET http://u@a/ HTTP/1.1\r\n",
-            BadAuthority,
-        ),
-        (
-            "RFC 3986 3.2.3 port",
-            b"GET http://a:x/ HTTP/1.1\r\n",
-            BadAuthority,
-        ),
-        (
-            "RFC 9110 7.4",
-            b"GET https://a/ HTTP/1.1\r\n",
-            UnsupportedScheme,
-        ),
-        (
-            "RFC 9110 7.4",
-            b"GET ftp://a/ HTTP/1.1\r\n",
-            UnsupportedScheme,
-        ),
-        (
-            "TLS on a plain port",
-            b"\x16\x03\x01\x02\x00\x01",
-            BadMethod,
-        ),
+        ("RFC 9112 3.2.1 slash", b"GET ?a HTTP/1.1\r\n", BadTargetForm),
+        ("RFC 3986 3.1 scheme", b"GET ://a/ HTTP/1.1\r\n", BadTargetForm),
+        ("RFC 3986 3.1 scheme", b"GET 1x://a/ HTTP/1.1\r\n", BadTargetForm),
+        ("RFC 9112 3.2.2 slashes", b"GET http:/a HTTP/1.1\r\n", BadTargetForm),
+        ("RFC 9112 3.2.3 only CONNECT", b"GET a:80 HTTP/1.1\r\n", BadTargetForm),
+        ("RFC 9110 9.3.6 port", b"CONNECT a HTTP/1.1\r\n", BadTargetForm),
+        ("RFC 9110 9.3.6 port", b"CONNECT a: HTTP/1.1\r\n", BadTargetForm),
+        ("RFC 9110 9.3.6 port", b"CONNECT a:0 HTTP/1.1\r\n", BadTargetForm),
+        ("RFC 9110 9.3.6 authority", b"CONNECT /a HTTP/1.1\r\n", BadTargetForm),
+        ("RFC 9110 4.2.1 host", b"GET http:///a HTTP/1.1\r\n", BadAuthority),
+        ("RFC 9110 4.2.4 userinfo", b"GET http://u@a/ HTTP/1.1\r\n", BadAuthority),
+        ("RFC 3986 3.2.3 port", b"GET http://a:x/ HTTP/1.1\r\n", BadAuthority),
+        ("RFC 9110 7.4", b"GET https://a/ HTTP/1.1\r\n", UnsupportedScheme),
+        ("RFC 9110 7.4", b"GET ftp://a/ HTTP/1.1\r\n", UnsupportedScheme),
+        ("TLS on a plain port", b"\x16\x03\x01\x02\x00\x01", BadMethod),
     ];
     for (rule, text, expected) in table {
         println!("{rule}");
@@ -270,37 +122,12 @@ fn target_forms() {
     // RFC 9112 3.2.1 to 3.2.4: (request line, form, authority, path)
     let table = [
         ("GET /a?b HTTP/1.1", TargetForm::Origin, "h", "/a?b"),
-        (
-            "GET //x/..;/%2e?{|}^`\" HTTP/1.1",
-            TargetForm::Origin,
-            "h",
-            "//x/..;/%2e?{|}^`\"",
-        ),
-        (
-            "GET http://a:8/b?c HTTP/1.1",
-            TargetForm::Absolute,
-            "a:8",
-            "/b?c",
-        ),
+        ("GET //x/..;/%2e?{|}^`\" HTTP/1.1", TargetForm::Origin, "h", "//x/..;/%2e?{|}^`\""),
+        ("GET http://a:8/b?c HTTP/1.1", TargetForm::Absolute, "a:8", "/b?c"),
         ("GET HTTP://A HTTP/1.1", TargetForm::Absolute, "A", ""),
-        (
-            "GET http://a?b/c HTTP/1.1",
-            TargetForm::Absolute,
-            "a",
-            "?b/c",
-        ),
-        (
-            "GET http://[::1]:80/ HTTP/1.1",
-            TargetForm::Absolute,
-            "[::1]:80",
-            "/",
-        ),
-        (
-            "CONNECT a.b:443 HTTP/1.1",
-            TargetForm::Authority,
-            "a.b:443",
-            "",
-        ),
+        ("GET http://a?b/c HTTP/1.1", TargetForm::Absolute, "a", "?b/c"),
+        ("GET http://[::1]:80/ HTTP/1.1", TargetForm::Absolute, "[::1]:80", "/"),
+        ("CONNECT a.b:443 HTTP/1.1", TargetForm::Authority, "a.b:443", ""),
         ("OPTIONS * HTTP/1.1", TargetForm::Asterisk, "h", "*"),
     ];
     for (line, form, authority, path) in table {
@@ -360,18 +187,9 @@ fn refused_at_the_offending_byte() {
         (b"GET / HTTP/1.1\r\nHost: a b", BadHost),
         (b"GET / HTTP/1.1\r\nHost: a\r\nhost:", DuplicateHost),
         (b"GET / HTTP/1.1\r\nContent-Length: 5,", BadContentLength),
-        (
-            b"GET / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length:",
-            DuplicateContentLength,
-        ),
-        (
-            b"GET / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding:",
-            LengthAndTransferEncoding,
-        ),
-        (
-            b"GET / HTTP/1.0\r\nTransfer-Encoding:",
-            TransferEncodingInHttp10,
-        ),
+        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length:", DuplicateContentLength),
+        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding:", LengthAndTransferEncoding),
+        (b"GET / HTTP/1.0\r\nTransfer-Encoding:", TransferEncodingInHttp10),
     ];
     for (text, expected) in table {
         let shown = text.escape_ascii().to_string();
@@ -397,32 +215,11 @@ fn limits_are_exact() {
     assert_eq!(parse(&more, exact), Ok(Status::Complete));
 
     let head_bytes = exact.head_bytes - 1;
-    assert_eq!(
-        parse(
-            text,
-            HeadLimits {
-                head_bytes,
-                ..exact
-            }
-        ),
-        Err(HeadTooLarge)
-    );
+    assert_eq!(parse(text, HeadLimits { head_bytes, ..exact }), Err(HeadTooLarge));
     let start_line_bytes = exact.start_line_bytes - 1;
-    let shorter = HeadLimits {
-        start_line_bytes,
-        ..exact
-    };
+    let shorter = HeadLimits { start_line_bytes, ..exact };
     assert_eq!(parse(text, shorter), Err(StartLineTooLong));
-    assert_eq!(
-        parse(
-            text,
-            HeadLimits {
-                headers: 1,
-                ..exact
-            }
-        ),
-        Err(TooManyHeaders)
-    );
+    assert_eq!(parse(text, HeadLimits { headers: 1, ..exact }), Err(TooManyHeaders));
 
     // Refused as soon as the limit is full, and open one byte before.
     let target = [b"GET /".as_slice(), &[b'a'; 9000]].concat();

@@ -2,9 +2,7 @@ use super::*;
 use HeadError::*;
 
 fn refused(text: &[u8], expected: HeadError) {
-    assert_refused_at_every_cut(text, expected, |front| {
-        parse_response(front, false).map(|(status, _)| status)
-    });
+    assert_refused_at_every_cut(text, expected, |front| parse_response(front, false).map(|(status, _)| status));
 }
 
 #[test]
@@ -24,55 +22,19 @@ fn status_line_rules() {
     let table: &[(&str, &[u8], HeadError)] = &[
         ("RFC 9112 4 version", b"HTTP/1.1\r\n", BadVersion),
         ("RFC 9112 4 version", b"http/1.1 200 OK\r\n", BadVersion),
-        (
-            "RFC 9112 4 single space",
-            b"HTTP/1.1  200 OK\r\n",
-            BadStatusCode,
-        ),
-        (
-            "RFC 9112 4 three digits",
-            b"HTTP/1.1 20 OK\r\n",
-            BadStatusCode,
-        ),
-        (
-            "RFC 9112 4 three digits",
-            b"HTTP/1.1 2000 OK\r\n",
-            BadStatusCode,
-        ),
-        (
-            "RFC 9112 4 three digits",
-            b"HTTP/1.1 2x0 OK\r\n",
-            BadStatusCode,
-        ),
+        ("RFC 9112 4 single space", b"HTTP/1.1  200 OK\r\n", BadStatusCode),
+        ("RFC 9112 4 three digits", b"HTTP/1.1 20 OK\r\n", BadStatusCode),
+        ("RFC 9112 4 three digits", b"HTTP/1.1 2000 OK\r\n", BadStatusCode),
+        ("RFC 9112 4 three digits", b"HTTP/1.1 2x0 OK\r\n", BadStatusCode),
         ("RFC 9110 15 range", b"HTTP/1.1 099 OK\r\n", BadStatusCode),
-        (
-            "RFC 9112 4 reason",
-            b"HTTP/1.1 200 O\x00K\r\n",
-            BadReasonPhrase,
-        ),
+        ("RFC 9112 4 reason", b"HTTP/1.1 200 O\x00K\r\n", BadReasonPhrase),
         ("RFC 9112 2.2 bare LF", b"HTTP/1.1 200 OK\nX: y\n\n", BareLf),
         ("RFC 9112 2.2 bare CR", b"HTTP/1.1 200 OK\rX", BareCr),
-        (
-            "RFC 9110 2.5 major",
-            b"HTTP/2.0 200 OK\r\n",
-            UnsupportedVersion,
-        ),
-        (
-            "RFC 9112 2.2 only requests skip a line",
-            b"\r\nHTTP/1.1 200 OK\r\n",
-            BadVersion,
-        ),
+        ("RFC 9110 2.5 major", b"HTTP/2.0 200 OK\r\n", UnsupportedVersion),
+        ("RFC 9112 2.2 only requests skip a line", b"\r\nHTTP/1.1 200 OK\r\n", BadVersion),
         ("RFC 9112 4 HTTP/0.9", b"<html>", BadVersion),
-        (
-            "RFC 9112 5.2 obs-fold",
-            b"HTTP/1.1 200 OK\r\nX: y\r\n z\r\n\r\n",
-            ObsFold,
-        ),
-        (
-            "RFC 9112 5.1 space",
-            b"HTTP/1.1 200 OK\r\nX : y\r\n\r\n",
-            SpaceBeforeColon,
-        ),
+        ("RFC 9112 5.2 obs-fold", b"HTTP/1.1 200 OK\r\nX: y\r\n z\r\n\r\n", ObsFold),
+        ("RFC 9112 5.1 space", b"HTTP/1.1 200 OK\r\nX : y\r\n\r\n", SpaceBeforeColon),
     ];
     for (rule, text, expected) in table {
         println!("{rule}");
@@ -83,39 +45,17 @@ fn status_line_rules() {
 #[test]
 fn framing_rules() {
     let table: &[(&str, &str, HeadError)] = &[
-        (
-            "RFC 9112 6.3",
-            "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n",
-            LengthAndTransferEncoding,
-        ),
-        (
-            "RFC 9112 6.3",
-            "Content-Length: 1\r\nContent-Length: 1\r\n",
-            DuplicateContentLength,
-        ),
+        ("RFC 9112 6.3", "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n", LengthAndTransferEncoding),
+        ("RFC 9112 6.3", "Content-Length: 1\r\nContent-Length: 1\r\n", DuplicateContentLength),
         ("RFC 9112 6.3", "Content-Length: 1, 1\r\n", BadContentLength),
-        (
-            "RFC 9112 6.3",
-            "Transfer-Encoding: gzip\r\n",
-            BadTransferEncoding,
-        ),
-        (
-            "RFC 9112 6.1",
-            "Transfer-Encoding: gzip, chunked\r\n",
-            UnknownTransferCoding,
-        ),
+        ("RFC 9112 6.3", "Transfer-Encoding: gzip\r\n", BadTransferEncoding),
+        ("RFC 9112 6.1", "Transfer-Encoding: gzip, chunked\r\n", UnknownTransferCoding),
     ];
     for (rule, lines, expected) in table {
         println!("{rule}");
-        refused(
-            format!("HTTP/1.1 200 OK\r\n{lines}\r\n").as_bytes(),
-            *expected,
-        );
+        refused(format!("HTTP/1.1 200 OK\r\n{lines}\r\n").as_bytes(), *expected);
     }
-    refused(
-        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-        TransferEncodingInHttp10,
-    );
+    refused(b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", TransferEncodingInHttp10);
 }
 
 #[test]
@@ -123,130 +63,25 @@ fn bodies_and_persistence() {
     use BodyKind::*;
     // RFC 9112 6.3, 9.3: (status line, lines, to HEAD, body, keep_alive, declared length)
     let table = [
-        (
-            "1.1 200",
-            "Content-Length: 5\r\n",
-            false,
-            Length(5),
-            true,
-            Some(5),
-        ),
-        (
-            "1.1 200",
-            "Content-Length: 5\r\n",
-            true,
-            None,
-            true,
-            Some(5),
-        ),
-        (
-            "1.1 200",
-            "Transfer-Encoding: chunked\r\n",
-            false,
-            Chunked,
-            true,
-            Option::None,
-        ),
-        (
-            "1.1 200",
-            "Transfer-Encoding: chunked\r\n",
-            true,
-            None,
-            true,
-            Option::None,
-        ),
+        ("1.1 200", "Content-Length: 5\r\n", false, Length(5), true, Some(5)),
+        ("1.1 200", "Content-Length: 5\r\n", true, None, true, Some(5)),
+        ("1.1 200", "Transfer-Encoding: chunked\r\n", false, Chunked, true, Option::None),
+        ("1.1 200", "Transfer-Encoding: chunked\r\n", true, None, true, Option::None),
         ("1.1 200", "", false, UntilClose, false, Option::None),
         ("1.1 200", "", true, None, true, Option::None),
-        (
-            "1.1 200",
-            "Content-Length: 5\r\nConnection: close\r\n",
-            false,
-            Length(5),
-            false,
-            Some(5),
-        ),
-        (
-            "1.0 200",
-            "Content-Length: 5\r\n",
-            false,
-            Length(5),
-            false,
-            Some(5),
-        ),
-        (
-            "1.0 200",
-            "Content-Length: 5\r\nConnection: keep-alive\r\n",
-            false,
-            Length(5),
-            true,
-            Some(5),
-        ),
-        (
-            "1.0 200",
-            "Connection: keep-alive\r\n",
-            false,
-            UntilClose,
-            false,
-            Option::None,
-        ),
-        (
-            "1.1 304",
-            "Content-Length: 5\r\n",
-            false,
-            None,
-            true,
-            Some(5),
-        ),
-        (
-            "1.1 304",
-            "Transfer-Encoding: chunked\r\n",
-            false,
-            None,
-            true,
-            Option::None,
-        ),
+        ("1.1 200", "Content-Length: 5\r\nConnection: close\r\n", false, Length(5), false, Some(5)),
+        ("1.0 200", "Content-Length: 5\r\n", false, Length(5), false, Some(5)),
+        ("1.0 200", "Content-Length: 5\r\nConnection: keep-alive\r\n", false, Length(5), true, Some(5)),
+        ("1.0 200", "Connection: keep-alive\r\n", false, UntilClose, false, Option::None),
+        ("1.1 304", "Content-Length: 5\r\n", false, None, true, Some(5)),
+        ("1.1 304", "Transfer-Encoding: chunked\r\n", false, None, true, Option::None),
         ("1.1 204", "", false, None, true, Option::None),
-        (
-            "1.1 204",
-            "Content-Length: 0\r\n",
-            false,
-            None,
-            true,
-            Some(0),
-        ),
-        (
-            "1.1 204",
-            "Content-Length: 5\r\n",
-            false,
-            None,
-            false,
-            Some(5),
-        ),
-        (
-            "1.1 204",
-            "Transfer-Encoding: chunked\r\n",
-            false,
-            None,
-            false,
-            Option::None,
-        ),
+        ("1.1 204", "Content-Length: 0\r\n", false, None, true, Some(0)),
+        ("1.1 204", "Content-Length: 5\r\n", false, None, false, Some(5)),
+        ("1.1 204", "Transfer-Encoding: chunked\r\n", false, None, false, Option::None),
         ("1.1 100", "", false, None, true, Option::None),
-        (
-            "1.1 103",
-            "Content-Length: 5\r\n",
-            false,
-            None,
-            false,
-            Some(5),
-        ),
-        (
-            "1.1 999",
-            "Content-Length: 0\r\n",
-            false,
-            Length(0),
-            true,
-            Some(0),
-        ),
+        ("1.1 103", "Content-Length: 5\r\n", false, None, false, Some(5)),
+        ("1.1 999", "Content-Length: 0\r\n", false, Length(0), true, Some(0)),
     ];
     for (line, lines, to_head, body, keep_alive, declared) in table {
         let text = format!("HTTP/{line} \r\n{lines}\r\n");
@@ -262,11 +97,7 @@ fn bodies_and_persistence() {
 fn the_space_before_no_reason_may_be_missing() {
     let text = b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n";
     assert!(response(text).reason.is_empty());
-    assert!(
-        response(b"HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n")
-            .reason
-            .is_empty()
-    );
+    assert!(response(b"HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n").reason.is_empty());
 }
 
 #[test]

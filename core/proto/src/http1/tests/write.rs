@@ -3,19 +3,11 @@ use super::*;
 fn sent(text: &str, how: RequestOut<'_>) -> String {
     let mut out = b"before|".to_vec();
     write_request(&mut out, &request(text.as_bytes()), text.as_bytes(), &how);
-    String::from_utf8(out)
-        .unwrap()
-        .strip_prefix("before|")
-        .expect("appends")
-        .to_owned()
+    String::from_utf8(out).unwrap().strip_prefix("before|").expect("appends").to_owned()
 }
 
 fn plain(framing: Framing) -> RequestOut<'static> {
-    RequestOut {
-        framing,
-        connection: ConnectionOption::KeepAlive,
-        host: None,
-    }
+    RequestOut { framing, connection: ConnectionOption::KeepAlive, host: None }
 }
 
 fn answered(text: &str, to_head: bool, how: ResponseOut) -> String {
@@ -27,11 +19,7 @@ fn answered(text: &str, to_head: bool, how: ResponseOut) -> String {
 }
 
 fn to_1_1(framing: Framing) -> ResponseOut {
-    ResponseOut {
-        framing,
-        connection: ConnectionOption::KeepAlive,
-        version: Version::Http11,
-    }
+    ResponseOut { framing, connection: ConnectionOption::KeepAlive, version: Version::Http11 }
 }
 
 #[test]
@@ -46,11 +34,7 @@ fn a_request_leaves_in_origin_form_with_our_framing() {
         "PUT /p?q HTTP/1.1\r\nhost: Target:81\r\nA:  1\r\nB: 2\r\nC: 3\r\nVia: 1.0 first\r\nE: 4\r\n\
          content-length: 9\r\nvia: 1.1 shmesh\r\n\r\n"
     );
-    let how = RequestOut {
-        framing: Framing::Chunked,
-        connection: ConnectionOption::Close,
-        host: Some(b"named"),
-    };
+    let how = RequestOut { framing: Framing::Chunked, connection: ConnectionOption::Close, host: Some(b"named") };
     assert_eq!(
         sent(text, how),
         "PUT /p?q HTTP/1.1\r\nhost: named\r\nA:  1\r\nB: 2\r\nC: 3\r\nTrailer: D\r\n\
@@ -73,10 +57,7 @@ fn targets_as_they_leave() {
         ("OPTIONS http://h?b", "OPTIONS /?b"),
         ("CONNECT h:1", "CONNECT h:1"),
     ] {
-        let written = sent(
-            &format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n"),
-            plain(Framing::None),
-        );
+        let written = sent(&format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n"), plain(Framing::None));
         let start = format!("{expected} HTTP/1.1\r\nhost: h");
         assert!(written.starts_with(&start), "{line}: {written}");
     }
@@ -86,10 +67,7 @@ fn targets_as_they_leave() {
 fn an_old_request_leaves_as_1_1() {
     // RFC 9110 2.5, 7.6.3; RFC 9112 3.2: no Host known means an empty one
     assert_eq!(
-        sent(
-            "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-            plain(Framing::None)
-        ),
+        sent("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", plain(Framing::None)),
         "GET / HTTP/1.1\r\nhost: \r\nvia: 1.0 shmesh\r\n\r\n"
     );
 }
@@ -99,27 +77,17 @@ fn upgrade_passes_only_when_asked_for() {
     // RFC 9110 7.8
     let text = "GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\n\
         Upgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
-    let how = RequestOut {
-        connection: ConnectionOption::Upgrade,
-        ..plain(Framing::None)
-    };
+    let how = RequestOut { connection: ConnectionOption::Upgrade, ..plain(Framing::None) };
     assert_eq!(
         sent(text, how),
         "GET / HTTP/1.1\r\nhost: h\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\
          connection: upgrade\r\nvia: 1.1 shmesh\r\n\r\n"
     );
-    assert!(
-        !sent(text, plain(Framing::None))
-            .to_lowercase()
-            .contains("upgrade")
-    );
+    assert!(!sent(text, plain(Framing::None)).to_lowercase().contains("upgrade"));
     let answer = answered(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
         false,
-        ResponseOut {
-            connection: ConnectionOption::Upgrade,
-            ..to_1_1(Framing::None)
-        },
+        ResponseOut { connection: ConnectionOption::Upgrade, ..to_1_1(Framing::None) },
     );
     assert_eq!(
         answer,
@@ -163,10 +131,7 @@ fn headers_taken_out_of_the_head_do_not_leave() {
     head.headers.retain(|header| header.name.of(text) != b"B");
     let mut out = Vec::new();
     write_request(&mut out, &head, text, &plain(Framing::None));
-    assert_eq!(
-        out,
-        b"GET / HTTP/1.1\r\nhost: h\r\nA: 1\r\nC: 3\r\nvia: 1.1 shmesh\r\n\r\n"
-    );
+    assert_eq!(out, b"GET / HTTP/1.1\r\nhost: h\r\nA: 1\r\nC: 3\r\nvia: 1.1 shmesh\r\n\r\n");
 }
 
 #[test]
@@ -181,11 +146,7 @@ fn a_response_leaves_with_our_framing() {
         "HTTP/1.1 200 Fine\r\nA: 1\r\ntransfer-encoding: chunked\r\nvia: 1.0 shmesh\r\n\r\n"
     );
     assert_eq!(
-        answered(
-            "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n",
-            false,
-            to_1_1(Framing::None)
-        ),
+        answered("HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", false, to_1_1(Framing::None)),
         "HTTP/1.1 200 \r\ncontent-length: 0\r\nvia: 1.1 shmesh\r\n\r\n"
     );
 }
@@ -195,27 +156,11 @@ fn connection_of_a_response() {
     // RFC 9112 9.3, 9.6
     for (connection, version, line) in [
         (ConnectionOption::KeepAlive, Version::Http11, ""),
-        (
-            ConnectionOption::KeepAlive,
-            Version::Http10,
-            "connection: keep-alive\r\n",
-        ),
-        (
-            ConnectionOption::Close,
-            Version::Http11,
-            "connection: close\r\n",
-        ),
-        (
-            ConnectionOption::Close,
-            Version::Http10,
-            "connection: close\r\n",
-        ),
+        (ConnectionOption::KeepAlive, Version::Http10, "connection: keep-alive\r\n"),
+        (ConnectionOption::Close, Version::Http11, "connection: close\r\n"),
+        (ConnectionOption::Close, Version::Http10, "connection: close\r\n"),
     ] {
-        let how = ResponseOut {
-            framing: Framing::UntilClose,
-            connection,
-            version,
-        };
+        let how = ResponseOut { framing: Framing::UntilClose, connection, version };
         assert_eq!(
             answered("HTTP/1.1 200 OK\r\n\r\n", false, how),
             format!("HTTP/1.1 200 OK\r\n{line}via: 1.1 shmesh\r\n\r\n")
@@ -245,10 +190,7 @@ fn the_length_of_a_body_that_does_not_follow() {
     for status in [100, 204] {
         let text = format!("HTTP/1.1 {status} X\r\n\r\n");
         let written = answered(&text, false, to_1_1(Framing::Length(0)));
-        assert_eq!(
-            written,
-            format!("HTTP/1.1 {status} X\r\nvia: 1.1 shmesh\r\n\r\n")
-        );
+        assert_eq!(written, format!("HTTP/1.1 {status} X\r\nvia: 1.1 shmesh\r\n\r\n"));
     }
 }
 
@@ -263,20 +205,10 @@ fn own_responses() {
     );
     let mut out = Vec::new();
     let error = HeadError::BareLf;
-    write_own_response(
-        &mut out,
-        error.status(),
-        "a\r\nb",
-        &error.to_string(),
-        true,
-        true,
-    );
+    write_own_response(&mut out, error.status(), "a\r\nb", &error.to_string(), true, true);
     let head = response(&out);
     assert_eq!(head.len as usize, out.len());
-    assert_eq!(
-        head.body,
-        BodyKind::Length(error.to_string().len() as u64 + 1)
-    );
+    assert_eq!(head.body, BodyKind::Length(error.to_string().len() as u64 + 1));
     assert_eq!(head.header(&out, "x-shmesh-reason"), Some(&b"a--b"[..]));
     assert!(!head.keep_alive);
     assert_eq!(response(CONTINUE).status, 100);
@@ -284,29 +216,14 @@ fn own_responses() {
 
 #[test]
 fn every_status_of_an_error_has_a_phrase() {
-    for status in [
-        400, 404, 408, 413, 414, 429, 431, 500, 501, 502, 503, 504, 505,
-    ] {
+    for status in [400, 404, 408, 413, 414, 429, 431, 500, 501, 502, 503, 504, 505] {
         assert!(!reason_phrase(status).is_empty(), "{status}");
     }
 }
 
 #[test]
 fn chunk_lines() {
-    for len in [
-        1,
-        9,
-        15,
-        16,
-        17,
-        0x1f,
-        255,
-        256,
-        4096,
-        65535,
-        1 << 20,
-        usize::MAX,
-    ] {
+    for len in [1, 9, 15, 16, 17, 0x1f, 255, 256, 4096, 65535, 1 << 20, usize::MAX] {
         let (line, used) = chunk_line(len);
         assert_eq!(line[..used], *format!("{len:x}\r\n").as_bytes());
     }
