@@ -101,12 +101,18 @@ pub struct DurationCounter {
     pub sum_ns: Counter,
 }
 
+/// Names of a listener and of a cluster.
+pub type Names = (Arc<str>, Arc<str>);
+
+/// Names of a listener and of a cluster, and how the call ended.
+pub type CallNames = (Arc<str>, Arc<str>, u16);
+
 /// Everything that all workers count, by name.
 #[derive(Default)]
 pub struct Registry {
     pub workers: Mutex<Vec<Arc<WorkerCounters>>>,
-    pub calls: Mutex<HashMap<(Arc<str>, Arc<str>, u16), Vec<Arc<CallCounter>>>>,
-    pub durations: Mutex<HashMap<(Arc<str>, Arc<str>), Vec<Arc<DurationCounter>>>>,
+    pub calls: Mutex<HashMap<CallNames, Vec<Arc<CallCounter>>>>,
+    pub durations: Mutex<HashMap<Names, Vec<Arc<DurationCounter>>>>,
     pub endpoints: Mutex<HashMap<String, Vec<Arc<EndpointCounters>>>>,
 }
 
@@ -132,11 +138,14 @@ pub struct CallCounters {
     calls: HashMap<(u16, u32, u16), Arc<CallCounter>>,
     durations: HashMap<(u16, u32), Arc<DurationCounter>>,
     /// By name, so that a new snapshot finds what an older one registered.
-    named_calls: HashMap<(Arc<str>, Arc<str>, u16), Arc<CallCounter>>,
-    named_durations: HashMap<(Arc<str>, Arc<str>), Arc<DurationCounter>>,
+    named_calls: HashMap<CallNames, Arc<CallCounter>>,
+    named_durations: HashMap<Names, Arc<DurationCounter>>,
     /// Most calls are like the one before.
-    last: Option<((u16, u32, u16), Arc<CallCounter>, Arc<DurationCounter>)>,
+    last: Option<LastCall>,
 }
+
+/// Indices of listener and cluster, and the code, of the newest call; and its counters.
+type LastCall = ((u16, u32, u16), Arc<CallCounter>, Arc<DurationCounter>);
 
 impl CallCounters {
     pub fn new(registry: Arc<Registry>) -> CallCounters {
@@ -207,7 +216,7 @@ impl CallCounters {
 }
 
 /// Names behind the indices; a call that no route took has the cluster "-".
-pub fn names(snapshot: &Snapshot, listener: u16, cluster: u32) -> (Arc<str>, Arc<str>) {
+pub fn names(snapshot: &Snapshot, listener: u16, cluster: u32) -> Names {
     let listener = snapshot.listeners.get(listener as usize).map_or_else(|| "-".into(), |l| l.name.clone());
     let cluster = snapshot.clusters.get(cluster as usize).map_or_else(|| "-".into(), |c| c.name.clone());
     (listener, cluster)

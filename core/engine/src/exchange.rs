@@ -365,12 +365,9 @@ impl<D: Driver> Worker<D> {
                     up.request_done = true;
                     self.release_http_up(key);
                 }
-                Some(Conn { role: Role::DubboUp(up), .. }) => {
-                    // Its answer will be late, and dropped by its id's generation.
-                    if forwarded {
-                        up.waiting = up.waiting.saturating_sub(1);
-                    }
-                }
+                // Its answer will be late, and dropped by its id's generation.
+                Some(Conn { role: Role::DubboUp(up), .. }) if forwarded => up.waiting = up.waiting.saturating_sub(1),
+                Some(Conn { role: Role::DubboUp(_), .. }) => {}
                 Some(_) => self.drop_conn(key),
                 None => {}
             },
