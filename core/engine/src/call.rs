@@ -82,6 +82,8 @@ pub struct Exchange {
     pub request_ended: bool,
     /// The answer as it goes to a conn: how its body is framed.
     pub response_chunked: bool,
+    /// `Conn::flushes` of the caller's connection when the answer's head was put there behind nothing else.
+    pub head_put_at: Option<u64>,
     /// `request_trailers` are the answer's by now.
     pub response_has_trailers: bool,
     pub status: u16,

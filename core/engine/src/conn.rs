@@ -21,6 +21,8 @@ pub struct Conn {
     pub out: Chunks,
     /// Bytes that the driver is sending now; the next batch waits for it.
     pub sending: u64,
+    /// How often something was given to the driver, or to the lane.
+    pub flushes: u64,
     /// In the worker's list of conns to flush.
     pub listed: bool,
     /// Receiving is armed.
@@ -105,6 +107,10 @@ pub struct HttpUp {
     pub connected: bool,
     /// The whole request was handed over.
     pub request_done: bool,
+    /// Bytes of the current request were given to the driver.
+    pub sent: bool,
+    /// A send failed: not for another request.
+    pub broken: bool,
 }
 
 /// A Dubbo consumer's connection.
@@ -126,6 +132,8 @@ pub struct DubboUp {
     pub waiting: u32,
     /// The provider asked for no new calls.
     pub readonly: bool,
+    /// When it last sent anything.
+    pub heard: Nanos,
 }
 
 /// A client whose bytes are passed through.
@@ -149,6 +157,7 @@ impl Conn {
             input: Slice::empty(),
             out: Chunks::new(),
             sending: 0,
+            flushes: 0,
             listed: false,
             receiving: false,
             ended: false,

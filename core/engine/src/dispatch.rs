@@ -221,6 +221,7 @@ impl<D: Driver> Worker<D> {
             };
             up.call = Some(key);
             up.keep_alive = false;
+            up.sent = false;
             if let Some(call) = self.calls.get_mut(key) {
                 call.dest = Some(Peer::Conn(idle));
             }
@@ -235,6 +236,8 @@ impl<D: Driver> Worker<D> {
             reused: false,
             connected: false,
             request_done: false,
+            sent: false,
+            broken: false,
         });
         self.connect(key, address, role);
     }
@@ -267,6 +270,7 @@ impl<D: Driver> Worker<D> {
             queue: vec![key],
             waiting: 0,
             readonly: false,
+            heard: self.driver.now(),
         });
         if let Some(conn) = self.connect(key, address, role) {
             self.addresses.get(address).dubbo = Some(conn);

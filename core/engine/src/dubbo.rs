@@ -6,8 +6,8 @@
 use shmesh_io::{Chunk, Chunks, Driver, Slice};
 use shmesh_policy::{DubboKey, DubboRoute, Group};
 use shmesh_proto::dubbo::{
-    Event, FrameError, FrameHeader, PeekOutcome, attachment, event, peek_request, service_version, status, write_error,
-    write_heartbeat_reply,
+    Event, FrameError, FrameHeader, PeekOutcome, attachment, event, peek_request, serialization, service_version, status,
+    write_error, write_event, write_heartbeat_reply,
 };
 use shmesh_shm::{Protocol, TOTAL_UNKNOWN};
 
@@ -18,6 +18,9 @@ use crate::lane::{First, SlotRef};
 use crate::slab::Key;
 use crate::worker::Worker;
 
+/// Id of our own heartbeats; a call's id has its top byte clear.
+const HEARTBEAT_ID: u64 = u64::MAX;
+
 /// Frames of the largest size that may wait on one connection because its peer is slow.
 const WAITING_FRAMES_MAX: u64 = 4;
 
@@ -26,6 +29,9 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn dubbo_down_input(&mut self, key: Key<Conn>) {
         let body_max = self.snapshot.limits.dubbo_body_bytes;
         loop {
+            if self.client_is_behind(key) {
+                return;
+            }
             let Some(conn) = self.conns.get_mut(key) else { return };
             let Role::DubboDown(down) = &mut conn.role else { return };
             if conn.finish != Finish::Stay {
@@ -276,9 +282,11 @@ impl<D: Driver> Worker<D> {
     /// Goes on with what a provider sent.
     pub(crate) fn dubbo_up_input(&mut self, key: Key<Conn>) {
         let body_max = self.snapshot.limits.dubbo_body_bytes;
+        let now = self.driver.now();
         loop {
             let Some(conn) = self.conns.get_mut(key) else { return };
             let Role::DubboUp(up) = &mut conn.role else { return };
+            up.heard = now;
             match up.frames.next(&mut conn.input, body_max) {
                 Ok(Some(frame)) => self.dubbo_frame_up(key, frame),
                 Ok(None) => return,
@@ -435,6 +443,29 @@ impl<D: Driver> Worker<D> {
             self.cancel(call);
         }
         self.drop_conn(key);
+    }
+
+    /// A provider that is silent while calls wait is asked for a sign of life, and given up after three intervals, as Dubbo's own
+    /// peers do (`HeartbeatTimerTask`, `ReconnectTimerTask`).
+    pub(crate) fn dubbo_up_timer(&mut self, key: Key<Conn>, now: u64) {
+        let idle = self.snapshot.timeouts.idle.as_nanos() as u64;
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let Role::DubboUp(up) = &mut conn.role else { return };
+        let silent = now.saturating_sub(up.heard);
+        if silent >= 3 * idle {
+            if up.waiting > 0 {
+                tracing::warn!("a Dubbo provider is silent; its connection is given up");
+            }
+            self.dubbo_up_lost(key);
+            return;
+        }
+        if up.waiting > 0 && silent >= idle {
+            self.scratch.clear();
+            write_event(&mut self.scratch, HEARTBEAT_ID, serialization::HESSIAN2, Event::Heartbeat);
+            conn.out.push(self.driver.pool().append(&self.scratch));
+            self.touch_conn(key);
+        }
+        self.set_conn_deadline(key, now + idle);
     }
 
     /// A provider's connection is gone: its calls may have run.

@@ -91,6 +91,7 @@ impl<D: Driver> Worker<D> {
     /// More of the request's body.
     pub(crate) fn request_data(&mut self, key: Key<Call>, chunk: Chunk) {
         let now = self.driver.now();
+        let idle = self.snapshot.timeouts.idle.as_nanos() as u64;
         let Some(call) = self.calls.get_mut(key) else { return };
         let (forwarded, cluster, answered) = (call.forwarded, call.cluster, call.answered);
         let tunnel = call.exchange().is_some_and(|exchange| exchange.tunnel);
@@ -99,8 +100,8 @@ impl<D: Driver> Worker<D> {
         } else if let Some(exchange) = call.exchange() {
             exchange.pending.push(chunk);
         }
-        if !answered && !tunnel {
-            let within = self.first_byte_timeout(cluster);
+        if !tunnel {
+            let within = if answered { idle } else { self.first_byte_timeout(cluster) };
             self.set_call_deadline(key, now + within);
         }
         self.balance_request(key);
@@ -184,6 +185,10 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn interim_response(&mut self, key: Key<Call>, head: &ResponseHead, bytes: &[u8]) {
         let Some(call) = self.calls.get(key) else { return };
         let Peer::Conn(origin) = call.origin else { return };
+        // An interim answer is a courtesy: a client that takes nothing gets none.
+        if self.backlog(Peer::Conn(origin)) >= self.backlog_max() {
+            return;
+        }
         if matches!(self.conns.get(origin), Some(Conn { role: Role::HttpDown(HttpDown { old: false, .. }), .. })) {
             self.scratch.clear();
             let how = ResponseOut {
@@ -229,9 +234,11 @@ impl<D: Driver> Worker<D> {
                 let version = if down.old { Version::Http10 } else { Version::Http11 };
                 self.scratch.clear();
                 write_response(&mut self.scratch, head, bytes, &ResponseOut { framing, connection, version });
+                let head_put_at = (conn.unsent() == 0).then_some(conn.flushes);
                 conn.out.push(self.driver.pool().append(&self.scratch));
                 if let Some(exchange) = self.calls.get_mut(key).and_then(Call::exchange) {
                     exchange.response_chunked = framing == Framing::Chunked;
+                    exchange.head_put_at = head_put_at;
                 }
                 self.touch_conn(conn_key);
             }
@@ -332,7 +339,7 @@ impl<D: Driver> Worker<D> {
                 u16::from(failure.dubbo_status())
             }
             Kind::Exchange(exchange) => {
-                let begun = call.answered;
+                let begun = call.answered && !self.take_back_answer(call.origin, exchange.head_put_at);
                 match call.origin {
                     Peer::Conn(conn) if exchange.http && !begun => {
                         self.own_response(conn, failure, exchange.head_only, exchange.request_ended);
@@ -345,6 +352,17 @@ impl<D: Driver> Worker<D> {
             }
         };
         self.count(call.listener, call.cluster, code, call.started);
+    }
+
+    /// Takes back an answer of which no byte has left the sidecar; true if there was one.
+    fn take_back_answer(&mut self, origin: Peer, head_put_at: Option<u64>) -> bool {
+        let Peer::Conn(key) = origin else { return false };
+        let Some(conn) = self.conns.get_mut(key) else { return false };
+        let whole = head_put_at == Some(conn.flushes);
+        if whole {
+            conn.out.clear();
+        }
+        whole
     }
 
     /// The caller is gone: nobody is to be told.
@@ -448,7 +466,33 @@ impl<D: Driver> Worker<D> {
             self.set_call_deadline(key, at);
             return;
         }
+        // Bytes that went out to a slow peer are progress too.
+        let until = self.moved_until(key);
+        let call = self.calls.get(key);
+        if until > now && call.is_some_and(|call| call.hard_deadline > now) {
+            self.set_call_deadline(key, until);
+            return;
+        }
         self.fail(key, Failure::Timeout);
+    }
+
+    /// Until when a call may go on because of what its sockets moved last.
+    fn moved_until(&self, key: Key<Call>) -> u64 {
+        let Some(call) = self.calls.get(key) else { return 0 };
+        if matches!(call.kind, Kind::Dubbo(_)) {
+            // Its connections carry other calls as well.
+            return 0;
+        }
+        let active = |peer: Option<Peer>| match peer {
+            Some(Peer::Conn(key)) => self.conns.get(key).map_or(0, |conn| conn.active),
+            Some(Peer::Slot(_)) | None => 0,
+        };
+        if call.answered {
+            let idle = self.snapshot.timeouts.idle.as_nanos() as u64;
+            active(Some(call.origin)).max(active(call.dest)) + idle
+        } else {
+            active(call.dest) + self.first_byte_timeout(call.cluster)
+        }
     }
 
     /// Counts a call that is over, and logs it if that is wanted.

@@ -11,6 +11,9 @@ use crate::frame::FrameReader;
 use crate::slab::Key;
 use crate::worker::{LINGER, RAW_IDLE, Worker};
 
+/// Bytes that are handed to the driver at once; it tells when all of them left.
+const BATCH_MAX: usize = 64 * 1024;
+
 impl<D: Driver> Worker<D> {
     /// A client connected to listener `index`.
     pub(crate) fn accepted(&mut self, index: usize, sock: SockId) {
@@ -134,7 +137,17 @@ impl<D: Driver> Worker<D> {
 
     /// Everything left that was to be sent: whoever feeds this conn may go on.
     pub(crate) fn conn_drained(&mut self, key: Key<Conn>) {
-        let Some(call) = self.conns.get(key).and_then(Conn::call) else { return };
+        let Some(conn) = self.conns.get(key) else { return };
+        let Some(call) = conn.call() else {
+            // A client that did not take its answers was not read from either.
+            if matches!(conn.role, Role::HttpDown(_) | Role::DubboDown(_)) && conn.finish == Finish::Stay {
+                if !conn.input.is_empty() {
+                    self.revisit.push(key);
+                }
+                self.start_recv(key);
+            }
+            return;
+        };
         let Some(call) = self.calls.get(call) else { return };
         let source = if call.dest == Some(Peer::Conn(key)) { Some(call.origin) } else { call.dest };
         if let Some(source) = source {
@@ -146,9 +159,9 @@ impl<D: Driver> Worker<D> {
         tracing::debug!(?key, %error, "a send failed");
         let Some(conn) = self.conns.get_mut(key) else { return };
         conn.out.clear();
-        match &conn.role {
+        match &mut conn.role {
             // What it still has to say may be an answer that explains: read on until it ends.
-            Role::HttpUp(up) if up.call.is_some() && !conn.ended => {}
+            Role::HttpUp(up) if up.call.is_some() && !conn.ended => up.broken = true,
             Role::HttpUp(_) => self.http_up_ended(key, true),
             Role::HttpDown(_) => self.http_down_ended(key, true),
             Role::DubboDown(_) => self.dubbo_down_ended(key, true),
@@ -179,8 +192,12 @@ impl<D: Driver> Worker<D> {
                     return;
                 }
                 if !conn.out.is_empty() {
-                    conn.sending = conn.out.len_bytes() as u64;
-                    let chunks = std::mem::take(&mut conn.out);
+                    let chunks = next_batch(&mut conn.out);
+                    conn.sending = chunks.len_bytes() as u64;
+                    conn.flushes += 1;
+                    if let Role::HttpUp(up) = &mut conn.role {
+                        up.sent = true;
+                    }
                     self.driver.send(sock, chunks);
                     return;
                 }
@@ -192,6 +209,7 @@ impl<D: Driver> Worker<D> {
             Pipe::Stream(at) => {
                 let Some(lane) = self.lanes.get_mut(at.lane) else { return };
                 let Some(slot) = lane.slot_mut(at) else { return };
+                conn.flushes += u64::from(!conn.out.is_empty());
                 slot.out.append(&mut conn.out);
                 if conn.finish != Finish::Stay && !conn.write_ended {
                     conn.write_ended = true;
@@ -316,6 +334,15 @@ impl<D: Driver> Worker<D> {
         if slot.generation == at.generation { slot.out.len_bytes() as u64 } else { 0 }
     }
 
+    /// A client has so many answers to take that nothing more is read from it; true if so.
+    pub(crate) fn client_is_behind(&mut self, key: Key<Conn>) -> bool {
+        let behind = self.backlog(Peer::Conn(key)) >= self.backlog_max();
+        if behind {
+            self.stop_recv(key);
+        }
+        behind
+    }
+
     /// Bytes that may wait in a sink before its source is paused.
     pub(crate) fn backlog_max(&self) -> u64 {
         u64::from(self.snapshot.limits.buffered_bytes_per_connection)
@@ -391,7 +418,7 @@ impl<D: Driver> Worker<D> {
                 self.set_conn_deadline(key, now + self.idle_for(key))
             }
             Role::HttpUp(up) if up.call.is_some() => self.set_conn_deadline(key, now + self.idle_for(key)),
-            Role::DubboUp(up) if up.waiting > 0 => self.set_conn_deadline(key, now + self.idle_for(key)),
+            Role::DubboUp(_) => self.dubbo_up_timer(key, now),
             Role::DubboDown(down) if down.waiting > 0 => self.set_conn_deadline(key, now + self.idle_for(key)),
             _ if idle_until > now => self.set_conn_deadline(key, idle_until),
             _ => self.conn_idle(key),
@@ -414,7 +441,7 @@ impl<D: Driver> Worker<D> {
         match self.conns.get(key).map(|conn| &conn.role) {
             Some(Role::RawDown(_) | Role::RawUp(_)) => RAW_IDLE.max(idle),
             // Three missed heartbeats, as both Dubbo peers count.
-            Some(Role::DubboDown(_) | Role::DubboUp(_)) => 3 * idle,
+            Some(Role::DubboDown(_)) => 3 * idle,
             _ => idle,
         }
     }
@@ -445,6 +472,20 @@ impl<D: Driver> Worker<D> {
             Role::HttpUp(_) | Role::DubboUp(_) | Role::RawDown(_) | Role::RawUp(_) | Role::Lingering => {}
         }
     }
+}
+
+/// What is sent in one go: so much that a slow peer's progress still shows, now and then.
+fn next_batch(out: &mut Chunks) -> Chunks {
+    if out.len_bytes() <= BATCH_MAX {
+        return std::mem::take(out);
+    }
+    let mut batch = Chunks::new();
+    while batch.len_bytes() < BATCH_MAX
+        && let Some(chunk) = out.pop_front()
+    {
+        batch.push(chunk);
+    }
+    batch
 }
 
 fn is_downstream(role: &Role) -> bool {

@@ -33,7 +33,7 @@ impl<D: Driver> Worker<D> {
                     self.stop_recv(key);
                 }
                 return;
-            } else if !self.http_down_head(key) {
+            } else if self.client_is_behind(key) || !self.http_down_head(key) {
                 return;
             }
         }
@@ -72,6 +72,11 @@ impl<D: Driver> Worker<D> {
     fn http_head_incomplete(&mut self, key: Key<Conn>) {
         let within = self.snapshot.timeouts.head_read.as_nanos() as u64;
         let now = self.driver.now();
+        if self.conns.get(key).is_some_and(|conn| conn.ended) {
+            // The rest of this head will not come.
+            self.finish_conn(key, Finish::Close);
+            return;
+        }
         let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(key) else { return };
         if !down.head_started {
             down.head_started = true;
@@ -126,6 +131,7 @@ impl<D: Driver> Worker<D> {
             replay: None,
             request_ended: self.http_body_done(key),
             response_chunked: false,
+            head_put_at: None,
             response_has_trailers: false,
             status: 0,
             received: 0,
@@ -179,6 +185,10 @@ impl<D: Driver> Worker<D> {
             }
         };
         if step.consumed == 0 && !step.done {
+            if conn.ended {
+                self.cancel(call);
+                self.drop_conn(key);
+            }
             return false;
         }
         let mut taken = conn.input.split_to(step.consumed);
@@ -202,11 +212,13 @@ impl<D: Driver> Worker<D> {
 
     /// The client sends no more.
     pub(crate) fn http_down_ended(&mut self, key: Key<Conn>, broken: bool) {
-        let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(key) else { return };
-        down.keep_alive = false;
+        let Some(Conn { role: Role::HttpDown(down), input, .. }) = self.conns.get_mut(key) else { return };
+        let waiting = !input.is_empty();
         match down.call {
             // A client may end its direction and still want the answer; one that ended inside its request does not.
             Some(_) if !broken && down.body.is_none() => {}
+            // Its last bytes are still to be looked at.
+            _ if !broken && waiting => self.revisit.push(key),
             Some(call) => {
                 self.cancel(call);
                 self.drop_conn(key);
@@ -245,7 +257,7 @@ impl<D: Driver> Worker<D> {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let Role::HttpDown(down) = &mut conn.role else { return };
         down.call = None;
-        if close || !down.keep_alive || !request_ended || conn.ended {
+        if close || !down.keep_alive || !request_ended || (conn.ended && conn.input.is_empty()) {
             self.finish_conn(key, Finish::Close);
             return;
         }

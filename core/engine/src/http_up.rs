@@ -36,6 +36,15 @@ impl<D: Driver> Worker<D> {
     /// Reads the head of an answer; false when it is not complete.
     fn http_up_head(&mut self, key: Key<Conn>, call: Key<Call>) -> bool {
         let limits = self.head_limits();
+        if self.calls.get(call).is_some_and(|call| !call.forwarded) {
+            // Sent before the request was: it answers nothing that we asked (a server's 408 for an idle connection, say).
+            self.drop_conn(key);
+            if let Some(call) = self.calls.get_mut(call) {
+                call.dest = None;
+            }
+            self.dispatch_again(call);
+            return false;
+        }
         let to_head = self.calls.get_mut(call).and_then(Call::exchange).is_some_and(|exchange| exchange.head_only);
         let Some(conn) = self.conns.get_mut(key) else { return false };
         let mut head = std::mem::take(&mut self.response_head);
@@ -127,7 +136,7 @@ impl<D: Driver> Worker<D> {
         up.body = None;
         up.reused = true;
         let address = self.addresses.get(up.address);
-        let clean = up.keep_alive && up.request_done && !unsent && conn.input.is_empty() && !conn.ended;
+        let clean = !up.broken && up.keep_alive && up.request_done && !unsent && conn.input.is_empty() && !conn.ended;
         if !clean || draining || address.idle.len() >= idle_max {
             self.drop_conn(key);
             return;
@@ -151,9 +160,8 @@ impl<D: Driver> Worker<D> {
             self.response_end(call);
             return;
         }
-        let (reused, address) = (up.reused, up.address);
+        let (reused, address, unsent) = (up.reused, up.address, !up.sent);
         let started = up.body.is_some();
-        let unsent = self.conns.get(key).is_some_and(|conn| conn.out.len_bytes() > 0 && conn.sending == 0);
         self.addresses.get(address).counters.failures.add(1);
         self.drop_conn(key);
         self.attempt_failed(call, reused, unsent, started);
@@ -167,7 +175,8 @@ impl<D: Driver> Worker<D> {
         let attempt = Attempt {
             idempotent: exchange.idempotent,
             bytes_sent: if forwarded && !unsent { 1 } else { 0 },
-            replayable: exchange.replay.is_some() || !exchange.request_has_body,
+            // What was never forwarded still lies in `pending`.
+            replayable: !forwarded || exchange.replay.is_some() || !exchange.request_has_body,
             reused_connection,
             response_started: response_started || answered,
             attempts: attempts.max(1),

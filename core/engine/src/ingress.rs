@@ -210,6 +210,7 @@ impl<D: Driver> Worker<D> {
             replay: None,
             request_ended: header.flags.end(),
             response_chunked: false,
+            head_put_at: None,
             response_has_trailers: false,
             status: 0,
             received: 0,

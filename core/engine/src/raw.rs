@@ -36,6 +36,7 @@ impl<D: Driver> Worker<D> {
             replay: None,
             request_ended: false,
             response_chunked: false,
+            head_put_at: None,
             response_has_trailers: false,
             status: 0,
             received: 0,

@@ -9,7 +9,7 @@
 //! | yes | | | | | | no: the caller has seen part of it |
 //! | | | | | | [`ATTEMPTS_MAX`] or more | no |
 //! | | fresh | | | | | no: the endpoint itself is sick |
-//! | | reused | no byte of it | | | fewer | **again** |
+//! | | reused | no byte of it | | yes | fewer | **again** |
 //! | | reused | some or all | yes | yes | fewer | **again** |
 //! | | reused | some or all | yes | no | | no: it cannot be sent again |
 //! | | reused | some or all | no | | | no: it may have run |
@@ -52,8 +52,8 @@ impl Attempt {
         if self.response_started || self.attempts >= ATTEMPTS_MAX || !self.reused_connection {
             return Retry::No;
         }
-        let unsent = self.bytes_sent == 0;
-        if unsent || (self.idempotent && self.replayable) { Retry::Again } else { Retry::No }
+        let harmless = self.bytes_sent == 0 || self.idempotent;
+        if harmless && self.replayable { Retry::Again } else { Retry::No }
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
             ("unsent, not idempotent", Attempt { idempotent: false, bytes_sent: 0, ..STALE }, Retry::Again),
             ("may have run", Attempt { idempotent: false, ..STALE }, Retry::No),
             ("body is gone", Attempt { replayable: false, ..STALE }, Retry::No),
-            ("nothing sent, so nothing is gone", Attempt { replayable: false, bytes_sent: 0, ..STALE }, Retry::Again),
+            ("unsent, but given away", Attempt { replayable: false, bytes_sent: 0, ..STALE }, Retry::No),
             ("fresh connection", Attempt { reused_connection: false, ..STALE }, Retry::No),
             ("fresh, unsent", Attempt { reused_connection: false, bytes_sent: 0, ..STALE }, Retry::No),
             ("answer began", Attempt { response_started: true, ..STALE }, Retry::No),
