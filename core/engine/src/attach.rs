@@ -44,6 +44,8 @@ impl<D: Driver> Worker<D> {
                 queue: Default::default(),
                 listed: false,
                 hot: !quiet,
+                lends: false,
+                key_bytes: 0,
                 blocked: false,
                 active: now,
             });

@@ -90,6 +90,8 @@ pub struct HttpDown {
     pub old: bool,
     /// A byte of the next head has come.
     pub head_started: bool,
+    /// A request came.
+    pub served: bool,
 }
 
 /// An HTTP server connection. One request at a time.

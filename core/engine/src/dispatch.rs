@@ -21,6 +21,12 @@ const CONNECTS_MAX: u32 = 16;
 /// Of these, to the host that a request names: all addresses of a name lead to the same host.
 const NAMED_CONNECTS_MAX: u32 = 3;
 
+/// Dubbo connections of one worker to one address.
+const DUBBO_CONNECTIONS_MAX: usize = 8;
+
+/// Addresses that a worker knows; requests to further ones that are named by clients (forward proxy) are refused.
+pub const ADDRESSES_MAX: usize = 16_384;
+
 /// What is known of a host name.
 pub struct HostState {
     addresses: Vec<SocketAddr>,
@@ -108,6 +114,7 @@ impl<D: Driver> Worker<D> {
             return;
         }
         match self.find_host(key, host, port) {
+            Found::At(_) if self.addresses.len() > ADDRESSES_MAX => self.fail(key, Failure::Overloaded),
             Found::At(address) if self.is_own(address) => self.fail(key, Failure::Loop),
             Found::At(address) => self.connect_call(key, address),
             Found::Wait => {}
@@ -118,13 +125,14 @@ impl<D: Driver> Worker<D> {
     /// Whether an address is one of this sidecar's listeners: a request to it would come back for ever.
     fn is_own(&mut self, address: AddressId) -> bool {
         let Target::Tcp(target) = self.addresses.get(address).target else { return false };
-        self.snapshot.listeners.iter().any(|listener| match listener.bind {
-            shmesh_policy::Bind::Tcp(bound) => {
-                bound.port() == target.port()
-                    && (bound.ip() == target.ip() || bound.ip().is_unspecified() && target.ip().is_loopback())
-            }
-            _ => false,
-        })
+        target == self.snapshot.admin.address
+            || self.snapshot.listeners.iter().any(|listener| match listener.bind {
+                shmesh_policy::Bind::Tcp(bound) => {
+                    bound.port() == target.port()
+                        && (bound.ip() == target.ip() || bound.ip().is_unspecified() && target.ip().is_loopback())
+                }
+                _ => false,
+            })
     }
 
     fn find_host(&mut self, key: Key<Call>, host: Box<str>, port: u16) -> Found {
@@ -243,24 +251,31 @@ impl<D: Driver> Worker<D> {
     }
 
     fn connect_dubbo(&mut self, key: Key<Call>, address: AddressId) {
-        let calls_max = self.snapshot.limits.calls_per_connection;
-        if let Some(shared) = self.addresses.get(address).dubbo
-            && let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(shared)
-        {
-            if up.waiting as usize + up.queue.len() >= calls_max as usize {
-                self.fail(key, Failure::Overloaded);
-                return;
+        let calls_max = self.snapshot.limits.calls_per_connection as usize;
+        let shared = self.addresses.get(address).dubbo.len();
+        for index in 0..shared {
+            let conn_key = self.addresses.get(address).dubbo[index];
+            let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(conn_key) else { continue };
+            if up.waiting as usize + up.queue.len() >= calls_max {
+                continue;
             }
             let connected = up.connected;
             if !connected {
                 up.queue.push(key);
             }
             if let Some(call) = self.calls.get_mut(key) {
-                call.dest = Some(Peer::Conn(shared));
+                call.dest = Some(Peer::Conn(conn_key));
             }
             if connected {
                 self.make_ready(key);
             }
+            return;
+        }
+        if shared >= DUBBO_CONNECTIONS_MAX {
+            if let Some(call) = self.calls.get_mut(key) {
+                call.last_failure = Failure::Overloaded;
+            }
+            self.dispatch(key);
             return;
         }
         let role = Role::DubboUp(DubboUp {
@@ -273,7 +288,7 @@ impl<D: Driver> Worker<D> {
             heard: self.driver.now(),
         });
         if let Some(conn) = self.connect(key, address, role) {
-            self.addresses.get(address).dubbo = Some(conn);
+            self.addresses.get(address).dubbo.push(conn);
         }
     }
 

@@ -6,8 +6,8 @@
 use shmesh_io::{Chunk, Chunks, Driver, Slice};
 use shmesh_policy::{DubboKey, DubboRoute, Group};
 use shmesh_proto::dubbo::{
-    Event, FrameError, FrameHeader, PeekOutcome, attachment, event, peek_request, serialization, service_version, status,
-    write_error, write_event, write_heartbeat_reply,
+    Event, FrameError, FrameHeader, PeekOutcome, attachment, event, peek_request, serialization, service_version,
+    status, write_error, write_event, write_heartbeat_reply,
 };
 use shmesh_shm::{Protocol, TOTAL_UNKNOWN};
 
@@ -187,14 +187,12 @@ impl<D: Driver> Worker<D> {
         up.readonly = readonly;
         let (address, waiting) = (self.addresses.get(up.address), up.waiting);
         if readonly {
-            if address.dubbo == Some(key) {
-                address.dubbo = None;
-            }
+            address.dubbo.retain(|&shared| shared != key);
             if waiting == 0 {
                 self.drop_conn(key);
             }
-        } else if address.dubbo.is_none() {
-            address.dubbo = Some(key);
+        } else if !address.dubbo.contains(&key) {
+            address.dubbo.push(key);
         }
     }
 

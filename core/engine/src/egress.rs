@@ -17,6 +17,9 @@ const PART_MAX: u64 = 64 * 1024;
 /// Bytes that an app is given back at a time, unless its window is nearly used up: fewer CREDIT records.
 const GRANT_MIN: u64 = 64 * 1024;
 
+/// Credit that may wait for room in the ring; an app that does not consume gets no more.
+const GRANT_MAX: u64 = 1 << 30;
+
 impl<D: Driver> Worker<D> {
     /// Sends what waits, and rings the apps that sleep.
     pub(crate) fn flush_lanes(&mut self) {
@@ -105,9 +108,6 @@ impl<D: Driver> Worker<D> {
                 self.touch_lane(key);
             }
             index += 1;
-        }
-        if self.lending.len() > 256 {
-            self.lending.clear();
         }
     }
 
@@ -221,6 +221,9 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn end_stream(&mut self, at: SlotRef, cut: bool) {
         let done = self.with_slot(at, |slot| {
             slot.user = User::Discard;
+            if slot.received_end && !cut {
+                slot.end = true;
+            }
             slot.sent_end && slot.received_end
         });
         match done {
@@ -250,7 +253,7 @@ impl<D: Driver> Worker<D> {
         let Some(lane) = self.lanes.get_mut(at.lane) else { return };
         let least = GRANT_MIN.min(u64::from(lane.end.geometry().window) / 4);
         let Some(slot) = lane.slot_mut(at) else { return };
-        if slot.received_end || slot.ungranted < least {
+        if slot.received_end || slot.ungranted < least || u64::from(slot.grant) + slot.ungranted > GRANT_MAX {
             return;
         }
         slot.window += slot.ungranted;

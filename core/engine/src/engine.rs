@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
 use shmesh_io::{Choice, Driver, EpollDriver, Limits as DriverLimits, UringDriver, net, probe};
-use shmesh_policy::{Bind, Snapshot};
+use shmesh_policy::{Bind, Listener, Snapshot};
 
 use crate::access_log::AccessLog;
 use crate::counters::{Registry, lock};
@@ -68,6 +68,7 @@ pub struct Engine {
     workers: Vec<Postbox>,
     threads: Vec<JoinHandle<()>>,
     in_flight: Vec<Arc<AtomicU64>>,
+    drain_seen: Vec<Arc<AtomicBool>>,
     driver: DriverReport,
     ready: AtomicBool,
     /// Socket files, removed when the engine ends or drains.
@@ -104,18 +105,21 @@ impl Engine {
             workers: Vec::new(),
             threads: Vec::new(),
             in_flight: Vec::new(),
+            drain_seen: Vec::new(),
             driver,
             ready: AtomicBool::new(false),
             names: Mutex::new(bound.names),
         };
         for (index, sockets) in bound.sockets.into_iter().enumerate() {
             let in_flight = Arc::new(AtomicU64::new(0));
+            let drain_seen = Arc::new(AtomicBool::new(false));
             let start = WorkerStart {
                 shared: shared.clone(),
                 index,
                 resolver: resolver.clone(),
                 log: log.clone(),
                 in_flight: in_flight.clone(),
+                drain_seen: drain_seen.clone(),
                 sockets,
             };
             let (thread, postbox) = if engine.driver.name == "uring" {
@@ -126,6 +130,7 @@ impl Engine {
             engine.threads.push(thread);
             engine.workers.push(postbox);
             engine.in_flight.push(in_flight);
+            engine.drain_seen.push(drain_seen);
         }
         let bell = shmesh_shm::doorbell::worker_bell()?;
         *lock(&shared.sessions.bell) = Some(bell.try_clone()?);
@@ -146,7 +151,7 @@ impl Engine {
 
     /// Makes a snapshot the current one. The workers take it between two turns.
     pub fn publish(&self, snapshot: Arc<Snapshot>) -> Result<(), PublishError> {
-        if self.shared.snapshot.load().listeners != snapshot.listeners {
+        if !same_listeners(&self.shared.snapshot.load(), &snapshot) {
             return Err(PublishError::Listeners);
         }
         let version = snapshot.version;
@@ -179,9 +184,12 @@ impl Engine {
         self.shared.sessions.wake();
     }
 
-    /// Calls in flight.
+    /// Calls in flight. Once draining has begun it also counts what else is unfinished, and is not 0 before every worker
+    /// knows of the draining.
     pub fn in_flight(&self) -> u64 {
-        self.in_flight.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        let draining = self.shared.draining.load(Ordering::Acquire);
+        let unaware = draining && !self.drain_seen.iter().all(|seen| seen.load(Ordering::Acquire));
+        self.in_flight.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>() + u64::from(unaware)
     }
 
     /// Ends the workers at once.
@@ -196,12 +204,24 @@ impl Engine {
     }
 }
 
+/// Whether two snapshots listen in the same way. Clusters are compared by name: their indices may have moved.
+fn same_listeners(old: &Snapshot, new: &Snapshot) -> bool {
+    let cluster = |snapshot: &Snapshot, listener: &Listener| {
+        listener.cluster.and_then(|id| snapshot.cluster(id)).map(|cluster| cluster.name.clone())
+    };
+    old.listeners.len() == new.listeners.len()
+        && old.listeners.iter().zip(&new.listeners).all(|(a, b)| {
+            a.name == b.name && a.bind == b.bind && a.protocol == b.protocol && cluster(old, a) == cluster(new, b)
+        })
+}
+
 struct WorkerStart {
     shared: Arc<Shared>,
     index: usize,
     resolver: Resolver,
     log: Option<AccessLog>,
     in_flight: Arc<AtomicU64>,
+    drain_seen: Arc<AtomicBool>,
     sockets: Sockets,
 }
 
@@ -257,6 +277,7 @@ fn prepare<D: Driver>(start: WorkerStart, driver: impl FnOnce() -> io::Result<D>
         resolver: start.resolver,
         log: start.log,
         in_flight: start.in_flight,
+        drain_seen: start.drain_seen,
     });
     worker.listeners = listeners;
     Ok(worker)

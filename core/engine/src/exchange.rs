@@ -3,8 +3,8 @@
 
 use shmesh_io::{Chunk, Chunks, Driver, Slice};
 use shmesh_proto::http1::{
-    BodyKind, ConnectionOption, Framing, ResponseHead, ResponseOut, Version, write_last_chunk, write_own_response,
-    write_response,
+    BodyKind, ConnectionOption, Framing, HeadLimits, ResponseHead, ResponseOut, Version, write_last_chunk,
+    write_own_response, write_response,
 };
 use shmesh_shm::{Reset, TOTAL_UNKNOWN};
 
@@ -345,7 +345,9 @@ impl<D: Driver> Worker<D> {
                         self.own_response(conn, failure, exchange.head_only, exchange.request_ended);
                     }
                     Peer::Conn(conn) => self.cut_conn(conn),
-                    Peer::Slot(at) if exchange.http && !begun => self.own_answer(at, failure),
+                    Peer::Slot(at) if exchange.http && !begun && failure != Failure::Withdrawn => {
+                        self.own_answer(at, failure);
+                    }
                     Peer::Slot(at) => self.slot_reset(at, failure.reset(), failure.sentence()),
                 }
                 if exchange.http { failure.http_status() } else { failure.reset() as u16 }
@@ -361,6 +363,9 @@ impl<D: Driver> Worker<D> {
         let whole = head_put_at == Some(conn.flushes);
         if whole {
             conn.out.clear();
+            if let Role::HttpDown(down) = &mut conn.role {
+                down.keep_alive = false;
+            }
         }
         whole
     }
@@ -433,7 +438,7 @@ impl<D: Driver> Worker<D> {
         write_own_response(&mut self.scratch, failure.http_status(), failure.reason(), failure.sentence(), false, true);
         let mut head = std::mem::take(&mut self.response_head);
         let own = std::mem::take(&mut self.scratch);
-        if head.parse(&own, &self.head_limits(), false).is_ok() {
+        if head.parse(&own, &HeadLimits::default(), false).is_ok() {
             let mut text = Vec::new();
             let how = ResponseOut {
                 framing: Framing::Unframed,

@@ -9,7 +9,7 @@ use crate::call::{Failure, Kind, Peer};
 use crate::conn::{Conn, DubboDown, Finish, HttpDown, Pipe, RawDown, Role};
 use crate::frame::FrameReader;
 use crate::slab::Key;
-use crate::worker::{LINGER, RAW_IDLE, Worker};
+use crate::worker::{FIRST_REQUEST_GRACE, LINGER, RAW_IDLE, Worker};
 
 /// Bytes that are handed to the driver at once; it tells when all of them left.
 const BATCH_MAX: usize = 64 * 1024;
@@ -48,6 +48,7 @@ impl<D: Driver> Worker<D> {
                 keep_alive: true,
                 old: false,
                 head_started: false,
+                served: false,
             }),
             Protocol::Dubbo => Role::DubboDown(DubboDown { listener, frames: FrameReader::default(), waiting: 0 }),
             Protocol::Raw => Role::RawDown(RawDown { call: None }),
@@ -58,7 +59,7 @@ impl<D: Driver> Worker<D> {
         if protocol == Protocol::Raw {
             self.raw_begin(key, listener, cluster);
         } else {
-            let idle = self.idle_for(key);
+            let idle = if self.draining { FIRST_REQUEST_GRACE } else { self.idle_for(key) };
             self.set_conn_deadline(key, now + idle);
         }
         key
@@ -373,9 +374,7 @@ impl<D: Driver> Worker<D> {
             }
             Role::DubboUp(up) => {
                 let address = self.addresses.get(up.address);
-                if address.dubbo == Some(key) {
-                    address.dubbo = None;
-                }
+                address.dubbo.retain(|&shared| shared != key);
                 if up.connected {
                     address.counters.connections.sub(1);
                 }
@@ -413,6 +412,7 @@ impl<D: Driver> Worker<D> {
                 self.counters.http_malformed.add(1);
                 self.http_refuse(key, 408, "head-timeout", "shmesh: the request's head did not come in time");
             }
+            Role::HttpDown(down) if down.call.is_none() && self.draining => self.drop_conn(key),
             // While a call is under way its own deadline decides, unless the client takes nothing.
             Role::HttpDown(down) if down.call.is_some() && *unsent == 0 => {
                 self.set_conn_deadline(key, now + self.idle_for(key))
@@ -452,8 +452,14 @@ impl<D: Driver> Worker<D> {
         match &mut conn.role {
             Role::HttpDown(down) => {
                 down.keep_alive = false;
-                if down.call.is_none() && !down.head_started {
+                if down.call.is_some() || down.head_started {
+                    return;
+                }
+                if down.served {
                     self.finish_conn(key, Finish::Close);
+                } else {
+                    let now = self.driver.now();
+                    self.set_conn_deadline(key, now + FIRST_REQUEST_GRACE);
                 }
             }
             Role::DubboDown(down) => {

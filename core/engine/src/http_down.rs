@@ -90,6 +90,7 @@ impl<D: Driver> Worker<D> {
         let idle = self.snapshot.timeouts.idle.as_nanos() as u64;
         let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(key) else { return };
         down.head_started = false;
+        down.served = true;
         down.keep_alive = head.keep_alive && !self.draining;
         down.old = head.version == Version::Http10;
         let listener = down.listener;

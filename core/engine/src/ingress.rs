@@ -23,6 +23,12 @@ const COPY_MAX: u32 = 4096;
 /// Frames that come in parts, and heads, never exceed what they declare; this is what is set aside at first.
 pub(crate) const PARTIAL_RESERVE: usize = 64 * 1024;
 
+/// Bytes of all keys that one lane defines; calls with further ones are answered `overloaded`. 1,024 ids of 512 bytes.
+pub const KEY_BYTES_MAX: usize = 512 * 1024;
+
+/// Frames of the largest size that may be incomplete on one lane.
+const PARTIAL_FRAMES_MAX: usize = 4;
+
 /// Why a session has to end: what the app did against the page.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Breach {
@@ -117,6 +123,12 @@ impl<D: Driver> Worker<D> {
         if lane.routes.len() <= index {
             lane.routes.resize_with(index + 1, || None);
         }
+        let route = if lane.key_bytes + header.length as usize > KEY_BYTES_MAX {
+            RouteKey::unusable(route.protocol, Failure::Overloaded)
+        } else {
+            lane.key_bytes += header.length as usize;
+            route
+        };
         // A key that does not parse leaves its id undefined in effect: calls with it are answered as malformed.
         lane.routes[index] = Some(route);
         debug_assert!(header.route < ROUTE_IDS);
@@ -192,6 +204,7 @@ impl<D: Driver> Worker<D> {
         if route.protocol != protocol
             || route.declared.is_some_and(|declared| known != Some(declared))
             || (header.flags.end() && header.total != TOTAL_UNKNOWN && header.total != body_len)
+            || known.is_some_and(|known| body_len > known)
         {
             failure = Some(Failure::MalformedRequest);
         }
@@ -338,6 +351,8 @@ impl<D: Driver> Worker<D> {
             Protocol::Http => (Spoken::Http, None),
             Protocol::Dubbo2 => (Spoken::Dubbo, None),
             Protocol::Raw => {
+                let defined = || self.lanes.get(at.lane)?.routes.get(header.route as usize)?.clone();
+                let key = key.or_else(defined).filter(|key| key.protocol == Protocol::Raw);
                 let cluster = key.and_then(|mut key| key.cluster(&snapshot));
                 if cluster.is_none() {
                     self.slot_reset(at, Failure::NoRoute.reset(), Failure::NoRoute.sentence());
@@ -392,16 +407,22 @@ impl<D: Driver> Worker<D> {
     fn data_partial(&mut self, at: SlotRef, header: &Header) -> Result<(), Breach> {
         let frame_max = self.snapshot.limits.dubbo_body_bytes as usize + HEADER_LEN;
         let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
+        let held: usize = lane.slots.iter().filter_map(|slot| slot.partial.as_ref()).map(|p| p.frame.len()).sum();
         let slot = &mut lane.slots[at.slot as usize];
         let Some(partial) = slot.partial.as_mut() else { return Ok(()) };
-        let too_long = partial.frame.len() + header.length as usize > frame_max;
+        let too_long =
+            partial.frame.len() + header.length as usize > frame_max || held > PARTIAL_FRAMES_MAX * frame_max;
         if !too_long {
             lane.end.append_payload(0..header.length, &mut partial.frame)?;
         }
         lane.end.advance();
         if too_long {
             self.counters.dubbo_malformed.add(1);
-            self.slot_reset(at, Failure::Overloaded.reset(), "the frame is longer than limits.dubbo_body_bytes");
+            self.slot_reset(
+                at,
+                Failure::Overloaded.reset(),
+                "the frame is longer than limits.dubbo_body_bytes, or too many are incomplete on this lane",
+            );
             return Ok(());
         }
         self.consumed(at, u64::from(header.length));
@@ -536,7 +557,8 @@ impl<D: Driver> Worker<D> {
         {
             let mut shared = SharedSlice::from(lease);
             shared.advance(from as usize);
-            if !self.lending.contains(&key) {
+            if !lane.lends {
+                lane.lends = true;
                 self.lending.push(key);
             }
             return Ok(Some(Chunk::Shared(shared)));

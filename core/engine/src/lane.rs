@@ -34,6 +34,10 @@ pub struct Lane {
     pub listed: bool,
     /// In the worker's list of lanes that are looked at each turn.
     pub hot: bool,
+    /// In the worker's list of lanes whose blocks are lent.
+    pub lends: bool,
+    /// Bytes of the keys that are defined.
+    pub key_bytes: usize,
     /// Waits for the app to make room.
     pub blocked: bool,
     /// When it last had a record.

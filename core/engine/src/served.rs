@@ -167,6 +167,11 @@ impl<D: Driver> Worker<D> {
         self.note_ungranted(at, u64::from(header.length));
         let tunnel =
             matches!(self.calls.get(call).map(|call| &call.kind), Some(Kind::Exchange(Exchange { tunnel: true, .. })));
+        if !tunnel && self.calls.get(call).is_some_and(|call| !call.answered) {
+            // DATA before ANSWER: there is no head to go with it.
+            self.fail(call, Failure::MalformedAnswer);
+            return Ok(());
+        }
         if tunnel {
             if let Some(chunk) = chunk {
                 self.response_data(call, chunk);

@@ -24,7 +24,7 @@ use crate::route_key::RouteKey;
 use crate::session::{NewLane, NewLanes, SessionView};
 use crate::shared::Shared;
 
-/// Connections that have not said HELLO yet; more wait in the backlog.
+/// Connections that have not said HELLO yet; beyond, the one that has been silent longest is closed.
 pub const HANDSHAKES_MAX: usize = 64;
 
 /// Look-ups of one session; more are not answered.
@@ -132,7 +132,7 @@ impl Desk {
     fn wait(&self) -> (Vec<u64>, bool, Vec<usize>) {
         let ids: Vec<u64> = self.peers.keys().copied().collect();
         let waiting = self.peers.values().filter(|peer| peer.session.is_none()).count();
-        let listeners: &[_] = if waiting < HANDSHAKES_MAX && !self.said_goodbye { &self.listeners } else { &[] };
+        let listeners: &[_] = if self.said_goodbye { &[] } else { &self.listeners };
         let mut polled = vec![PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
         polled.extend(listeners.iter().map(|(_, listener)| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
         polled.extend(ids.iter().map(|id| PollFd::new(self.peers[id].socket.as_fd(), PollFlags::POLLIN)));
@@ -187,6 +187,13 @@ impl Desk {
             return;
         }
         let Ok(credentials) = getsockopt(&socket, PeerCredentials) else { return };
+        // An app speaks as soon as it is connected: the one that has been silent longest makes room.
+        let silent = self.peers.iter().filter(|(_, peer)| peer.session.is_none());
+        if silent.clone().count() >= HANDSHAKES_MAX
+            && let Some((&oldest, _)) = silent.min_by_key(|(_, peer)| peer.since)
+        {
+            self.peers.remove(&oldest);
+        }
         let peer = Peer {
             socket,
             listener,
@@ -352,7 +359,7 @@ impl Desk {
         peer.session = Some(Session { id: session, serves, lookups: HashMap::new() });
         tracing::info!(
             session,
-            app = %hello.name,
+            app = ?hello.name,
             uid = view.uid,
             calling = view.calling,
             serving = view.serving,

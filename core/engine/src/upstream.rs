@@ -19,8 +19,8 @@ pub struct AddressState {
     pub target: Target,
     /// HTTP connections without a call; the newest is used first, so that spare ones grow old and are closed.
     pub idle: Vec<Key<Conn>>,
-    /// The Dubbo connection that carries this worker's calls.
-    pub dubbo: Option<Key<Conn>>,
+    /// The Dubbo connections that carry this worker's calls; another one is made when all are full.
+    pub dubbo: Vec<Key<Conn>>,
     pub counters: Arc<EndpointCounters>,
 }
 
@@ -52,8 +52,13 @@ impl Addresses {
         }
         let id = AddressId(self.states.len() as u32);
         self.ids.insert(target.clone(), id);
-        self.states.push(AddressState { target, idle: Vec::new(), dubbo: None, counters: counters() });
+        self.states.push(AddressState { target, idle: Vec::new(), dubbo: Vec::new(), counters: counters() });
         id
+    }
+
+    /// Number of addresses.
+    pub fn len(&self) -> usize {
+        self.states.len()
     }
 
     pub fn get(&mut self, id: AddressId) -> &mut AddressState {

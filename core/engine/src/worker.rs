@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use shmesh_io::{Driver, Event, Nanos, SockId, Target, Wait};
@@ -17,7 +17,7 @@ use shmesh_shm::{Step, Waiter};
 
 use crate::access_log::AccessLog;
 use crate::call::Call;
-use crate::conn::{Conn, Finish, Pipe};
+use crate::conn::{Conn, Finish, Pipe, Role};
 use crate::counters::{CallCounters, WorkerCounters};
 use crate::lane::Lane;
 use crate::mailbox::{Mail, Postbox};
@@ -37,6 +37,12 @@ const DRIVER_INTERVAL: Nanos = 10_000;
 
 /// A lane without a record for this long is no longer looked at each turn; its app rings instead.
 pub const LANE_COOLS_AFTER: Nanos = 2_000_000;
+
+/// While draining, how long connections are still accepted that had been made before: closing a listener resets them.
+const LISTENERS_LINGER: Nanos = 100_000_000;
+
+/// While draining, how long a client that connected and said nothing yet is waited for.
+pub const FIRST_REQUEST_GRACE: Nanos = 1_000_000_000;
 
 /// How long an app's or client's peer may take to close after we have said everything.
 pub const LINGER: Nanos = 2_000_000_000;
@@ -81,10 +87,13 @@ pub struct Worker<D: Driver> {
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) call_counters: CallCounters,
     pub(crate) in_flight: Arc<AtomicU64>,
+    /// The worker knows that it drains, and `in_flight` counts accordingly.
+    pub(crate) drain_seen: Arc<AtomicBool>,
     pub(crate) downstreams: u32,
     /// Calls that have to do with a socket.
     pub(crate) socket_calls: u32,
     pub(crate) draining: bool,
+    listeners_close_at: Nanos,
     stopping: bool,
 
     // Scratch, kept so that a turn allocates nothing.
@@ -114,11 +123,12 @@ pub(crate) struct WorkerParts<D: Driver> {
     pub resolver: Resolver,
     pub log: Option<AccessLog>,
     pub in_flight: Arc<AtomicU64>,
+    pub drain_seen: Arc<AtomicBool>,
 }
 
 impl<D: Driver> Worker<D> {
     pub(crate) fn new(parts: WorkerParts<D>) -> Worker<D> {
-        let WorkerParts { driver, shared, mail, resolver, log, in_flight } = parts;
+        let WorkerParts { driver, shared, mail, resolver, log, in_flight, drain_seen } = parts;
         let now = driver.now();
         let counters = shared.registry.worker();
         let call_counters = CallCounters::new(shared.registry.clone());
@@ -148,9 +158,11 @@ impl<D: Driver> Worker<D> {
             counters,
             call_counters,
             in_flight,
+            drain_seen,
             downstreams: 0,
             socket_calls: 0,
             draining: false,
+            listeners_close_at: 0,
             stopping: false,
             scratch: Vec::new(),
             head_bytes: Vec::new(),
@@ -178,7 +190,7 @@ impl<D: Driver> Worker<D> {
                 // Nothing to look at but what the driver brings.
                 waiting = false;
                 self.counters.parks.add(1);
-                let wait = self.timers.next().map_or(Wait::Forever, Wait::Until);
+                let wait = self.next_wake();
                 self.drive(wait)?;
                 asked = self.driver.now();
                 self.lanes_ingress();
@@ -216,7 +228,7 @@ impl<D: Driver> Worker<D> {
                     if self.park_lanes() {
                         // All lanes are cold now, so the next turn waits in the driver.
                         self.counters.parks.add(1);
-                        let wait = self.timers.next().map_or(Wait::Forever, Wait::Until);
+                        let wait = self.next_wake();
                         self.drive(wait)?;
                         asked = self.driver.now();
                         waiting = false;
@@ -256,6 +268,7 @@ impl<D: Driver> Worker<D> {
             return Turn::Stop;
         }
         self.fire_timers();
+        self.close_listeners();
         for _ in 0..2 {
             let mut again = std::mem::take(&mut self.revisit);
             for key in again.drain(..) {
@@ -275,7 +288,10 @@ impl<D: Driver> Worker<D> {
                 break;
             }
         }
-        self.in_flight.store(self.calls.len() as u64, Ordering::Relaxed);
+        self.in_flight.store(self.busy(), Ordering::Relaxed);
+        if self.draining {
+            self.drain_seen.store(true, Ordering::Release);
+        }
         Turn::GoOn
     }
 
@@ -346,16 +362,54 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Accept nothing new; say so to clients that keep connections.
+    /// Say so to clients that keep connections, and close the listeners, once what waits in their queues was accepted.
     fn drain(&mut self) {
         self.draining = true;
+        self.listeners_close_at = self.driver.now() + LISTENERS_LINGER;
+        for key in self.conns.keys() {
+            self.drain_conn(key);
+        }
+    }
+
+    fn close_listeners(&mut self) {
+        if !self.draining || self.driver.now() < self.listeners_close_at {
+            return;
+        }
         for listener in self.listeners.iter_mut() {
             if let Some(state) = listener.take() {
                 self.driver.close(state.sock);
             }
         }
-        for key in self.conns.keys() {
-            self.drain_conn(key);
+    }
+
+    /// What is not finished: calls, and while draining also answers that have not left, heads that have begun, and clients
+    /// that connected and have had no chance yet to say anything.
+    fn busy(&self) -> u64 {
+        let calls = self.calls.len() as u64;
+        if !self.draining {
+            return calls;
+        }
+        let conns = self.conns.keys().into_iter().filter_map(|key| self.conns.get(key));
+        let unfinished = conns.filter(|conn| match &conn.role {
+            Role::HttpDown(down) => conn.unsent() > 0 || down.head_started || !down.served,
+            Role::DubboDown(_) | Role::RawDown(_) => conn.unsent() > 0,
+            _ => false,
+        });
+        let lanes = self.lanes.keys().into_iter().filter_map(|key| self.lanes.get(key));
+        let unread = lanes.filter(|lane| !lane.queue.is_empty());
+        let accepting = self.listeners.iter().any(Option::is_some);
+        calls + unfinished.count() as u64 + unread.count() as u64 + u64::from(accepting)
+    }
+
+    /// How long the driver may wait.
+    fn next_wake(&self) -> Wait {
+        let timer = self.timers.next();
+        let listeners =
+            (self.draining && self.listeners.iter().any(Option::is_some)).then_some(self.listeners_close_at);
+        match (timer, listeners) {
+            (None, None) => Wait::Forever,
+            (Some(at), None) | (None, Some(at)) => Wait::Until(at),
+            (Some(a), Some(b)) => Wait::Until(a.min(b)),
         }
     }
 
@@ -378,6 +432,11 @@ impl<D: Driver> Worker<D> {
             },
             || driver.random(),
         );
+        for (state, listener) in self.listeners.iter_mut().zip(&snapshot.listeners) {
+            if let Some(state) = state {
+                state.cluster = listener.cluster.map(|cluster| cluster.0);
+            }
+        }
         self.snapshot = snapshot;
         self.call_counters.snapshot_changed();
     }

@@ -85,6 +85,10 @@ impl Calls {
         if why == CallError::Forked {
             return self.fail_all(&why);
         }
+        let cause = match &why {
+            CallError::SidecarGone(cause) | CallError::MaybeExecuted(cause) => cause.clone(),
+            other => other.to_string(),
+        };
         self.wire.end.withdraw_lane();
         self.take_records();
         for slot in 0..self.slots.len() as u32 {
@@ -94,9 +98,9 @@ impl Calls {
             }
             let (generation, reached) = self.wire.end.state(slot);
             let failure = match (ran(generation == state.generation, reached), &why) {
-                (Ran::No, _) => CallError::SidecarGone(why.to_string()),
+                (Ran::No, _) => CallError::SidecarGone(cause.clone()),
                 (Ran::Maybe, CallError::Violation(_)) => why.clone(),
-                (Ran::Maybe, _) => CallError::MaybeExecuted(why.to_string()),
+                (Ran::Maybe, _) => CallError::MaybeExecuted(cause.clone()),
             };
             self.fail(slot, failure);
         }
