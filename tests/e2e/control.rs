@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::bytes::{KIB, MIB, Noise};
 use crate::process::until;
-use crate::service::{Service, http, saying};
+use crate::service::{Service, http, noise_service, saying};
 use crate::sidecar::{Driver, Sidecar, check};
 use crate::wire::Wire;
 
@@ -18,7 +19,9 @@ on_each_driver!(
     a_bad_file_changes_nothing,
     listeners_stay_as_they_are_while_it_runs,
     the_admin_interface_shows_what_is_in_force,
+    a_cluster_may_come_in_front_of_others,
     sigterm_lets_calls_in_flight_finish,
+    sigterm_lets_slow_readers_take_their_answers,
     calls_are_cut_when_the_drain_takes_too_long,
     an_idle_sidecar_ends_at_once,
     a_port_that_another_sidecar_serves_is_refused,
@@ -180,6 +183,39 @@ fn listeners_stay_as_they_are_while_it_runs(driver: Driver) {
     assert_eq!(pair.sidecar.connect("web").ask(GET).text(), "first");
 }
 
+/// A raw listener names its cluster, which is another one by number after this.
+fn a_cluster_may_come_in_front_of_others(driver: Driver) {
+    let web = saying("web");
+    let stream = Service::tcp(|mut wire| wire.send("stream"));
+    let config = "
+listeners:
+  - { name: raw, tcp: 127.0.0.1:$raw, protocol: raw, cluster: stream }
+  - { name: web, tcp: 127.0.0.1:$web, protocol: http }
+routes: [ { match: { host: service }, cluster: service } ]
+clusters:
+  - { name: service, endpoints: [ \"$up\" ] }
+  - { name: stream, endpoints: [ \"$stream\" ] }
+";
+    let words = [("up", &*web.endpoint), ("stream", &*stream.endpoint)];
+    let mut sidecar = Sidecar::start(driver, config, &words);
+    let expect_both = |sidecar: &Sidecar| {
+        assert_eq!(sidecar.connect("web").ask(GET).text(), "web");
+        assert_eq!(sidecar.connect("raw").rest(), (b"stream".to_vec(), true));
+    };
+    expect_both(&sidecar);
+    let more = config.replace("clusters:\n", "clusters:\n  - { name: new, endpoints: [ \"tcp:127.0.0.1:1\" ] }\n");
+    for (reloads, config) in [more.as_str(), config].into_iter().enumerate() {
+        sidecar.write_config(config);
+        until("it is taken", || {
+            let metrics = sidecar.metrics();
+            let refused = metrics.get("shmesh_config_reloads_total{result=\"refused\"}").copied().unwrap_or(0.0);
+            assert_eq!(refused, 0.0, "{}", sidecar.log());
+            metrics.get("shmesh_config_reloads_total{result=\"taken\"}") == Some(&(reloads as f64 + 1.0))
+        });
+        expect_both(&sidecar);
+    }
+}
+
 fn the_admin_interface_shows_what_is_in_force(driver: Driver) {
     let service = saying("ok");
     let config = "
@@ -255,6 +291,29 @@ fn sigterm_lets_calls_in_flight_finish(driver: Driver) {
     let answer = busy.answer();
     assert_eq!((answer.status(), answer.text().as_str()), (200, "done"));
     assert_eq!(answer.head.get("connection"), Some("close"));
+    assert_eq!(sidecar.process.wait().code(), Some(0));
+}
+
+/// What the sidecar took from the service and the client did not take yet is part of the call.
+fn sigterm_lets_slow_readers_take_their_answers(driver: Driver) {
+    let service = noise_service();
+    let mut sidecar = Sidecar::start(driver, CONFIG, &[("up", &service.endpoint)]);
+    let lens = [300 * KIB, MIB, 2 * MIB, 5 * MIB];
+    let mut readers: Vec<Wire> = lens.iter().map(|_| sidecar.connect("web")).collect();
+    for (wire, len) in readers.iter_mut().zip(lens) {
+        wire.send(format!("GET /give/{len}/{len}/length HTTP/1.1\r\nHost: service\r\n\r\n"));
+    }
+    // Now each has as much under way as the buffers take.
+    std::thread::sleep(Duration::from_millis(300));
+    sidecar.process.signal(Signal::SIGTERM);
+    until("the listener is closed", || Wire::try_tcp(sidecar.tcp("web")).is_none());
+    std::thread::sleep(Duration::from_millis(300));
+    for (wire, len) in readers.iter_mut().zip(lens) {
+        let answer = wire.answer();
+        assert_eq!((answer.status(), answer.body.len() as u64), (200, len));
+        Noise::new(len).check(&answer.body);
+        wire.expect_closed();
+    }
     assert_eq!(sidecar.process.wait().code(), Some(0));
 }
 

@@ -75,6 +75,11 @@ impl Wire {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
+    /// Ends both directions, whatever was not read.
+    pub fn cut(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
     /// Reads what is there, at least one byte; 0 at the end.
     pub fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if !self.ahead.is_empty() {

@@ -10,9 +10,11 @@ use shmesh_proto::dubbo::{Event, serialization, write_event};
 use super::{Frame, ask, before, call, echo_provider, provider, read_frame};
 use crate::service::Service;
 use crate::sidecar::{Driver, Sidecar};
+use crate::wire::Wire;
 
 on_each_driver!(
     ids_are_remapped_over_one_connection,
+    more_calls_than_one_connection_takes_succeed,
     late_answers_are_dropped,
     answers_that_nobody_asked_for_are_dropped,
     a_provider_that_says_readonly_gets_no_new_calls,
@@ -206,4 +208,41 @@ impl Frame {
     fn value_of_argument(&self) -> String {
         Frame::parse(&self.echo()).value()
     }
+}
+
+/// One connection carries 1,024 calls at once; what is more than that goes elsewhere, and is not refused.
+fn more_calls_than_one_connection_takes_succeed(driver: Driver) {
+    const CONSUMERS: u64 = 30;
+    const CALLS: u64 = 50;
+    /// Calls that wait, and their connection.
+    type Waiting = Vec<(Frame, usize)>;
+    let all: Mutex<(Vec<Wire>, Waiting)> = Mutex::default();
+    let service = Service::tcp(move |mut wire| {
+        let connection = {
+            let wires = &mut all.lock().expect("no panic").0;
+            wires.push(wire.twin());
+            wires.len() - 1
+        };
+        while let Some(frame) = read_frame(&mut wire) {
+            let (wires, waiting) = &mut *all.lock().expect("no panic");
+            waiting.push((frame, connection));
+            if waiting.len() as u64 == CONSUMERS * CALLS {
+                for (frame, connection) in waiting.drain(..) {
+                    wires[connection].send(frame.echo());
+                }
+            }
+        }
+    });
+    let sidecar = before(driver, &service.endpoint);
+    let mut consumers: Vec<Wire> = (0..CONSUMERS).map(|_| sidecar.connect("rpc")).collect();
+    for (consumer, wire) in consumers.iter_mut().enumerate() {
+        wire.send((0..CALLS).flat_map(|id| call(id, &format!("{consumer}/{id}"))).collect::<Vec<u8>>());
+    }
+    for (consumer, wire) in consumers.iter_mut().enumerate() {
+        for _ in 0..CALLS {
+            let answer = read_frame(wire).expect("an answer");
+            assert_eq!(answer.value(), format!("{consumer}/{}", answer.header.id));
+        }
+    }
+    assert_eq!(sidecar.requests("rpc", "greeter", 20), (CONSUMERS * CALLS) as f64);
 }

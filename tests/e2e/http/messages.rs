@@ -21,6 +21,8 @@ on_each_driver!(
     trailers_go_both_ways,
     an_answer_before_the_end_of_the_request,
     a_client_may_end_its_direction_and_read_on,
+    a_client_may_end_its_direction_behind_many_requests,
+    many_requests_without_a_route_do_not_fill_the_memory,
     a_slow_reader_does_not_fill_the_memory,
     hop_by_hop_fields_stay_behind,
     the_head_arrives_a_byte_at_a_time,
@@ -333,4 +335,44 @@ fn a_client_that_leaves_frees_its_upstream(driver: Driver) {
     }
     sidecar.expect_metric("shmesh_calls_in_flight", 0.0);
     until("the descriptors are closed", || sidecar.process.descriptors() <= idle);
+}
+
+fn a_client_may_end_its_direction_behind_many_requests(driver: Driver) {
+    let service = mirror();
+    let sidecar = before(driver, &[&service.endpoint]);
+    for count in [1, 2, 7, 300] {
+        let mut wire = sidecar.connect("web");
+        let requests: String = (0..count).map(|n| format!("GET /{n} HTTP/1.1\r\nHost: service\r\n\r\n")).collect();
+        wire.send(requests);
+        wire.end();
+        for n in 0..count {
+            assert_eq!(wire.answer().text(), format!("GET /{n} "), "of {count}");
+        }
+        wire.expect_closed();
+    }
+}
+
+/// Answers that the sidecar makes itself count like those that an upstream sends: nobody reads, so it reads no more.
+fn many_requests_without_a_route_do_not_fill_the_memory(driver: Driver) {
+    const COUNT: usize = 20_000;
+    let service = saying("ok");
+    let sidecar = before(driver, &[&service.endpoint]);
+    let mut wire = sidecar.connect("web");
+    assert_eq!(wire.ask("GET / HTTP/1.1\r\nHost: nope\r\n\r\n").status(), 404);
+    let before = sidecar.process.resident();
+    let mut writer = wire.twin();
+    let sending = std::thread::spawn(move || writer.send("GET / HTTP/1.1\r\nHost: nope\r\n\r\n".repeat(COUNT)));
+    let mut most = before;
+    for _ in 0..40 {
+        std::thread::sleep(Duration::from_millis(10));
+        most = most.max(sidecar.process.resident());
+    }
+    for n in 0..COUNT {
+        assert_eq!(wire.answer().status(), 404, "answer {n}");
+    }
+    sending.join().expect("all is sent");
+    let grown = (most - before) / MIB;
+    assert!(grown < 40, "it grew by {grown} MiB");
+    assert_eq!(sidecar.requests("web", "-", 404), 1.0 + COUNT as f64);
+    assert_eq!(service.accepted(), 0);
 }

@@ -1,7 +1,7 @@
 //! Services that refuse, die, stall, or talk nonsense; and which endpoint a call goes to.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::{before, quoted};
@@ -21,6 +21,7 @@ on_each_driver!(
     a_unix_socket_is_an_endpoint,
     connections_that_close_after_an_answer_cost_no_call,
     a_post_is_not_sent_twice,
+    a_post_that_is_read_in_part_is_not_sent_twice,
     a_get_is_sent_once_more_on_a_stale_connection,
     what_comes_unasked_is_no_answer,
 );
@@ -304,4 +305,48 @@ fn what_comes_unasked_is_no_answer(driver: Driver) {
             }
         }
     }
+}
+
+/// What was sent of a body cannot be sent again, and what was not sent must not be left out.
+fn a_post_that_is_read_in_part_is_not_sent_twice(driver: Driver) {
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heads = seen.clone();
+    // Each connection answers its GETs and ends with a POST, of which it reads the head and a few bytes.
+    let service = http(move |head, wire| {
+        heads.lock().expect("no panic").push(head.start.clone());
+        if head.method() == "POST" {
+            wire.exactly(3);
+            wire.cut();
+        } else {
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let sidecar = before(driver, &[&service.endpoint]);
+    let head = |path: usize, framing: &str| format!("POST /{path} HTTP/1.1\r\nHost: service\r\n{framing}\r\n\r\n");
+    let mut calls = 0;
+    for len in [20, 20_000, 3_000_000] {
+        let body = "x".repeat(len);
+        for chunked in [false, true] {
+            let mut wire = sidecar.connect("web");
+            assert_eq!(wire.ask(GET).text(), "ok");
+            let connections = service.accepted();
+            seen.lock().expect("no panic").clear();
+            let request = match chunked {
+                true => format!("{}{len:x}\r\n{body}\r\n0\r\n\r\n", head(calls, "Transfer-Encoding: chunked")),
+                false => format!("{}{body}", head(calls, &format!("Content-Length: {len}"))),
+            };
+            let mut writer = wire.twin();
+            // The rest of the body may meet a closed connection once the answer is out.
+            let sending = std::thread::spawn(move || writer.try_send(request.as_bytes()));
+            assert_eq!(wire.answer().status(), 502, "{len} bytes, chunked: {chunked}");
+            let _ = sending.join().expect("no panic");
+            // Were it sent once more, it would be there by now, or on the way to the same service before this GET.
+            assert_eq!(sidecar.connect("web").ask(GET).text(), "ok");
+            let posts = [format!("POST /{calls} HTTP/1.1"), "GET / HTTP/1.1".to_owned()];
+            assert_eq!(*seen.lock().expect("no panic"), posts, "{len} bytes, chunked: {chunked}");
+            assert_eq!(service.accepted(), connections + 1, "one more, for the GET");
+            calls += 1;
+        }
+    }
+    assert_eq!(sidecar.requests("web", "service", 502), calls as f64);
 }

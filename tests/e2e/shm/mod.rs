@@ -3,6 +3,7 @@
 mod attach;
 mod calls;
 mod death;
+mod handmade;
 mod hyper;
 mod serving;
 mod streams;

@@ -12,6 +12,7 @@ use crate::sidecar::{Driver, Sidecar};
 
 on_each_driver!(
     http_is_spoken_on_a_stream,
+    a_stream_that_ends_behind_its_answers_is_ended,
     a_malformed_head_on_a_stream_is_refused,
     raw_bytes_flow_both_ways_at_once,
     each_direction_of_a_stream_ends_by_itself,
@@ -141,4 +142,24 @@ fn streams_that_are_dropped_leave_nothing(driver: Driver) {
     stream.write_all(b"GET /give/3/5/length HTTP/1.1\r\nHost: service\r\n\r\n").expect("it is taken");
     read_head(&mut stream);
     Noise::new(3).check(&read_some(&mut stream, 5));
+}
+
+/// As on a socket: the one side has nothing more to ask, so the other has nothing more to say.
+fn a_stream_that_ends_behind_its_answers_is_ended(driver: Driver) {
+    let service = saying("ok");
+    let sidecar = before(driver, &service.endpoint);
+    let client = client(&sidecar);
+    for exchanges in [0, 1, 3] {
+        let mut stream = client.stream(Protocol::Http, None).expect("a stream");
+        for _ in 0..exchanges {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: service\r\n\r\n").expect("it is taken");
+            read_head(&mut stream);
+            assert_eq!(read_some(&mut stream, 2), b"ok");
+        }
+        stream.shutdown(Shutdown::Write).expect("an end");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("an end in order");
+        assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+    }
+    sidecar.expect_metric("shmesh_calls_in_flight", 0.0);
 }

@@ -1,0 +1,124 @@
+//! A session by hand, record by record: what no client of ours would write.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+
+use shmesh_client::Request;
+use shmesh_shm::handshake::{self, Hello, LaneInfo, Message, VERSION};
+use shmesh_shm::{Dirty, Flags, Header, INLINE_KEY, Kind, LaneEnd, Mapping, Protocol, Reset, Side, doorbell};
+
+use super::{before, client};
+use crate::process::{PATIENCE, until};
+use crate::service::http;
+use crate::sidecar::{Driver, Sidecar};
+
+on_each_driver!(a_body_longer_than_it_said_is_refused);
+
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: service\r\n\r\n";
+
+/// What is behind the end of a body would be the next request of the upstream connection (RFC 9112 §11.2).
+fn a_body_longer_than_it_said_is_refused(driver: Driver) {
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heads = seen.clone();
+    let service = http(move |head, wire| {
+        heads.lock().expect("no panic").push(head.start.clone());
+        wire.body(head, false, |_| ());
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let sidecar = before(driver, &service.endpoint);
+    let mut session = Session::attach(&sidecar);
+    for (flags, generation) in [(Flags::NONE, 1), (Flags::END, 2)] {
+        let mut open = Header::new(Kind::Open, 0, generation);
+        let key = "POST /first HTTP/1.1\r\nHost: service\r\n\r\n";
+        (open.code, open.route, open.head_len) = (Protocol::Http as u16, INLINE_KEY, key.len() as u32);
+        (open.flags, open.total) = (flags, 1);
+        session.put(&open, &[key.as_bytes(), b"x", SMUGGLED.as_bytes()]);
+        let answer = session.next();
+        assert_eq!((answer.kind, answer.code, answer.generation), (Kind::Answer, 400, generation), "{answer:?}");
+        session.put(&Header::reset(0, generation, Reset::Cancelled), &[]);
+    }
+    sidecar.expect_metric("shmesh_calls_in_flight", 0.0);
+    // Another call would follow on the same upstream connection.
+    let answer = client(&sidecar).call(Request::http("GET", "service", "/next")).expect("an answer");
+    assert_eq!(answer.body, b"ok");
+    assert_eq!(*seen.lock().expect("no panic"), ["GET /next HTTP/1.1"]);
+    assert_eq!(sidecar.metric("shmesh_sessions"), 1.0, "the session goes on");
+}
+
+/// An app with one calling lane.
+struct Session {
+    lane: LaneEnd,
+    dirty: Dirty,
+    info: LaneInfo,
+    worker: OwnedFd,
+    _socket: UnixStream,
+    _bell: OwnedFd,
+}
+
+impl Session {
+    fn attach(sidecar: &Sidecar) -> Session {
+        let socket = UnixStream::connect(sidecar.path("apps.sock")).expect("it accepts");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let hello = Hello {
+            version_min: VERSION,
+            version_max: VERSION,
+            calling_lanes: 1,
+            serving: false,
+            features: 0,
+            name: "by hand".to_owned(),
+        };
+        let mut bytes = Vec::new();
+        Message::Hello(hello).encode(&mut bytes).expect("a message");
+        handshake::send(socket.as_fd(), &bytes, &[]).expect("it reads");
+        let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
+        let welcome = loop {
+            match Message::decode(&bytes).expect("a message") {
+                Some((Message::Welcome(welcome), _)) => break welcome,
+                Some((other, _)) => panic!("not welcome: {other:?}"),
+                None => {}
+            }
+            let mut piece = [0; 4096];
+            let len = handshake::receive(socket.as_fd(), &mut piece, &mut descriptors).expect("an answer");
+            assert!(len > 0, "it closed");
+            bytes.extend_from_slice(&piece[..len]);
+        };
+        assert_eq!((welcome.workers, welcome.lanes.len(), descriptors.len()), (1, 1, 4));
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next().expect("a descriptor");
+        let len = welcome.geometry.segment_bytes(1);
+        let to_proxy = Arc::new(Mapping::read_write(next(), len).expect("a segment"));
+        let to_app = Arc::new(Mapping::read_only(next(), len).expect("a segment"));
+        Session {
+            lane: LaneEnd::new(Side::App, &to_proxy, &to_app, &welcome.geometry, 0),
+            dirty: Dirty::new(&to_proxy, &to_app),
+            info: welcome.lanes[0],
+            worker: next(),
+            _socket: socket,
+            _bell: next(),
+        }
+    }
+
+    fn put(&mut self, header: &Header, parts: &[&[u8]]) {
+        self.lane.put(header, parts).expect("there is room");
+        self.lane.publish();
+        self.dirty.mark(u16::from(self.info.worker), self.info.bit);
+        doorbell::ring_worker(&self.worker).expect("a bell");
+    }
+
+    /// The next record that begins or resets something.
+    fn next(&mut self) -> Header {
+        let mut header = None;
+        until("a record comes", || {
+            while let Some(record) = self.lane.peek().expect("a record in order") {
+                self.lane.advance();
+                if matches!(record.kind, Kind::Answer | Kind::Reset) {
+                    header = Some(record);
+                    break;
+                }
+            }
+            header.is_some()
+        });
+        header.expect("it came")
+    }
+}
