@@ -99,7 +99,7 @@ fn calls_are_answered() {
     let FromApp::Answer { code, head, body } = app.answer(http("/", b"hello")) else { panic!() };
     let head = String::from_utf8(head).unwrap();
     assert_eq!((code, &body[..]), (201, &b"hello"[..]));
-    assert_eq!(head, "HTTP/1.1 201 \r\nx-method: PUT\r\nx-timeout: None\r\nx-answer: 42\r\n\r\n");
+    assert_eq!(head, "HTTP/1.1 201 Created\r\nx-method: PUT\r\nx-timeout: None\r\nx-answer: 42\r\n\r\n");
     app.end().unwrap();
 }
 
