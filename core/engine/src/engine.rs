@@ -1,8 +1,10 @@
 //! The engine as the binary sees it: start, publish, drain, stop, and the numbers.
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -310,6 +312,7 @@ fn bind(snapshot: &Snapshot, workers: usize) -> Result<Bound, StartError> {
                 }
             }
             Bind::Unix(path) => {
+                make_folder(path).map_err(refused)?;
                 let listening = net::listen_unix(path, SOCKET_MODE).map_err(|error| refused(error.to_string()))?;
                 for sockets in &mut bound.sockets {
                     let socket = listening.socket.try_clone().map_err(|error| refused(error.to_string()))?;
@@ -318,6 +321,7 @@ fn bind(snapshot: &Snapshot, workers: usize) -> Result<Bound, StartError> {
                 bound.names.push(listening.name);
             }
             Bind::Shm(path) => {
+                make_folder(path).map_err(refused)?;
                 let listening = net::listen_unix(path, SOCKET_MODE).map_err(|error| refused(error.to_string()))?;
                 let socket = UnixListener::from(listening.socket);
                 socket.set_nonblocking(true).map_err(|error| refused(error.to_string()))?;
@@ -327,6 +331,15 @@ fn bind(snapshot: &Snapshot, workers: usize) -> Result<Bound, StartError> {
         }
     }
     Ok(bound)
+}
+
+/// Makes the folder of a socket file if just that one is missing, as `/run/shmesh` is after each boot.
+fn make_folder(path: &Path) -> Result<(), String> {
+    match path.parent() {
+        Some(folder) if !folder.exists() => fs::create_dir(folder)
+            .map_err(|error| format!("its folder {} is not there and cannot be made: {error}", folder.display())),
+        _ => Ok(()),
+    }
 }
 
 /// Mode of every socket file.
