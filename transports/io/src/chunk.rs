@@ -43,7 +43,7 @@ impl SharedSlice {
         // SAFETY: the source is readable for `len` bytes (promised to `new`), `dst` is private memory and does not overlap.
         // A peer may write meanwhile; nothing here depends on the bytes.
         unsafe { std::ptr::copy_nonoverlapping(self.ptr, dst.as_mut_ptr(), dst.len()) };
-        std::hint::black_box(dst);
+        shmesh_shm::region::settle(dst);
     }
 
     /// Drops the first `n` bytes.
@@ -155,6 +155,11 @@ impl Chunks {
     /// Total number of bytes.
     pub const fn len_bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether it never had a chunk, and so has no memory to keep.
+    pub fn is_unused(&self) -> bool {
+        self.queue.capacity() == 0
     }
 
     /// Whether there is nothing to send.

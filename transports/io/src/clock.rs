@@ -1,4 +1,4 @@
-//! Time and randomness of a real driver.
+//! Time of a real driver, and randomness of any.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -34,16 +34,27 @@ fn read() -> Nanos {
     time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014), seeded by the operating system.
+/// SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Debug)]
 pub(crate) struct Random {
     state: u64,
 }
 
 impl Random {
+    /// Seeded by the operating system.
     pub(crate) fn new() -> Self {
         // `RandomState` takes its keys from getrandom(2).
-        Self { state: RandomState::new().build_hasher().finish() }
+        Self::seeded(RandomState::new().build_hasher().finish())
+    }
+
+    /// The same numbers for the same seed.
+    pub(crate) const fn seeded(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    /// A number below `limit`, which is not 0. (Uniform but for one part in 2^64 / limit.)
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }
 
     pub(crate) fn next(&mut self) -> u64 {

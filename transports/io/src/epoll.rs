@@ -19,7 +19,6 @@ use crate::chunk::Chunks;
 use crate::clock::{Clock, Random};
 use crate::driver::{ACCEPT_PAUSE, Driver, Event, Limits, Nanos, SockId, Tag, Target, Wait};
 use crate::pool::{Pool, SLOT_BYTES};
-use crate::slice::Slice;
 use crate::table::Table;
 use crate::waker::Waker;
 use crate::{socket, sys};
@@ -511,7 +510,8 @@ impl EpollDriver {
         };
         let mut share = SLOTS_PER_SOCKET_AND_POLL;
         while share > 0 && stream.receiving && stream.readable && !stream.ended {
-            match receive(&self.pool, &socket.fd) {
+            // No bytes are the end.
+            match self.pool.receive_with(|room| socket::recv(&socket.fd, room)) {
                 Ok(data) if data.is_empty() => {
                     stream.ended = true;
                     events.push(Event::Ended { tag, sock: id, error: None });
@@ -660,23 +660,6 @@ fn list_if_readable(list: &mut Vec<SockId>, id: SockId, stream: &mut Stream) {
     if stream.receiving && stream.readable && !stream.ended && !stream.listed {
         stream.listed = true;
         list.push(id);
-    }
-}
-
-/// Receives into a slot; no bytes are the end.
-fn receive(pool: &Pool, socket: &OwnedFd) -> io::Result<Slice> {
-    match pool.vacant() {
-        Some(mut slot) => {
-            let len = socket::recv(socket, slot.bytes_mut())?;
-            Ok(if len == 0 { Slice::empty() } else { pool.deliver(slot, len) })
-        }
-        None => {
-            pool.count_heap_fallback();
-            let mut bytes = vec![0; SLOT_BYTES];
-            let len = socket::recv(socket, &mut bytes)?;
-            bytes.truncate(len);
-            Ok(Slice::from_vec(bytes))
-        }
     }
 }
 

@@ -5,12 +5,9 @@
 //! * [`bell`], [`waker`]: ringing somebody, being woken by somebody
 //! * [`epoll`]: for every Linux; what containers run whose seccomp profile forbids io_uring
 //! * [`uring`]: one io_uring a worker, multishot, with provided buffers
-//! * [`probe`]: which of them this system allows
+//! * [`sim`]: virtual time, a simulated network and faults, all from a seed: for tests that replay, and for counting
+//! * [`probe`]: which of the real ones this system allows
 //! * [`net`]: listening sockets, TCP and Unix, that no two sidecars share by accident
-//!
-//! A driver named `sim` will join them: virtual clock, network and faults, seeded. It takes its place beside the
-//! others: a module `sim` with a type that implements [`Driver`] and passes the same conformance suite, as far as a
-//! network without a kernel can.
 //!
 //! Unsafe code is confined to the modules that say `allow(unsafe_code)` below.
 
@@ -26,6 +23,7 @@ pub mod net;
 #[allow(unsafe_code)] // the slots' memory
 pub mod pool;
 pub mod probe;
+pub mod sim;
 #[allow(unsafe_code)] // reads the slots
 pub mod slice;
 mod socket;
@@ -41,6 +39,7 @@ pub use driver::{Driver, Event, Limits, Nanos, PeerAddr, SockId, Tag, Target, Wa
 pub use epoll::EpollDriver;
 pub use pool::{Pool, SLOT_BYTES};
 pub use probe::Choice;
+pub use sim::{SimDriver, World};
 pub use slice::Slice;
 pub use uring::UringDriver;
 pub use waker::Waker;

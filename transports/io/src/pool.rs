@@ -133,6 +133,23 @@ impl Pool {
         Slice::from_vec(vacant.bytes()[..len].to_vec())
     }
 
+    /// Receives at most a slot's worth: into a slot, or to the heap when none is free. No bytes: an empty slice.
+    pub(crate) fn receive_with(&self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Slice> {
+        match self.vacant() {
+            Some(mut slot) => {
+                let len = read(slot.bytes_mut())?;
+                Ok(if len == 0 { Slice::empty() } else { self.deliver(slot, len) })
+            }
+            None => {
+                self.count_heap_fallback();
+                let mut bytes = vec![0; SLOT_BYTES];
+                let len = read(&mut bytes)?;
+                bytes.truncate(len);
+                Ok(Slice::from_vec(bytes))
+            }
+        }
+    }
+
     pub(crate) fn count_heap_fallback(&self) {
         let count = &self.0.heap_fallbacks;
         count.set(count.get() + 1);

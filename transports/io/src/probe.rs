@@ -2,6 +2,8 @@
 //!
 //! io_uring may be missing (ENOSYS), forbidden by a seccomp profile, as in Docker's and containerd's default ones, or
 //! by `kernel.io_uring_disabled` (EPERM), or too old for what is needed (EINVAL). Whatever the reason, `epoll` does.
+//!
+//! The simulated driver is no choice here: it has no network, and is made by whoever makes its world.
 
 use std::fmt;
 use std::io;

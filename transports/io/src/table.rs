@@ -33,14 +33,24 @@ impl<T> Table<T> {
         SockId::new(index, row.generation)
     }
 
+    #[inline]
     pub(crate) fn get(&self, id: SockId) -> Option<&T> {
         let row = self.rows.get(id.index() as usize)?;
         row.value.as_ref().filter(|_| row.generation == id.generation())
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: SockId) -> Option<&mut T> {
         let row = self.rows.get_mut(id.index() as usize)?;
         row.value.as_mut().filter(|_| row.generation == id.generation())
+    }
+
+    /// All rows, in the order of their indices.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SockId, &T)> {
+        self.rows.iter().enumerate().filter_map(|(index, row)| {
+            let value = row.value.as_ref()?;
+            Some((SockId::new(index as u32, row.generation), value))
+        })
     }
 
     pub(crate) fn remove(&mut self, id: SockId) -> Option<T> {

@@ -44,6 +44,21 @@ impl Waker {
     }
 }
 
+/// For a driver that asks in memory first, and polls the eventfd level-triggered.
+impl Waker {
+    /// Whether [`wake`](Self::wake) was called since the last event. A hint: only `take` makes the waking thread's writes visible.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.0.pending.load(Ordering::Relaxed)
+    }
+
+    /// Makes the eventfd unreadable again. Before `take`, so that a wake between the two is not lost: its event comes with
+    /// that `take`, at the price of a readable eventfd that nobody woke for.
+    pub(crate) fn drain(&self) {
+        // EAGAIN: it was not readable, which is just as well.
+        let _ = self.0.eventfd.read();
+    }
+}
+
 /// The eventfd, readable from the first wake on: it is watched edge-triggered.
 impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {

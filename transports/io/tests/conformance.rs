@@ -13,14 +13,20 @@ mod connections;
 mod harness;
 #[path = "conformance/resources.rs"]
 mod resources;
+#[path = "conformance/stage.rs"]
+mod stage;
 
 use harness::{Family, Kind};
+
+/// In how many simulated worlds each test runs.
+const SIM_WORLDS: u64 = 4;
 
 /// Every test for every driver, over the families that are named before it.
 macro_rules! conformance {
     ($($families:ident { $($name:ident: $test:path;)* })*) => {
         mod epoll { $(conformance!(@$families Epoll { $($name: $test;)* });)* }
         mod uring { $(conformance!(@$families Uring { $($name: $test;)* });)* }
+        mod sim { $(conformance!(@$families Sim { $($name: $test;)* });)* }
     };
     (@both $kind:ident { $($name:ident: $test:path;)* }) => {
         mod tcp { $(#[test] fn $name() { crate::run($test, crate::Kind::$kind, crate::Family::Tcp); })* }
@@ -32,7 +38,13 @@ macro_rules! conformance {
 }
 
 fn run(test: fn(Kind, Family), kind: Kind, family: Family) {
-    if kind.is_possible() {
+    if kind == Kind::Sim {
+        for seed in 0..SIM_WORLDS {
+            eprintln!("world {seed}");
+            stage::reset(seed);
+            test(kind, family);
+        }
+    } else if kind.is_possible() {
         test(kind, family);
     }
 }

@@ -13,16 +13,16 @@ use crate::harness::{Family, Kind, PATIENCE, Peer, Subject, assert_same, noise, 
 pub fn echoes_any_size_both_ways_at_once(kind: Kind, family: Family) {
     const SIZES: [usize; 8] = [0, 1, 63, 16_384, 16_385, 100_003, 1 << 20, 4 << 20];
     let mut subject = Subject::new(kind);
-    let (listener, place) = place(family);
+    let (listener, place) = place(kind, family);
     subject.driver.listen(listener, 1).unwrap();
     let peers: Vec<_> = SIZES
         .iter()
         .enumerate()
         .map(|(i, size)| {
-            let target = place.target.clone();
+            let dial = place.dial.clone();
             let size = *size;
             thread::spawn(move || {
-                let mut peer = Peer::connect(&target);
+                let mut peer = Peer::connect(&dial);
                 let bytes = noise(i as u64, size);
                 let mut writer = peer.try_clone();
                 let copy = bytes.clone();
@@ -41,7 +41,7 @@ pub fn echoes_any_size_both_ways_at_once(kind: Kind, family: Family) {
         .collect();
     serve_echo(&mut subject, SIZES.len());
     for peer in peers {
-        peer.join().unwrap();
+        subject.join(peer).unwrap();
     }
 }
 
@@ -123,7 +123,7 @@ pub fn keeps_the_order_of_more_chunks_than_one_call_takes(kind: Kind, family: Fa
     subject.driver.close(sock);
     subject.turn(Wait::Now);
     subject.turn(Wait::Now);
-    assert_same(&reader.join().unwrap(), &bytes[..at]);
+    assert_same(&subject.join(reader).unwrap(), &bytes[..at]);
 }
 
 pub fn loses_nothing_when_receiving_stops_and_starts(kind: Kind, family: Family) {
@@ -174,7 +174,7 @@ pub fn loses_nothing_when_receiving_stops_and_starts(kind: Kind, family: Family)
     }
     assert!(stops > 3, "only {stops} stops");
     assert_same(&got, &bytes);
-    writer.join().unwrap();
+    subject.join(writer).unwrap();
     subject.driver.start_recv(sock);
     subject.assert_quiet(Duration::from_millis(5));
 }
@@ -227,7 +227,7 @@ pub fn receives_after_its_own_half_is_closed(kind: Kind, family: Family) {
     let (answer, error) = subject.receive_all(sock);
     assert_eq!(answer, b"answer");
     assert!(error.is_none(), "{error:?}");
-    assert_eq!(asked.join().unwrap(), b"question");
+    assert_eq!(subject.join(asked).unwrap(), b"question");
 }
 
 pub fn sends_after_the_peer_closed_its_half(kind: Kind, family: Family) {
@@ -246,7 +246,7 @@ pub fn sends_after_the_peer_closed_its_half(kind: Kind, family: Family) {
     subject.driver.close(sock);
     subject.turn(Wait::Now);
     subject.turn(Wait::Now);
-    assert_same(&reader.join().unwrap(), &answer);
+    assert_same(&subject.join(reader).unwrap(), &answer);
 }
 
 pub fn shuts_down_after_the_send_in_flight(kind: Kind, family: Family) {
@@ -257,7 +257,7 @@ pub fn shuts_down_after_the_send_in_flight(kind: Kind, family: Family) {
     subject.driver.shutdown_write(sock);
     let reader = thread::spawn(move || peer.read_all());
     assert_eq!(subject.sent(sock).unwrap(), 8_000_000);
-    assert_same(&reader.join().unwrap(), &bytes);
+    assert_same(&subject.join(reader).unwrap(), &bytes);
     subject.driver.close(sock);
 }
 
@@ -277,7 +277,7 @@ pub fn refuses_a_second_send_and_finishes_the_first(kind: Kind, family: Family) 
     assert_eq!(subject.sent(sock).unwrap(), 5_000_000);
     subject.send(sock, b"third");
     assert_eq!(subject.sent(sock).unwrap(), 5);
-    let got = reader.join().unwrap();
+    let got = subject.join(reader).unwrap();
     assert_same(&got[..5_000_000], &bytes);
     assert_eq!(&got[5_000_000..], b"third");
 }

@@ -1,19 +1,23 @@
-//! A driver under test, peers made of blocking sockets, and waiting with a deadline.
+//! A driver under test, peers made of blocking sockets (or what behaves like them), and waiting with a deadline.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use shmesh_io::probe::Refusal;
+use shmesh_io::sim::Link;
 use shmesh_io::{
-    Bell, Chunks, Driver, EpollDriver, Event, Limits, Nanos, Pool, Slice, SockId, Tag, Target, UringDriver, Wait,
-    Waker, probe,
+    Bell, Chunks, Driver, EpollDriver, Event, Limits, Nanos, Pool, SimDriver, Slice, SockId, Tag, Target, UringDriver,
+    Wait, Waker, probe,
 };
+
+use crate::stage::{self, Bridge, SimPeer, stage};
 
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,6 +26,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub enum Kind {
     Epoll,
     Uring,
+    Sim,
 }
 
 #[derive(Copy, Clone, PartialEq, Debug)]
@@ -33,7 +38,7 @@ pub enum Family {
 impl Kind {
     pub fn is_possible(self) -> bool {
         match self {
-            Self::Epoll => true,
+            Self::Epoll | Self::Sim => true,
             Self::Uring => {
                 static REFUSAL: OnceLock<Option<Refusal>> = OnceLock::new();
                 // The probe's descriptors would be counted by a test that runs alone.
@@ -60,14 +65,23 @@ pub fn alone() -> Turn {
     Turn::Alone(DESCRIPTORS.write().unwrap_or_else(|e| e.into_inner()))
 }
 
-pub fn descriptors() -> usize {
+/// Descriptors of this process; in a simulated world, what would be one.
+pub fn descriptors(kind: Kind) -> usize {
+    if kind == Kind::Sim {
+        let census = stage().world.census();
+        return census.open_ends + census.listeners;
+    }
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
+
+/// The simulated process that the driver belongs to.
+pub const SUBJECT: &str = "subject";
 
 /// The driver under test and the events that no one has asked for yet.
 pub struct Subject {
     pub driver: Box<dyn Driver>,
     pub events: VecDeque<Event>,
+    kind: Kind,
     turn: Turn,
 }
 
@@ -81,8 +95,9 @@ impl Subject {
         let driver: Box<dyn Driver> = match kind {
             Kind::Epoll => Box::new(EpollDriver::new(limits).unwrap()),
             Kind::Uring => Box::new(UringDriver::new(limits).unwrap()),
+            Kind::Sim => Box::new(SimDriver::new(&stage().world, SUBJECT, limits).unwrap()),
         };
-        Self { driver, events: VecDeque::new(), turn }
+        Self { driver, events: VecDeque::new(), kind, turn }
     }
 
     /// Drops the driver; the turn goes on.
@@ -106,11 +121,23 @@ impl Subject {
 
     /// One `poll`; what it yields is queued.
     pub fn turn(&mut self, wait: Wait) -> usize {
+        if self.kind == Kind::Sim {
+            stage().serve();
+        }
         let mut batch = Vec::new();
         self.driver.poll(wait, &mut batch).unwrap();
         let count = batch.len();
         self.events.extend(batch);
+        if self.kind == Kind::Sim && count == 0 {
+            // Its time flies; the peers' threads need theirs.
+            std::thread::yield_now();
+        }
         count
+    }
+
+    /// Waits for a peer's thread.
+    pub fn join<T>(&self, thread: JoinHandle<T>) -> std::thread::Result<T> {
+        if self.kind == Kind::Sim { stage::join(thread) } else { thread.join() }
     }
 
     /// The next event, in order.
@@ -158,9 +185,9 @@ impl Subject {
 
     /// A connection between the driver (accepted, tagged) and a blocking peer.
     pub fn accepted(&mut self, family: Family, tag: Tag) -> (SockId, Peer) {
-        let (listener, place) = place(family);
+        let (listener, place) = place(self.kind, family);
         let listener = self.driver.listen(listener, tag).unwrap();
-        let peer = Peer::connect(&place.target);
+        let peer = Peer::connect(&place.dial);
         let sock = self.find(|event| match event {
             Event::Accepted { sock, .. } => Some(*sock),
             _ => None,
@@ -230,7 +257,22 @@ impl Subject {
 /// An address to listen on, gone with this value.
 pub struct Place {
     pub target: Target,
+    pub dial: Dial,
     path: Option<PathBuf>,
+}
+
+/// How peers get to a place.
+#[derive(Clone)]
+pub struct Dial {
+    target: Target,
+    /// The way into a simulated world.
+    bridge: Option<Bridge>,
+}
+
+impl Place {
+    fn new(target: Target, bridge: Option<Bridge>, path: Option<PathBuf>) -> Self {
+        Self { target: target.clone(), dial: Dial { target, bridge }, path }
+    }
 }
 
 impl Drop for Place {
@@ -241,25 +283,45 @@ impl Drop for Place {
     }
 }
 
-pub fn place(family: Family) -> (OwnedFd, Place) {
+pub fn place(kind: Kind, family: Family) -> (OwnedFd, Place) {
+    if kind == Kind::Sim {
+        let target = match family {
+            Family::Tcp => Target::Tcp(([127, 0, 0, 1], 0).into()),
+            Family::Unix => Target::Unix(fresh_path()),
+        };
+        let listener = stage().world.listener(&target).unwrap();
+        let target = stage().world.address_of(&listener).unwrap();
+        return (listener, Place::new(target, Some(stage().bridge()), None));
+    }
     match family {
         Family::Tcp => {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let target = Target::Tcp(listener.local_addr().unwrap());
-            (listener.into(), Place { target, path: None })
+            (listener.into(), Place::new(target, None, None))
         }
         Family::Unix => {
             let path = fresh_path();
             let listener = UnixListener::bind(&path).unwrap();
-            let place = Place { target: Target::Unix(path.clone()), path: Some(path) };
-            (listener.into(), place)
+            (listener.into(), Place::new(Target::Unix(path.clone()), None, Some(path)))
         }
     }
 }
 
+/// Lets only one connection (two, on Linux) wait to be accepted.
+pub fn limit_backlog_to_one(kind: Kind, listener: &OwnedFd) {
+    if kind == Kind::Sim {
+        stage().world.set_unix(Link { backlog: 1, ..Link::unix() });
+    } else {
+        nix::sys::socket::listen(listener, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
+    }
+}
+
 /// An address where nobody listens.
-pub fn empty_place(family: Family) -> Place {
-    let (listener, place) = place(family);
+pub fn empty_place(kind: Kind, family: Family) -> Place {
+    let (listener, place) = place(kind, family);
+    if kind == Kind::Sim {
+        stage().world.close_listener(&listener).unwrap();
+    }
     drop(listener);
     place
 }
@@ -275,11 +337,25 @@ pub fn fresh_path() -> PathBuf {
 pub enum Peer {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Sim(SimPeer),
+}
+
+/// A connected pair of Unix sockets: one for the driver to adopt.
+pub fn pair(kind: Kind) -> (OwnedFd, Peer) {
+    if kind == Kind::Sim {
+        let (ours, theirs) = stage().pair();
+        return (ours, Peer::Sim(theirs));
+    }
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (ours.into(), Peer::Unix(theirs))
 }
 
 impl Peer {
-    pub fn connect(target: &Target) -> Self {
-        let peer = match target {
+    pub fn connect(dial: &Dial) -> Self {
+        if let Some(bridge) = &dial.bridge {
+            return Self::Sim(bridge.connect(&dial.target));
+        }
+        let peer = match &dial.target {
             Target::Tcp(addr) => Self::Tcp(TcpStream::connect(addr).unwrap()),
             Target::Unix(path) => Self::Unix(UnixStream::connect(path).unwrap()),
         };
@@ -287,7 +363,10 @@ impl Peer {
         peer
     }
 
-    pub fn accept(family: Family, listener: &OwnedFd) -> Self {
+    pub fn accept(kind: Kind, family: Family, listener: &OwnedFd) -> Self {
+        if kind == Kind::Sim {
+            return Self::Sim(stage().accept(listener));
+        }
         let listener = listener.try_clone().unwrap();
         // Accepting gives up after this time.
         let time = nix::sys::time::TimeVal::new(PATIENCE.as_secs() as i64, 0);
@@ -313,6 +392,8 @@ impl Peer {
         match self {
             Self::Tcp(s) => s.set_read_timeout(time).and(s.set_write_timeout(time)).unwrap(),
             Self::Unix(s) => s.set_read_timeout(time).and(s.set_write_timeout(time)).unwrap(),
+            // Has it.
+            Self::Sim(_) => {}
         }
     }
 
@@ -320,13 +401,15 @@ impl Peer {
         match self {
             Self::Tcp(s) => Self::Tcp(s.try_clone().unwrap()),
             Self::Unix(s) => Self::Unix(s.try_clone().unwrap()),
+            Self::Sim(s) => Self::Sim(s.another()),
         }
     }
 
-    pub fn set_nonblocking(&self, yes: bool) {
+    pub fn set_nonblocking(&mut self, yes: bool) {
         match self {
             Self::Tcp(s) => s.set_nonblocking(yes).unwrap(),
             Self::Unix(s) => s.set_nonblocking(yes).unwrap(),
+            Self::Sim(s) => s.set_nonblocking(yes),
         }
     }
 
@@ -334,13 +417,27 @@ impl Peer {
         match self {
             Self::Tcp(s) => s.shutdown(Shutdown::Write).unwrap(),
             Self::Unix(s) => s.shutdown(Shutdown::Write).unwrap(),
+            Self::Sim(s) => s.end_writing(),
         }
     }
 
     pub fn reset(self) {
-        if let Self::Tcp(s) = &self {
-            let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-            nix::sys::socket::setsockopt(s, nix::sys::socket::sockopt::Linger, &at_once).unwrap();
+        match self {
+            Self::Tcp(s) => {
+                let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+                nix::sys::socket::setsockopt(&s, nix::sys::socket::sockopt::Linger, &at_once).unwrap();
+            }
+            Self::Unix(_) => {}
+            Self::Sim(s) => s.reset(),
+        }
+    }
+
+    /// Over TCP.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(s) => Some(s.local_addr().unwrap()),
+            Self::Unix(_) => None,
+            Self::Sim(s) => s.local_addr(),
         }
     }
 
@@ -356,6 +453,7 @@ impl Read for Peer {
         match self {
             Self::Tcp(s) => s.read(buffer),
             Self::Unix(s) => s.read(buffer),
+            Self::Sim(s) => s.read(buffer),
         }
     }
 }
@@ -365,6 +463,7 @@ impl Write for Peer {
         match self {
             Self::Tcp(s) => s.write(bytes),
             Self::Unix(s) => s.write(bytes),
+            Self::Sim(s) => s.write(bytes),
         }
     }
 

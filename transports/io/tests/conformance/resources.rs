@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, connect, socket};
 use shmesh_io::{Chunks, Event, Keep, Limits, SharedSlice, SockId, Target, Wait};
 
-use crate::harness::{Family, Kind, Peer, Subject, alone, assert_same, descriptors, noise, place};
+use crate::harness::{
+    Family, Kind, Peer, Place, SUBJECT, Subject, alone, assert_same, descriptors, noise, pair, place,
+};
+use crate::stage::stage;
 
 /// Turns until `done`, for completions of cancelled operations to come in.
 fn turn_until(subject: &mut Subject, mut done: impl FnMut(&mut Subject) -> bool) {
@@ -24,15 +27,15 @@ fn turn_until(subject: &mut Subject, mut done: impl FnMut(&mut Subject) -> bool)
 
 pub fn gives_everything_back_after_a_close_in_flight(kind: Kind, family: Family) {
     let mut subject = Subject::with(kind, Limits::default(), alone());
-    let (listener, place) = place(family);
+    let (listener, place) = place(kind, family);
     let listener = subject.driver.listen(listener, 1).unwrap();
     // Settle first: buffers are lent to the kernel once and for all.
     subject.turn(Wait::Now);
     let pool = subject.pool();
-    let (free_before, before) = (pool.free(), descriptors());
+    let (free_before, before) = (pool.free(), descriptors(kind));
     let (stuck, waiting) = (noise(1, 9_000_000), noise(2, 50_000));
     for round in 0..9 {
-        let mut peers: Vec<Peer> = (0..10).map(|_| Peer::connect(&place.target)).collect();
+        let mut peers: Vec<Peer> = (0..10).map(|_| Peer::connect(&place.dial)).collect();
         let mut socks: Vec<SockId> = Vec::new();
         while socks.len() < 10 {
             if let Event::Accepted { sock, .. } = subject.next() {
@@ -80,33 +83,38 @@ pub fn gives_everything_back_after_a_close_in_flight(kind: Kind, family: Family)
                 subject.driver.close(sock);
             }
         }
-        descriptors() == before && pool.held() == 0 && pool.free() >= free_before
+        descriptors(kind) == before && pool.held() == 0 && pool.free() >= free_before
     });
     assert_eq!(pool.free(), free_before);
     subject.driver.close(listener);
-    turn_until(&mut subject, |_| descriptors() == before - 1);
+    turn_until(&mut subject, |_| descriptors(kind) == before - 1);
 }
 
 pub fn gives_everything_back_when_dropped(kind: Kind, family: Family) {
     let turn = alone();
-    let before = descriptors();
+    let before = descriptors(kind);
     let mut subject = Subject::with(kind, Limits::default(), turn);
     let pool = subject.pool();
-    let (listener, place) = place(family);
+    let (listener, place) = place(kind, family);
     subject.driver.listen(listener, 1).unwrap();
     let mut peers = Vec::new();
     let mut slices = Vec::new();
     for _ in 0..5 {
-        let mut peer = Peer::connect(&place.target);
+        let mut peer = Peer::connect(&place.dial);
         peer.write_all(b"kept").unwrap();
         let Event::Accepted { sock, .. } = subject.next() else {
             panic!("only connections");
         };
         subject.driver.start_recv(sock);
-        slices.push(subject.find(|event| match event {
-            Event::Received { data, .. } => Some(data.clone()),
-            _ => None,
-        }));
+        let mut received = 0;
+        while received < 4 {
+            let slice = subject.find(|event| match event {
+                Event::Received { data, .. } => Some(data.clone()),
+                _ => None,
+            });
+            received += slice.len();
+            slices.push(slice);
+        }
         subject.events.clear();
         subject.send(sock, &noise(1, 9_000_000));
         subject.turn(Wait::Now);
@@ -120,13 +128,12 @@ pub fn gives_everything_back_when_dropped(kind: Kind, family: Family) {
         assert!(rest.len() < 9_000_000);
     }
     drop(peers);
-    for slice in &slices {
-        assert_eq!(slice.as_slice(), b"kept");
-    }
+    let kept: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+    assert_eq!(kept, b"kept".repeat(5));
     drop(slices);
     assert_eq!((pool.free(), pool.held()), (pool.capacity(), 0));
     let deadline = Instant::now() + Duration::from_secs(5);
-    while descriptors() != before {
+    while descriptors(kind) != before {
         assert!(Instant::now() < deadline, "descriptors are left");
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -174,15 +181,15 @@ pub fn keeps_going_when_slices_hold_the_whole_pool(kind: Kind, family: Family) {
     let mut pairs: Vec<(SockId, Peer)> = Vec::new();
     if family == Family::Unix {
         for i in 0..SOCKETS {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            let sock = subject.driver.adopt(ours.into(), i as u64).unwrap();
-            pairs.push((sock, Peer::Unix(theirs)));
+            let (ours, theirs) = pair(kind);
+            let sock = subject.driver.adopt(ours, i as u64).unwrap();
+            pairs.push((sock, theirs));
         }
     } else {
-        let (listener, place) = place(family);
+        let (listener, place) = place(kind, family);
         subject.driver.listen(listener, 1).unwrap();
         for i in 0..SOCKETS {
-            let peer = Peer::connect(&place.target);
+            let peer = Peer::connect(&place.dial);
             let Event::Accepted { sock, .. } = subject.next() else {
                 panic!("only connections");
             };
@@ -226,38 +233,67 @@ pub fn keeps_going_when_slices_hold_the_whole_pool(kind: Kind, family: Family) {
     drop(pool);
 }
 
-pub fn pauses_when_descriptors_run_out(kind: Kind, family: Family) {
-    let mut subject = Subject::with(kind, Limits::default(), alone());
-    let (listener, place) = place(family);
-    // The clients' descriptors exist before there are no more.
-    let (domain, addr) = match &place.target {
-        Target::Tcp(addr) => (AddressFamily::Inet, Ok(SockaddrStorage::from(*addr))),
-        Target::Unix(path) => (AddressFamily::Unix, Err(UnixAddr::new(path).unwrap())),
-    };
-    let clients: Vec<_> =
-        (0..3).map(|_| socket(domain, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap()).collect();
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    // Just above the highest one in use, with the gaps below it filled.
-    let highest = std::fs::read_dir("/proc/self/fd")
-        .unwrap()
-        .map(|entry| {
-            let name = entry.unwrap().file_name();
-            name.to_str().unwrap().parse::<u64>().unwrap()
-        })
-        .max()
-        .unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, highest + 1, hard).unwrap();
-    let mut fillers = Vec::new();
-    while let Ok(filler) = std::fs::File::open("/dev/null") {
-        fillers.push(filler);
+/// Connections that wait at a place while this process has no descriptor left.
+enum Shortage {
+    Real { limits: (u64, u64), fillers: Vec<std::fs::File>, _clients: Vec<OwnedFd> },
+    Simulated { _clients: Vec<Peer> },
+}
+
+impl Shortage {
+    fn begin(kind: Kind, place: &Place, clients: usize) -> Self {
+        if kind == Kind::Sim {
+            let clients = (0..clients).map(|_| Peer::connect(&place.dial)).collect();
+            stage().world.exhaust_descriptors(SUBJECT, true);
+            return Self::Simulated { _clients: clients };
+        }
+        // The clients' descriptors exist before there are no more.
+        let (domain, addr) = match &place.target {
+            Target::Tcp(addr) => (AddressFamily::Inet, Ok(SockaddrStorage::from(*addr))),
+            Target::Unix(path) => (AddressFamily::Unix, Err(UnixAddr::new(path).unwrap())),
+        };
+        let clients: Vec<_> =
+            (0..clients).map(|_| socket(domain, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap()).collect();
+        let limits = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        // Just above the highest one in use, with the gaps below it filled.
+        let highest = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .map(|entry| {
+                let name = entry.unwrap().file_name();
+                name.to_str().unwrap().parse::<u64>().unwrap()
+            })
+            .max()
+            .unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, highest + 1, limits.1).unwrap();
+        let mut fillers = Vec::new();
+        while let Ok(filler) = std::fs::File::open("/dev/null") {
+            fillers.push(filler);
+        }
+        for client in &clients {
+            match &addr {
+                Ok(addr) => connect(client.as_raw_fd(), addr).unwrap(),
+                Err(addr) => connect(client.as_raw_fd(), addr).unwrap(),
+            }
+        }
+        Self::Real { limits, fillers, _clients: clients }
     }
-    for client in &clients {
-        use std::os::fd::AsRawFd;
-        match &addr {
-            Ok(addr) => connect(client.as_raw_fd(), addr).unwrap(),
-            Err(addr) => connect(client.as_raw_fd(), addr).unwrap(),
+
+    /// There are descriptors again; the connections stay.
+    fn end(&mut self) {
+        match self {
+            Self::Simulated { .. } => stage().world.exhaust_descriptors(SUBJECT, false),
+            Self::Real { limits, fillers, .. } => {
+                setrlimit(Resource::RLIMIT_NOFILE, limits.0, limits.1).unwrap();
+                fillers.clear();
+            }
         }
     }
+}
+
+pub fn pauses_when_descriptors_run_out(kind: Kind, family: Family) {
+    const CLIENTS: usize = 3;
+    let mut subject = Subject::with(kind, Limits::default(), alone());
+    let (listener, place) = place(kind, family);
+    let mut shortage = Shortage::begin(kind, &place, CLIENTS);
     // Only now: io_uring takes the limit from when accepting was asked for.
     subject.driver.listen(listener, 1).unwrap();
     let end = subject.driver.refresh_clock() + 350_000_000;
@@ -267,11 +303,10 @@ pub fn pauses_when_descriptors_run_out(kind: Kind, family: Family) {
         turns += 1;
     }
     let arrived = subject.events.len();
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
-    drop(fillers);
+    shortage.end();
     assert_eq!(arrived, 0, "{:?}", subject.events);
     assert!(turns < 30, "{turns} turns: that is spinning");
-    for _ in &clients {
+    for _ in 0..CLIENTS {
         let Event::Accepted { .. } = subject.next() else {
             panic!("they were waiting");
         };
