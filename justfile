@@ -16,9 +16,13 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --features shmesh-client/tokio -- -D warnings
 
-# The concurrency models of the rings and doorbells
+# The concurrency models of the rings and doorbells, also with each ordering weakened: they must fail then
 model:
-    RUSTFLAGS="--cfg loom" cargo test --release -p shmesh-shm --test loom --target-dir target/loom
+    transports/shm/tests/weaken.sh
+
+# Every fuzz target for so many seconds, or one of them: just fuzz 60, just fuzz 600 session
+fuzz seconds="10" target="":
+    tests/fuzz/run.sh {{seconds}} {{target}}
 
 # Against curl, nginx and Dubbo Java; says what is lacking
 interop:

@@ -90,6 +90,10 @@ impl Client {
             return outcome;
         }
         match fallback.call(&request) {
+            // The first attempt may have run, whatever became of the second.
+            Some(Err(CallError::Direct { sentence, .. })) if error.retry() != Retry::Safe => {
+                Err(CallError::Direct { ran: Ran::Maybe, sentence })
+            }
             Some(direct) => direct,
             None => outcome,
         }

@@ -1,14 +1,8 @@
 //! The shim's clock: nanoseconds since the process first looked.
 
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-static START: OnceLock<Instant> = OnceLock::new();
-
-/// Nanoseconds, monotonic.
-pub(crate) fn now() -> u64 {
-    nanos(START.get_or_init(Instant::now).elapsed())
-}
+pub(crate) use shmesh_shm::host::now;
 
 /// The whole nanoseconds of a duration, as many as fit.
 pub(crate) fn nanos(duration: Duration) -> u64 {

@@ -68,7 +68,8 @@ impl Exchange {
         loop {
             calls.turn();
             match calls.write(self.id, bytes)? {
-                0 if calls.is_sent(self.id) || bytes.is_empty() => return Ok(0),
+                // Credit need not come any more once the answer is complete.
+                0 if calls.is_sent(self.id) || calls.is_answered(self.id) || bytes.is_empty() => return Ok(0),
                 0 => drop(calls.wait(None)),
                 len => return Ok(len),
             }

@@ -88,6 +88,18 @@ impl Lane {
         self.calls_mut().answer_bytes_max = bytes;
     }
 
+    /// For the simulation: the lane can be used no more.
+    #[cfg(shmesh_sim)]
+    pub fn is_lost(&self) -> bool {
+        self.calls().is_lost()
+    }
+
+    /// For the simulation: blocks that the sidecar has not given back.
+    #[cfg(shmesh_sim)]
+    pub fn lent_blocks(&mut self) -> u32 {
+        self.calls_mut().wire.end.lent_blocks()
+    }
+
     pub(crate) fn calls(&self) -> &Calls {
         self.calls.as_ref().expect("taken only by drop")
     }

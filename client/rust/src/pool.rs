@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::calls::Calls;
 use crate::clock;
 use crate::error::{CallError, ConnectError};
 use crate::session::{Attach, Session};
+use shmesh_shm::handshake::RefusedCode;
 
 /// The first pause after a failed attempt to attach; doubled up to the longest.
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
@@ -37,7 +38,8 @@ struct State {
 struct Failure {
     error: ConnectError,
     back_off: Duration,
-    retry_at: Instant,
+    /// On the shim's clock.
+    retry_at: u64,
 }
 
 impl Pool {
@@ -65,16 +67,32 @@ impl Pool {
             }
             state.sessions.retain(|session| session.upgrade().is_some_and(|session| is_good(&session)));
             if !state.attaching && state.sessions.len() < self.sessions_max {
-                state = self.attach(state)?;
-                continue;
+                match self.attach(state) {
+                    Ok(attached) => {
+                        state = attached;
+                        continue;
+                    }
+                    Err(error) => {
+                        state = self.lock();
+                        // Over a quota: then the lanes that there are have to do.
+                        let full =
+                            matches!(&error, CallError::Connect(why) if why.refused() == Some(RefusedCode::Limit));
+                        if !full || state.sessions.is_empty() {
+                            return Err(error);
+                        }
+                        if !state.idle.is_empty() {
+                            continue;
+                        }
+                    }
+                }
             }
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.patience);
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let now = clock::now();
+            let deadline = *deadline.get_or_insert_with(|| now.saturating_add(clock::nanos(self.patience)));
+            if now >= deadline {
                 let lanes = usize::from(self.attach.calling_lanes) * state.sessions.len();
                 return Err(CallError::NoLane { lanes });
             }
-            state = self.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.wait_freed(state, Duration::from_nanos(deadline - now));
         }
     }
 
@@ -88,8 +106,21 @@ impl Pool {
         self.freed.notify_one();
     }
 
+    #[cfg(not(shmesh_sim))]
+    fn wait_freed<'a>(&'a self, state: MutexGuard<'a, State>, longest: Duration) -> MutexGuard<'a, State> {
+        self.freed.wait_timeout(state, longest).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// All threads of the simulation are one, which must not block.
+    #[cfg(shmesh_sim)]
+    fn wait_freed<'a>(&'a self, state: MutexGuard<'a, State>, longest: Duration) -> MutexGuard<'a, State> {
+        drop(state);
+        shmesh_shm::host::sleep(longest.min(Duration::from_millis(1)));
+        self.lock()
+    }
+
     fn attach<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>, CallError> {
-        if let Some(failure) = state.failure.as_ref().filter(|failure| Instant::now() < failure.retry_at) {
+        if let Some(failure) = state.failure.as_ref().filter(|failure| clock::now() < failure.retry_at) {
             return Err(failure.error.clone().into());
         }
         state.attaching = true;
@@ -116,7 +147,7 @@ impl Pool {
             Err(error) => {
                 let before = state.failure.as_ref().map(|failure| failure.back_off);
                 let back_off = before.map_or(BACK_OFF_MIN, |before| (before * 2).min(BACK_OFF_MAX));
-                let retry_at = Instant::now() + back_off;
+                let retry_at = clock::now().saturating_add(clock::nanos(back_off));
                 state.failure = Some(Failure { error: error.clone(), back_off, retry_at });
                 Err(error.into())
             }

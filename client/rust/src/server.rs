@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use shmesh_shm::geometry::MAX_HEAD_BYTES;
 use shmesh_shm::wait::DEFAULT_MAX_SPIN;
-use shmesh_shm::{Flags, Header, Kind, Protocol, Reset, Step, Violation, Waiter};
+use shmesh_shm::{Flags, Header, Kind, Protocol, Reset, Step, Violation, Waiter, host};
 
 use crate::clock;
 use crate::error::{CallError, ConnectError};
@@ -77,6 +77,12 @@ impl Server {
     /// Serves on this thread until the flag is set (looked at every 100 ms while nothing comes), or the sidecar is gone.
     pub fn serve_until(&mut self, stop: &AtomicBool, handler: &mut impl Handler) -> Result<(), CallError> {
         serve(&self.session, &mut self.lanes, &mut self.waiter, Some(stop), handler)
+    }
+
+    /// For the simulation: blocks that the sidecar has not given back.
+    #[cfg(shmesh_sim)]
+    pub fn lent_blocks(&mut self) -> u32 {
+        self.lanes.iter_mut().map(|lane| lane.wire.end.lent_blocks()).sum()
     }
 
     /// The lanes, to be served by a thread each.
@@ -465,8 +471,8 @@ fn wait(session: &Session, lanes: &mut [ServingLane], waiter: &mut Waiter, timeo
             return waiter.end(now);
         }
         match waiter.step(now) {
-            Step::Pause => std::hint::spin_loop(),
-            Step::Yield => std::thread::yield_now(),
+            Step::Pause => host::spin(),
+            Step::Yield => host::yield_now(),
             Step::Park => {
                 park(session, lanes, timeout_ns);
                 return waiter.end(clock::now());

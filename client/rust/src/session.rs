@@ -6,12 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shmesh_shm::handshake::{
     self, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION, Welcome,
 };
-use shmesh_shm::{Dirty, ForkGuard, LaneEnd, Mapping, Protocol, Side, doorbell};
+use shmesh_shm::{Dirty, ForkGuard, LaneEnd, Mapping, Protocol, Side, doorbell, host};
 
 use crate::clock;
 use crate::directory::Directory;
@@ -20,6 +20,9 @@ use crate::wire::Wire;
 
 /// How often a busy session looks for messages of the sidecar, in nanoseconds.
 const INBOX_EVERY_NS: u64 = 20_000_000;
+
+/// How long the sidecar may be silent during the handshake.
+const SILENCE: Duration = Duration::from_millis(SILENCE_MS_MAX);
 
 /// What to ask for when attaching.
 #[derive(Clone, Debug)]
@@ -164,12 +167,12 @@ impl Session {
     }
 
     fn finish(&self, mut rest: &[u8]) -> bool {
-        let deadline = Instant::now() + Duration::from_millis(SILENCE_MS_MAX);
+        let deadline = clock::now() + clock::nanos(SILENCE);
         while !rest.is_empty() {
             match handshake::send(self.socket(), rest, &[]) {
                 Ok(sent) => rest = &rest[sent..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(1));
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && clock::now() < deadline => {
+                    host::sleep(Duration::from_millis(1));
                 }
                 Err(_) => return false,
             }
@@ -225,7 +228,7 @@ fn connect(path: &Path) -> Result<UnixStream, ConnectError> {
         reason: error.to_string(),
     };
     let socket = UnixStream::connect(path).map_err(socket_error)?;
-    let silence = Some(Duration::from_millis(SILENCE_MS_MAX));
+    let silence = Some(SILENCE);
     socket.set_read_timeout(silence).map_err(socket_error)?;
     socket.set_write_timeout(silence).map_err(socket_error)?;
     Ok(socket)
@@ -264,6 +267,9 @@ fn welcome(socket: &UnixStream) -> Result<(Welcome, Vec<OwnedFd>), ConnectError>
             Some((Message::Refused(refused), _)) => return Err(refusal(refused)),
             Some(_) => return Err(ConnectError::Handshake(handshake::HandshakeError::Range)),
             None => {}
+        }
+        if !host::await_readable(socket.as_fd(), SILENCE) {
+            return Err(ConnectError::Silent { seconds: SILENCE_MS_MAX / 1000 });
         }
         let mut piece = [0; 4096];
         match handshake::receive(socket.as_fd(), &mut piece, &mut descriptors) {

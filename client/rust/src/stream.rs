@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use shmesh_shm::{Step, Waiter};
+use shmesh_shm::{Step, Waiter, host};
 
 use crate::call::CallId;
 use crate::calls::ReadOutcome;
@@ -183,7 +183,7 @@ impl Shared {
         match waiter.step(now) {
             Step::Pause | Step::Yield => {
                 drop(state);
-                std::thread::yield_now();
+                host::yield_now();
                 Ok(self.lock())
             }
             Step::Park => {

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
+use nix::poll::{PollFd, PollFlags};
 use shmesh_shm::handshake::LaneInfo;
-use shmesh_shm::{LaneEnd, Step, Waiter, doorbell};
+use shmesh_shm::{LaneEnd, Step, Waiter, doorbell, host};
 
 use crate::clock;
 use crate::session::Session;
@@ -69,12 +68,14 @@ impl Wire {
             if self.session.is_gone() {
                 return if self.has_news(for_room) { Waited::News } else { Waited::Gone };
             }
+            // What parking sees is seen once: looking at the room takes the news of it.
+            let mut news = false;
             match self.waiter.step(now) {
-                Step::Pause => (0..PAUSES).for_each(|_| std::hint::spin_loop()),
-                Step::Yield => std::thread::yield_now(),
-                Step::Park => self.sleep(until.map(|until| until.saturating_sub(now)), for_room),
+                Step::Pause => (0..PAUSES).for_each(|_| host::spin()),
+                Step::Yield => host::yield_now(),
+                Step::Park => news = !self.sleep(until.map(|until| until.saturating_sub(now)), for_room),
             }
-            let news = self.has_news(for_room);
+            news |= self.has_news(for_room);
             now = clock::now();
             if news {
                 self.waiter.end(now);
@@ -99,13 +100,15 @@ impl Wire {
         }
     }
 
-    /// Sleeps until rung, until the session ends, or for so many nanoseconds.
-    fn sleep(&mut self, timeout_ns: Option<u64>, for_room: bool) {
-        if self.end.park(for_room) {
+    /// Sleeps until rung, until the session ends, or for so many nanoseconds. False: there are news already.
+    fn sleep(&mut self, timeout_ns: Option<u64>, for_room: bool) -> bool {
+        let sleeps = self.end.park(for_room);
+        if sleeps {
             sleep_on(&[self.bell()], &self.session, timeout_ns);
             self.end.unpark();
             self.drain_bell();
         }
+        sleeps
     }
 }
 
@@ -115,8 +118,7 @@ pub(crate) fn sleep_on(bells: &[BorrowedFd<'_>], session: &Session, timeout_ns: 
     // No events: only the end wakes. Readable it may well be, when the sidecar pushes endpoints.
     fds.push(PollFd::new(session.socket(), PollFlags::empty()));
     fds.extend(bells.iter().map(|bell| PollFd::new(*bell, PollFlags::POLLIN)));
-    let timeout = timeout_ns.map(|ns| TimeSpec::from_duration(Duration::from_nanos(ns)));
-    match ppoll(&mut fds, timeout, None) {
+    match host::poll(&mut fds, timeout_ns.map(Duration::from_nanos)) {
         Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
         Err(_) => session.set_gone(),
     }

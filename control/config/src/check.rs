@@ -20,6 +20,14 @@ const WORKERS_MAX: u32 = 32;
 const LANES_MAX: u32 = 200;
 /// Most sessions. Each takes a dozen descriptors and more.
 const SESSIONS_MAX: u32 = 4096;
+/// Most calls that a quota lets be open: the slots of all lanes that there can be.
+const CALLS_MAX: u32 = SESSIONS_MAX * LANES_MAX * 256;
+/// Most route ids of a quota: 1,024 on each lane (docs/spec/shm-v1.md §8).
+const ROUTE_IDS_MAX: u32 = SESSIONS_MAX * LANES_MAX * 1024;
+/// Least bytes of a quota. Less is no lane; a mistyped unit most likely.
+const BYTES_LEAST: u64 = 1 << 20;
+/// Most bytes of a quota, 1 TiB.
+const BYTES_MAX: u64 = 1 << 40;
 
 /// What the file says, or all its faults in the order of their places.
 pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
@@ -55,6 +63,7 @@ pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
         session,
         access_log,
         workers,
+        stages: file.stages.0.is_some_and(|stages| stages.value),
     })
 }
 
@@ -217,6 +226,22 @@ fn session(entry: Option<At<SessionEntry>>, faults: &mut Faults) -> SessionSpec 
     session.sessions_max = sessions.unwrap_or(session.sessions_max);
     let lanes = faults.read(entry.lanes_max.0, |count: &Count| count.read(1, LANES_MAX));
     session.lanes_max = lanes.unwrap_or(session.lanes_max);
+
+    let quotas = &mut session.quotas;
+    let counts = [
+        (&mut quotas.lanes_per_uid, entry.lanes_per_uid, SESSIONS_MAX * LANES_MAX),
+        (&mut quotas.calls_per_session, entry.calls_per_session, CALLS_MAX),
+        (&mut quotas.calls_per_uid, entry.calls_per_uid, CALLS_MAX),
+        (&mut quotas.route_ids_per_session, entry.route_ids_per_session, ROUTE_IDS_MAX),
+        (&mut quotas.route_ids_per_uid, entry.route_ids_per_uid, ROUTE_IDS_MAX),
+    ];
+    for (setting, key, most) in counts {
+        *setting = faults.read(key.0, |count: &Count| count.read(1, most)).unwrap_or(*setting);
+    }
+    let mut bytes = |key: Key<Size>| faults.read(key.0, |size: &Size| size.read_long(BYTES_LEAST, BYTES_MAX));
+    quotas.bytes_per_session = bytes(entry.bytes_per_session).unwrap_or(quotas.bytes_per_session);
+    quotas.bytes_per_uid = bytes(entry.bytes_per_uid);
+    quotas.bytes_max = bytes(entry.bytes_max);
     session
 }
 

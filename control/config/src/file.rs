@@ -36,6 +36,9 @@ pub(crate) struct File {
     pub access_log: Key<AccessLogEntry>,
     /// Number of worker threads. Default: as many as the process may use CPUs.
     pub workers: Key<Count>,
+    /// Whether workers measure where their time goes, for /metrics and `shmesh bench --stages`; a few clock readings a
+    /// turn. Default: false.
+    pub stages: Key<bool>,
 }
 
 /// The admin interface.
@@ -170,6 +173,22 @@ pub(crate) struct SessionEntry {
     pub sessions_max: Key<Count>,
     /// Lanes of one session. Default: 64.
     pub lanes_max: Key<Count>,
+    /// Lanes of all sessions of one uid. Default: 2048.
+    pub lanes_per_uid: Key<Count>,
+    /// Bytes of the memory files of all sessions. Default: three quarters of the cgroup's memory limit, 16384MiB without one.
+    pub bytes_max: Key<Size>,
+    /// Bytes of the memory files of one session. Default: 2048MiB.
+    pub bytes_per_session: Key<Size>,
+    /// Bytes of the memory files of all sessions of one uid. Default: as `bytes_max`.
+    pub bytes_per_uid: Key<Size>,
+    /// Calls and streams that one session has open. Default: 4096.
+    pub calls_per_session: Key<Count>,
+    /// Calls and streams that all sessions of one uid have open. Default: 65536.
+    pub calls_per_uid: Key<Count>,
+    /// Route ids that one session has defined. Default: 16384.
+    pub route_ids_per_session: Key<Count>,
+    /// Route ids that all sessions of one uid have defined. Default: 131072.
+    pub route_ids_per_uid: Key<Count>,
 }
 
 /// One line of JSON for each call.

@@ -1,7 +1,7 @@
 //! The effective configuration, in the shape of the file.
 
 use serde_json::{Map, Value, json};
-use shmesh_policy::{AllowUids, Bind, Cluster, Limits, Listener, Protocol, Route, Snapshot};
+use shmesh_policy::{AllowUids, Bind, Cluster, Limits, Listener, Protocol, Quotas, Route, Snapshot};
 
 use crate::scalar::interval;
 
@@ -36,6 +36,7 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
         "sessions_max": snapshot.session.sessions_max,
         "lanes_max": snapshot.session.lanes_max,
     });
+    quotas_json(&snapshot.session.quotas, &mut session);
     if let AllowUids::Listed(uids) = &snapshot.session.allow_uids {
         session["allow_uids"] = json!(uids);
     }
@@ -45,6 +46,9 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
     }
     if let Some(workers) = snapshot.workers {
         object.insert("workers".into(), json!(workers));
+    }
+    if snapshot.stages {
+        object.insert("stages".into(), json!(true));
     }
     Value::Object(object)
 }
@@ -98,6 +102,32 @@ fn cluster_json(cluster: &Cluster) -> Value {
         object["endpoints"] = endpoints.collect();
     }
     object
+}
+
+fn quotas_json(quotas: &Quotas, session: &mut Value) {
+    // Named one by one, so that a new quota cannot be forgotten.
+    let Quotas {
+        lanes_per_uid,
+        bytes_max,
+        bytes_per_session,
+        bytes_per_uid,
+        calls_per_session,
+        calls_per_uid,
+        route_ids_per_session,
+        route_ids_per_uid,
+    } = *quotas;
+    session["lanes_per_uid"] = json!(lanes_per_uid);
+    session["bytes_per_session"] = json!(bytes_per_session);
+    session["calls_per_session"] = json!(calls_per_session);
+    session["calls_per_uid"] = json!(calls_per_uid);
+    session["route_ids_per_session"] = json!(route_ids_per_session);
+    session["route_ids_per_uid"] = json!(route_ids_per_uid);
+    // What is absent depends on the machine.
+    for (key, bytes) in [("bytes_max", bytes_max), ("bytes_per_uid", bytes_per_uid)] {
+        if let Some(bytes) = bytes {
+            session[key] = json!(bytes);
+        }
+    }
 }
 
 fn limits_json(limits: &Limits) -> Value {

@@ -121,6 +121,11 @@ impl Count {
 impl Size {
     /// A number of bytes from `least` to `most`.
     pub fn read(&self, least: u32, most: u32) -> Result<u32, String> {
+        self.read_long(u64::from(least), u64::from(most)).map(|bytes| bytes as u32)
+    }
+
+    /// As [`Size::read`], for what may be larger than 4 GiB.
+    pub fn read_long(&self, least: u64, most: u64) -> Result<u64, String> {
         let text = self.0.as_str();
         let (digits, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
             (Some(digits), _) => (digits, 1024),
@@ -128,7 +133,7 @@ impl Size {
             _ => (text, 1),
         };
         match read_digits(digits.trim_end()).and_then(|number| number.checked_mul(unit)) {
-            Some(bytes) if (u64::from(least)..=u64::from(most)).contains(&bytes) => Ok(bytes as u32),
+            Some(bytes) if (least..=most).contains(&bytes) => Ok(bytes),
             Some(_) => Err(format!("{text} is out of range; write from {} to {}", bytes(least), bytes(most))),
             None => Err(format!("`{text}` is not a size; write a number of bytes, or one with KiB or MiB: 64KiB")),
         }
@@ -355,12 +360,12 @@ impl Method {
 }
 
 /// As it can be read again: in the largest unit that divides it.
-pub(crate) fn bytes(number: u32) -> String {
-    match number {
+pub(crate) fn bytes(number: impl Into<u64>) -> String {
+    match number.into() {
         0 => "0".into(),
-        _ if number.is_multiple_of(1024 * 1024) => format!("{}MiB", number / (1024 * 1024)),
-        _ if number.is_multiple_of(1024) => format!("{}KiB", number / 1024),
-        _ => number.to_string(),
+        number if number.is_multiple_of(1024 * 1024) => format!("{}MiB", number / (1024 * 1024)),
+        number if number.is_multiple_of(1024) => format!("{}KiB", number / 1024),
+        number => number.to_string(),
     }
 }
 

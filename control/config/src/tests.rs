@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use shmesh_policy::{AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, Protocol, Snapshot};
+use shmesh_policy::{AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, Protocol, Quotas, Snapshot};
 
 use super::*;
 
@@ -58,7 +58,18 @@ limits:
   calls_per_connection: 10
   streams_per_lane: 11
   buffered_bytes_per_connection: 64KiB
-session: { allow_uids: [ 0 ], sessions_max: 3, lanes_max: 4 }
+session:
+  allow_uids: [ 0 ]
+  sessions_max: 3
+  lanes_max: 4
+  lanes_per_uid: 5
+  bytes_max: 8192MiB
+  bytes_per_session: 20MiB
+  bytes_per_uid: 1048576KiB
+  calls_per_session: 6
+  calls_per_uid: 7
+  route_ids_per_session: 8
+  route_ids_per_uid: 9
 access_log: { path: /var/log/shmesh.log }
 workers: 2
 "#;
@@ -139,6 +150,17 @@ fn every_key_is_read() {
     assert_eq!((limits.calls_per_connection, limits.streams_per_lane), (10, 11));
     assert_eq!(snapshot.session.allow_uids, AllowUids::Listed(vec![0]));
     assert_eq!((snapshot.session.sessions_max, snapshot.session.lanes_max), (3, 4));
+    let quotas = Quotas {
+        lanes_per_uid: 5,
+        bytes_max: Some(8 << 30),
+        bytes_per_session: 20 << 20,
+        bytes_per_uid: Some(1 << 30),
+        calls_per_session: 6,
+        calls_per_uid: 7,
+        route_ids_per_session: 8,
+        route_ids_per_uid: 9,
+    };
+    assert_eq!(snapshot.session.quotas, quotas);
     assert_eq!(snapshot.access_log.unwrap().path, Path::new("/var/log/shmesh.log"));
     assert_eq!(snapshot.workers, Some(2));
 }

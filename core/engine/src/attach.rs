@@ -6,6 +6,7 @@ use shmesh_shm::{DirtyWatch, LaneEnd, Side};
 use crate::call::Failure;
 use crate::ingress::Breach;
 use crate::lane::{Lane, Slot, User};
+use crate::quota::{LaneUse, Quota};
 use crate::session::{Attached, NewLanes};
 use crate::slab::Key;
 use crate::token::Token;
@@ -45,9 +46,12 @@ impl<D: Driver> Worker<D> {
                 listed: false,
                 hot: !quiet,
                 lends: false,
+                known_head: Box::default(),
+                usage: LaneUse::new(new.usage.clone()),
                 key_bytes: 0,
                 blocked: false,
                 active: now,
+                looked: 0,
             });
             if !quiet {
                 self.hot.push(key);
@@ -82,6 +86,7 @@ impl<D: Driver> Worker<D> {
             }
             if !lane.hot {
                 lane.hot = true;
+                lane.looked = self.stages.begin();
                 lane.end.unpark();
                 self.hot.push(key);
             }
@@ -95,9 +100,18 @@ impl<D: Driver> Worker<D> {
         let session = lane.session;
         tracing::warn!(session, app = %lane.app, reason = %breach, "an app broke shm-v1; its session is ended");
         lane.hot = false;
-        self.counters.violations.add(1);
+        self.shared.registry.breached(breach.reason());
         self.detach(session);
         self.shared.sessions.end(session);
+    }
+
+    /// Something that an app wanted is over a quota. Counted each time, said once a session.
+    pub(crate) fn over_quota(&mut self, key: Key<Lane>, quota: Quota) {
+        self.shared.sessions.quotas.refused(quota);
+        let Some(lane) = self.lanes.get(key) else { return };
+        if lane.usage.session().tell() {
+            tracing::warn!(session = lane.session, app = %lane.app, limit = quota.name(), "an app is over a quota");
+        }
     }
 
     /// The app is gone, or is to go: its calls end, its lanes are forgotten.

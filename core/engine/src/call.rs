@@ -6,7 +6,9 @@ use shmesh_proto::dubbo::FrameHeader;
 
 use crate::conn::Conn;
 use crate::lane::SlotRef;
+use crate::quota::Quota;
 use crate::slab::Key;
+use shmesh_shm::InPlace;
 
 /// A call from the moment that its head was understood until its answer was handed over.
 pub struct Call {
@@ -64,7 +66,7 @@ pub struct Exchange {
     pub http: bool,
     /// Bytes flow until each side ends them; there is no answer that begins (raw connections).
     pub tunnel: bool,
-    /// The request's head as it leaves, without framing and without its last CRLF.
+    /// The request's head as it leaves, without framing, with the CRLF that ends it.
     pub head: Slice,
     pub head_only: bool,
     pub idempotent: bool,
@@ -74,6 +76,8 @@ pub struct Exchange {
     pub request_has_body: bool,
     /// Trailers of the request.
     pub request_trailers: Vec<u8>,
+    /// The whole body, where the app wrote it; only between taking the record and forwarding it in the same turn.
+    pub in_place: Option<InPlace>,
     /// Body that came before an endpoint was ready.
     pub pending: Chunks,
     /// What was sent of the body, kept for one more attempt.
@@ -129,6 +133,8 @@ pub enum Failure {
     MalformedRequest,
     /// A limit was reached.
     Overloaded,
+    /// A quota of the app was reached.
+    OverQuota(Quota),
     /// A host name has no address.
     Unresolved,
     /// The caller withdrew it before anything was forwarded.
@@ -142,7 +148,11 @@ impl Failure {
     pub fn http_status(self) -> u16 {
         match self {
             Failure::NoRoute => 404,
-            Failure::Refused | Failure::Overloaded | Failure::Unresolved | Failure::Withdrawn => 503,
+            Failure::Refused
+            | Failure::Overloaded
+            | Failure::OverQuota(_)
+            | Failure::Unresolved
+            | Failure::Withdrawn => 503,
             Failure::ConnectTimeout | Failure::Timeout => 504,
             Failure::Died | Failure::MalformedAnswer => 502,
             Failure::MalformedRequest => 400,
@@ -162,6 +172,7 @@ impl Failure {
             | Failure::ConnectTimeout
             | Failure::Died
             | Failure::Overloaded
+            | Failure::OverQuota(_)
             | Failure::Unresolved
             | Failure::Withdrawn
             | Failure::Loop => status::SERVER_ERROR,
@@ -177,7 +188,7 @@ impl Failure {
             Failure::ConnectTimeout | Failure::Timeout => Reset::Timeout,
             Failure::Died => Reset::Died,
             Failure::MalformedAnswer | Failure::MalformedRequest => Reset::Malformed,
-            Failure::Overloaded => Reset::Overloaded,
+            Failure::Overloaded | Failure::OverQuota(_) => Reset::Overloaded,
             Failure::Withdrawn => Reset::Withdrawn,
         }
     }
@@ -192,7 +203,7 @@ impl Failure {
             Failure::Timeout => "upstream-timeout",
             Failure::MalformedAnswer => "upstream-malformed",
             Failure::MalformedRequest => "malformed-request",
-            Failure::Overloaded => "overloaded",
+            Failure::Overloaded | Failure::OverQuota(_) => "overloaded",
             Failure::Unresolved => "host-unresolved",
             Failure::Withdrawn => "withdrawn",
             Failure::Loop => "loop",
@@ -210,6 +221,7 @@ impl Failure {
             Failure::MalformedAnswer => "shmesh: the upstream's answer broke the protocol",
             Failure::MalformedRequest => "shmesh: the request broke the protocol",
             Failure::Overloaded => "shmesh: a limit is reached; see docs/LIMITS.md and GET /metrics",
+            Failure::OverQuota(quota) => quota.sentence(),
             Failure::Unresolved => "shmesh: the host name has no address",
             Failure::Withdrawn => "shmesh: the caller withdrew the call",
             Failure::Loop => "shmesh: the request names this sidecar itself",

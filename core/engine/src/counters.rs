@@ -1,9 +1,8 @@
 //! What is counted: each worker writes its own words, the control side adds them up when asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use shmesh_policy::Snapshot;
 
@@ -12,6 +11,16 @@ pub const BOUNDS_US: [u64; 18] = [
     5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
     10_000_000,
 ];
+
+const BOUNDS_NS: [u64; BOUNDS_US.len()] = {
+    let mut bounds = BOUNDS_US;
+    let mut index = 0;
+    while index < bounds.len() {
+        bounds[index] *= 1_000;
+        index += 1;
+    }
+    bounds
+};
 
 /// A word that one thread writes and others read.
 #[derive(Default, Debug)]
@@ -73,10 +82,33 @@ worker_counters! {
     dubbo_skips => "shmesh_dubbo_skipper_total";
     /// Answers that came after their call was over, and were dropped.
     late_answers => "shmesh_late_answers_total";
-    /// Sessions ended because the app broke shm-v1.
-    violations => "shmesh_session_violations_total";
     /// Calls over shared memory that the app withdrew before they were forwarded.
     withdrawn => "shmesh_withdrawn_total";
+    /// Bytes of payload that the worker copied on their way between apps and sockets; those that are sent from where they
+    /// lie, or received to where they stay, are not among them.
+    copied => "shmesh_copied_bytes_total";
+    /// Stages: time asleep in the driver, in nanoseconds. These count while `stages` is on.
+    stage_parked => "shmesh_stage_parked_nanoseconds_total";
+    /// Stages: time in turns that found nothing to do.
+    stage_wait => "shmesh_stage_wait_nanoseconds_total";
+    /// Stages: time for sockets, timers and mail.
+    stage_driver => "shmesh_stage_driver_nanoseconds_total";
+    /// Stages: time for taking records and turning them into calls, routes included.
+    stage_ingress => "shmesh_stage_ingress_nanoseconds_total";
+    /// Stages: time for looking up routes.
+    stage_route => "shmesh_stage_route_nanoseconds_total";
+    /// Stages: time for forwarding calls.
+    stage_dispatch => "shmesh_stage_dispatch_nanoseconds_total";
+    /// Stages: time for publishing records and writing to sockets.
+    stage_egress => "shmesh_stage_egress_nanoseconds_total";
+    /// Stages: how long records waited in their ring at most, added up.
+    stage_ring_wait => "shmesh_stage_ring_wait_nanoseconds_total";
+    /// Stages: records that waited.
+    stage_records => "shmesh_stage_records_total";
+    /// Stages: time from taking a call to its answer, added up over calls.
+    stage_upstream => "shmesh_stage_upstream_nanoseconds_total";
+    /// Stages: calls that were answered.
+    stage_calls => "shmesh_stage_calls_total";
     /// Access log lines dropped because the writer was behind.
     log_dropped => "shmesh_access_log_dropped_total";
 }
@@ -114,6 +146,8 @@ pub struct Registry {
     pub calls: Mutex<HashMap<CallNames, Vec<Arc<CallCounter>>>>,
     pub durations: Mutex<HashMap<Names, Vec<Arc<DurationCounter>>>>,
     pub endpoints: Mutex<HashMap<String, Vec<Arc<EndpointCounters>>>>,
+    /// Sessions ended because their app broke shm-v1, by reason. Rare, so under a lock.
+    pub breaches: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Registry {
@@ -122,6 +156,11 @@ impl Registry {
         let counters = Arc::new(EndpointCounters::default());
         lock(&self.endpoints).entry(address).or_default().push(counters.clone());
         counters
+    }
+
+    /// A session ended because its app broke shm-v1.
+    pub fn breached(&self, reason: &'static str) {
+        *lock(&self.breaches).entry(reason).or_default() += 1;
     }
 
     /// Counters of one worker.
@@ -167,17 +206,17 @@ impl CallCounters {
     }
 
     /// Counts a call. `cluster` = `u32::MAX` if no route took it.
-    pub fn count(&mut self, snapshot: &Snapshot, listener: u16, cluster: u32, code: u16, took: Duration) {
+    #[inline]
+    pub fn count(&mut self, snapshot: &Snapshot, listener: u16, cluster: u32, code: u16, took_ns: u64) {
         let key = (listener, cluster, code);
         if self.last.as_ref().is_none_or(|last| last.0 != key) {
             self.last = Some((key, self.call(snapshot, key), self.duration(snapshot, (listener, cluster))));
         }
         if let Some((_, call, duration)) = &self.last {
             call.count.add(1);
-            let us = took.as_micros() as u64;
-            let bucket = BOUNDS_US.iter().position(|&bound| us <= bound).unwrap_or(BOUNDS_US.len());
+            let bucket = BOUNDS_NS.iter().position(|&bound| took_ns <= bound).unwrap_or(BOUNDS_NS.len());
             duration.buckets[bucket].add(1);
-            duration.sum_ns.add(took.as_nanos() as u64);
+            duration.sum_ns.add(took_ns);
         }
     }
 

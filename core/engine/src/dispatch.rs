@@ -11,7 +11,7 @@ use crate::conn::{Conn, DubboUp, HttpUp, Pipe, RawUp, Role};
 use crate::frame::FrameReader;
 use crate::lane::{Lane, SlotRef};
 use crate::resolve::{Answer, NAMES_MAX, Question, TTL, TTL_NEGATIVE};
-use crate::slab::Key;
+use crate::slab::{Key, Slab};
 use crate::upstream::{AddressId, EndpointState};
 use crate::worker::Worker;
 
@@ -54,11 +54,11 @@ impl<D: Driver> Worker<D> {
                 self.dispatch_named(key);
                 return;
             }
-            let Some(cluster) = self.clusters.get(call.cluster as usize) else {
+            let Some(cluster) = self.clusters.get_mut(call.cluster as usize) else {
                 self.fail(key, Failure::NoRoute);
                 return;
             };
-            let Some(endpoint) = call.tries.next().and_then(|index| cluster.endpoints.get(index)) else {
+            let Some(endpoint) = call.tries.next().and_then(|index| cluster.endpoints.get_mut(index)) else {
                 let failure = call.last_failure;
                 self.fail(key, failure);
                 return;
@@ -69,9 +69,13 @@ impl<D: Driver> Worker<D> {
                     self.connect_call(key, address);
                     return;
                 }
-                EndpointState::Shm(name) => {
-                    let name = name.clone();
-                    if self.open_serving(key, &name) {
+                EndpointState::Shm { name, lane } => {
+                    if lane.is_none_or(|lane| self.lanes.get(lane).is_none()) {
+                        *lane = self.serving.get(name).copied();
+                    }
+                    if let Some(lane) = *lane
+                        && self.open_serving(key, lane)
+                    {
                         return;
                     }
                 }
@@ -322,10 +326,9 @@ impl<D: Driver> Worker<D> {
         Some(conn)
     }
 
-    /// Opens a slot on the lane on which an app serves, or waits for one; false if there is no such lane.
-    fn open_serving(&mut self, key: Key<Call>, name: &str) -> bool {
+    /// Opens a slot on the lane on which an app serves, or waits for one; false if it takes no more.
+    fn open_serving(&mut self, key: Key<Call>, lane_key: Key<Lane>) -> bool {
         let waiting_max = self.snapshot.limits.calls_per_connection as usize;
-        let Some(&lane_key) = self.serving.get(name) else { return false };
         let Some(lane) = self.lanes.get_mut(lane_key) else { return false };
         if !lane.free.is_empty() {
             self.open_slot(key, lane_key);
@@ -381,20 +384,6 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Whether the way to a call's destination is still there: it may have gone, or become another one, since the call was ready.
-    fn can_forward(&self, dest: Option<Peer>) -> bool {
-        match dest {
-            Some(Peer::Conn(key)) => match self.conns.get(key).map(|conn| &conn.role) {
-                Some(Role::HttpUp(up)) => up.connected,
-                Some(Role::DubboUp(up)) => up.connected,
-                Some(Role::RawUp(up)) => up.connected,
-                _ => false,
-            },
-            Some(Peer::Slot(at)) => self.lanes.get(at.lane).is_some(),
-            None => false,
-        }
-    }
-
     /// Forwards what is ready, as one batch: *forwarded* is stored for each call, then one fence, then only what the apps
     /// have not withdrawn leaves (docs/spec/shm-v1.md §5).
     pub(crate) fn forward_ready(&mut self) {
@@ -405,11 +394,9 @@ impl<D: Driver> Worker<D> {
             for &key in &batch {
                 let Some(call) = self.calls.get_mut(key) else { continue };
                 call.queued = false;
-                let dest = call.dest;
-                if !self.can_forward(dest) {
+                if !can_forward(&self.conns, &self.lanes, call.dest) {
                     continue;
                 }
-                let Some(call) = self.calls.get_mut(key) else { continue };
                 call.forwarded = true;
                 if let Peer::Slot(at) = call.origin
                     && let Some(lane) = self.lanes.get(at.lane)
@@ -448,10 +435,29 @@ impl<D: Driver> Worker<D> {
         }
         call.attempts += 1;
         let (cluster, is_dubbo) = (call.cluster, matches!(call.kind, Kind::Dubbo(_)));
-        if !matches!(&call.kind, Kind::Exchange(exchange) if exchange.tunnel) {
+        let tunnel = matches!(&call.kind, Kind::Exchange(exchange) if exchange.tunnel);
+        if !tunnel && call.started != now {
             let within = self.first_byte_timeout(cluster);
             self.set_call_deadline(key, now + within);
         }
-        if is_dubbo { self.forward_dubbo(key) } else { self.forward_exchange(key) }
+        if is_dubbo {
+            self.forward_dubbo(key);
+        } else if !self.forward_whole(key) {
+            self.forward_exchange(key);
+        }
+    }
+}
+
+/// Whether the way to a call's destination is still there: it may have gone, or become another one, since the call was ready.
+fn can_forward(conns: &Slab<Conn>, lanes: &Slab<Lane>, dest: Option<Peer>) -> bool {
+    match dest {
+        Some(Peer::Conn(key)) => match conns.get(key).map(|conn| &conn.role) {
+            Some(Role::HttpUp(up)) => up.connected,
+            Some(Role::DubboUp(up)) => up.connected,
+            Some(Role::RawUp(up)) => up.connected,
+            _ => false,
+        },
+        Some(Peer::Slot(at)) => lanes.get(at.lane).is_some(),
+        None => false,
     }
 }

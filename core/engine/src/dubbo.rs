@@ -14,6 +14,7 @@ use shmesh_shm::{Protocol, TOTAL_UNKNOWN};
 use crate::call::{Call, Dubbo, Failure, Kind, Peer};
 use crate::conn::{Conn, Finish, Role};
 use crate::frame::Frame;
+use crate::ingress::remaining_us;
 use crate::lane::{First, SlotRef};
 use crate::slab::Key;
 use crate::worker::Worker;
@@ -199,8 +200,10 @@ impl<D: Driver> Worker<D> {
     /// The destination can take the call: its frame leaves whole.
     pub(crate) fn forward_dubbo(&mut self, key: Key<Call>) {
         let frames_max = WAITING_FRAMES_MAX * u64::from(self.snapshot.limits.dubbo_body_bytes);
+        let now = self.driver.now();
         let Some(call) = self.calls.get_mut(key) else { return };
         let dest = call.dest;
+        let deadline_us = remaining_us(call.hard_deadline, now);
         let Kind::Dubbo(dubbo) = &mut call.kind else { return };
         let mut header = dubbo.header;
         let mut body = std::mem::take(&mut dubbo.body);
@@ -228,6 +231,7 @@ impl<D: Driver> Worker<D> {
                     head: Slice::empty(),
                     total: TOTAL_UNKNOWN,
                     one_way: !header.two_way,
+                    deadline_us,
                 };
                 self.slot_first(at, first);
                 let header = self.driver.pool().append(&header.encode());
@@ -264,14 +268,7 @@ impl<D: Driver> Worker<D> {
 
     fn dubbo_tell_one_way(&mut self, origin: Peer) {
         if let Peer::Slot(at) = origin {
-            let first = First {
-                open: false,
-                stream: false,
-                code: u16::from(status::OK),
-                head: Slice::empty(),
-                total: 0,
-                one_way: false,
-            };
+            let first = First::answer(u16::from(status::OK), Slice::empty(), 0);
             self.slot_first(at, first);
             self.slot_answered(at);
         }
@@ -353,14 +350,7 @@ impl<D: Driver> Worker<D> {
                 }
             }
             Peer::Slot(at) => {
-                let first = First {
-                    open: false,
-                    stream: false,
-                    code,
-                    head: Slice::empty(),
-                    total: body.len() as u64 + 16,
-                    one_way: false,
-                };
+                let first = First::answer(code, Slice::empty(), body.len() as u64 + 16);
                 self.slot_first(at, first);
                 let header = self.driver.pool().append(&header.encode());
                 self.slot_push(at, Chunk::Private(header));
@@ -397,14 +387,7 @@ impl<D: Driver> Worker<D> {
     fn dubbo_own_answer(&mut self, at: SlotRef, request: &FrameHeader, failure: Failure) {
         let mut frame = Vec::new();
         write_error(&mut frame, request, failure.dubbo_status(), failure.sentence());
-        let first = First {
-            open: false,
-            stream: false,
-            code: u16::from(failure.dubbo_status()),
-            head: Slice::empty(),
-            total: frame.len() as u64,
-            one_way: false,
-        };
+        let first = First::answer(u16::from(failure.dubbo_status()), Slice::empty(), frame.len() as u64);
         self.slot_first(at, first);
         self.slot_push(at, Chunk::Private(Slice::from_vec(frame)));
         self.slot_answered(at);

@@ -165,6 +165,7 @@ impl<D: Driver> Worker<D> {
             slot.user = User::Discard;
             slot.out.clear();
             slot.first = None;
+            slot.partial = None;
         });
     }
 
@@ -198,7 +199,9 @@ impl<D: Driver> Worker<D> {
         let serving = lane.serves.is_some();
         let Some(slot) = lane.slot_mut(at) else { return };
         slot.user = User::Free;
-        slot.out.clear();
+        if !slot.out.is_empty() {
+            slot.out.clear();
+        }
         slot.first = None;
         slot.reset = None;
         slot.end = false;
@@ -207,6 +210,8 @@ impl<D: Driver> Worker<D> {
         if serving {
             lane.free.push(at.slot);
             self.open_waiting(at.lane);
+        } else {
+            lane.usage.end_call();
         }
     }
 
@@ -384,6 +389,7 @@ fn put_part(
             header.code = first.code;
             header.head_len = first.head.len() as u32;
             header.total = first.total;
+            header.deadline_us = first.deadline_us;
             header.route = if first.open { shmesh_shm::INLINE_KEY } else { 0 };
             if first.stream {
                 header.flags = header.flags | Flags::STREAM;

@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use arc_swap::ArcSwap;
 use shmesh_io::{Choice, Driver, EpollDriver, Limits as DriverLimits, UringDriver, net, probe};
 use shmesh_policy::{Bind, Listener, Snapshot};
+use shmesh_shm::Geometry;
 
 use crate::access_log::AccessLog;
 use crate::counters::{Registry, lock};
@@ -136,7 +137,9 @@ impl Engine {
         }
         let bell = shmesh_shm::doorbell::worker_bell()?;
         *lock(&shared.sessions.bell) = Some(bell.try_clone()?);
-        SessionThread { shared, workers: engine.workers.clone(), listeners: bound.sessions, bell }.start()?;
+        let workers = engine.workers.clone();
+        let geometry = Geometry::default();
+        SessionThread { shared, workers, listeners: bound.sessions, bell, geometry }.start()?;
         engine.ready.store(true, Ordering::Release);
         Ok(engine)
     }
@@ -217,14 +220,15 @@ fn same_listeners(old: &Snapshot, new: &Snapshot) -> bool {
         })
 }
 
-struct WorkerStart {
-    shared: Arc<Shared>,
-    index: usize,
-    resolver: Resolver,
-    log: Option<AccessLog>,
-    in_flight: Arc<AtomicU64>,
-    drain_seen: Arc<AtomicBool>,
-    sockets: Sockets,
+/// What a worker starts with.
+pub(crate) struct WorkerStart {
+    pub shared: Arc<Shared>,
+    pub index: usize,
+    pub resolver: Resolver,
+    pub log: Option<AccessLog>,
+    pub in_flight: Arc<AtomicU64>,
+    pub drain_seen: Arc<AtomicBool>,
+    pub sockets: Sockets,
 }
 
 /// Starts a worker's thread; the driver is made on it.
@@ -256,7 +260,11 @@ fn spawn<D: Driver>(
     }
 }
 
-fn prepare<D: Driver>(start: WorkerStart, driver: impl FnOnce() -> io::Result<D>) -> io::Result<Worker<D>> {
+/// A worker that listens and is about to run.
+pub(crate) fn prepare<D: Driver>(
+    start: WorkerStart,
+    driver: impl FnOnce() -> io::Result<D>,
+) -> io::Result<Worker<D>> {
     let mut driver = driver()?;
     let mail = Postbox::new(driver.waker());
     let snapshot = start.shared.snapshot.load_full();

@@ -1,6 +1,8 @@
 //! A streamed call under way: the request's bytes towards its destination, the answer's bytes back, each at the pace of the
 //! slower side.
 
+use std::time::Duration;
+
 use shmesh_io::{Chunk, Chunks, Driver, Slice};
 use shmesh_proto::http1::{
     BodyKind, ConnectionOption, Framing, HeadLimits, ResponseHead, ResponseOut, Version, write_last_chunk,
@@ -10,10 +12,14 @@ use shmesh_shm::{Reset, TOTAL_UNKNOWN};
 
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::{Conn, Finish, HttpDown, Role};
+use crate::ingress::remaining_us;
 use crate::lane::First;
 use crate::route_key::without_last_line;
 use crate::slab::Key;
 use crate::worker::Worker;
+
+/// Queues of chunks whose memory is kept for later calls.
+pub(crate) const SPARE_MAX: usize = 64;
 
 /// A request's body is kept for one more attempt up to this many bytes.
 const REPLAY_MAX: usize = 64 * 1024;
@@ -23,8 +29,10 @@ impl<D: Driver> Worker<D> {
 
     /// The destination can take the request: its head, and what has come of its body.
     pub(crate) fn forward_exchange(&mut self, key: Key<Call>) {
+        let now = self.driver.now();
         let Some(call) = self.calls.get_mut(key) else { return };
         let dest = call.dest;
+        let deadline_us = remaining_us(call.hard_deadline, now);
         let Kind::Exchange(exchange) = &mut call.kind else { return };
         let head = exchange.head.clone();
         let http = exchange.http;
@@ -50,12 +58,10 @@ impl<D: Driver> Worker<D> {
                     head: Slice::empty(),
                     total: total.unwrap_or(TOTAL_UNKNOWN),
                     one_way: false,
+                    deadline_us,
                 };
                 if http {
-                    self.scratch.clear();
-                    self.scratch.extend_from_slice(head.as_slice());
-                    self.scratch.extend_from_slice(b"\r\n");
-                    first.head = self.driver.pool().append(&self.scratch);
+                    first.head = head.clone();
                 }
                 if let Some(slot) = lane.slot_mut(at) {
                     slot.first = Some(first);
@@ -250,18 +256,11 @@ impl<D: Driver> Worker<D> {
                     version: Version::Http11,
                 };
                 write_response(&mut self.scratch, head, bytes, &how);
-                let first = First {
-                    open: false,
-                    stream: false,
-                    code: head.status,
-                    head: self.driver.pool().append(&self.scratch),
-                    total: match body {
+                let first = First::answer(head.status, self.driver.pool().append(&self.scratch), match body {
                         BodyKind::None => 0,
                         BodyKind::Length(length) => length,
                         BodyKind::Chunked | BodyKind::UntilClose => TOTAL_UNKNOWN,
-                    },
-                    one_way: false,
-                };
+                    });
                 self.slot_first(at, first);
             }
         }
@@ -447,14 +446,7 @@ impl<D: Driver> Worker<D> {
             };
             write_response(&mut text, &head, &own, &how);
             let body = format!("{}\n", failure.sentence());
-            let first = First {
-                open: false,
-                stream: false,
-                code: failure.http_status(),
-                head: Slice::from_vec(text),
-                total: body.len() as u64,
-                one_way: false,
-            };
+            let first = First::answer(failure.http_status(), Slice::from_vec(text), body.len() as u64);
             self.slot_first(at, first);
             self.slot_push(at, Chunk::Private(Slice::from_vec(body.into_bytes())));
             self.slot_answered(at);
@@ -501,11 +493,13 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Counts a call that is over, and logs it if that is wanted.
+    #[inline]
     pub(crate) fn count(&mut self, listener: u16, cluster: u32, code: u16, started: u64) {
-        let took = std::time::Duration::from_nanos(self.driver.now().saturating_sub(started));
-        self.call_counters.count(&self.snapshot, listener, cluster, code, took);
+        let took_ns = self.driver.now().saturating_sub(started);
+        self.stages.answered(took_ns);
+        self.call_counters.count(&self.snapshot, listener, cluster, code, took_ns);
         if let Some(log) = &self.log
-            && !log.write(&self.snapshot, listener, cluster, code, took)
+            && !log.write(&self.snapshot, listener, cluster, code, Duration::from_nanos(took_ns))
         {
             self.counters.log_dropped.add(1);
         }
@@ -516,8 +510,8 @@ impl<D: Driver> Worker<D> {
         self.spare.pop().unwrap_or_default()
     }
 
-    fn keep_chunks(&mut self, mut chunks: Chunks) {
-        if self.spare.len() < 64 {
+    pub(crate) fn keep_chunks(&mut self, mut chunks: Chunks) {
+        if self.spare.len() < SPARE_MAX {
             chunks.clear();
             self.spare.push(chunks);
         }

@@ -125,7 +125,11 @@ impl<D: Driver> Worker<D> {
         match result {
             Ok(_) => {
                 let drained = conn.out.is_empty();
-                if conn.finish != Finish::Stay || !drained {
+                let stays = conn.finish == Finish::Stay;
+                if self.raw_end_is_due(key) {
+                    return self.raw_up_ended(key, false);
+                }
+                if !stays || !drained {
                     self.touch_conn(key);
                 }
                 if drained {

@@ -9,7 +9,6 @@ use shmesh_proto::http1::{
 
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::{Conn, Finish, HttpDown, Role};
-use crate::route_key::without_last_line;
 use crate::slab::Key;
 use crate::worker::Worker;
 
@@ -107,7 +106,9 @@ impl<D: Driver> Worker<D> {
             );
             return;
         }
+        let begun = self.stages.begin();
         let cluster = self.snapshot.route_http(head.authority.of(bytes), head.path.of(bytes), head.method.of(bytes));
+        self.stages.routed(begun);
         let forward_proxy = cluster.and_then(|id| self.snapshot.cluster(id)).is_some_and(|c| c.dynamic_forward_proxy);
         let named_host = forward_proxy.then(|| named_host(head, bytes)).flatten();
         let failure = match cluster {
@@ -128,6 +129,7 @@ impl<D: Driver> Worker<D> {
             },
             request_has_body: head.body != BodyKind::None,
             request_trailers: Vec::new(),
+            in_place: None,
             pending: self.spare_chunks(),
             replay: None,
             request_ended: self.http_body_done(key),
@@ -163,7 +165,7 @@ impl<D: Driver> Worker<D> {
         let how = RequestOut { framing, connection: ConnectionOption::KeepAlive, host };
         self.scratch.clear();
         write_request(&mut self.scratch, head, bytes, &how);
-        self.driver.pool().append(without_last_line(&self.scratch))
+        self.driver.pool().append(&self.scratch)
     }
 
     /// Moves body bytes; false when there are none left to move.
@@ -281,6 +283,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Makes a call of what was understood.
+    #[inline]
     pub(crate) fn new_call(&mut self, origin: Peer, listener: u16, cluster: u32, kind: Kind) -> Key<Call> {
         let now = self.driver.now();
         let tries = match self.clusters.get_mut(cluster as usize) {

@@ -9,6 +9,7 @@ use shmesh_proto::http1::{BodyReader, Framing, ResponseHead, Status, chunk_line,
 
 use crate::call::{Call, Failure, Kind};
 use crate::conn::{Conn, HttpUp, Role};
+use crate::route_key::without_last_line;
 use crate::slab::Key;
 use crate::worker::Worker;
 
@@ -274,7 +275,7 @@ impl<D: Driver> Worker<D> {
     /// Puts a request's head with the framing of its body on an upstream connection.
     pub(crate) fn send_request_head(&mut self, key: Key<Conn>, head: &Slice, framing: Framing) {
         self.scratch.clear();
-        self.scratch.extend_from_slice(head.as_slice());
+        self.scratch.extend_from_slice(without_last_line(head.as_slice()));
         end_head(&mut self.scratch, framing);
         let bytes = self.driver.pool().append(&self.scratch);
         if let Some(conn) = self.conns.get_mut(key) {

@@ -1,6 +1,6 @@
 //! Records from apps: what is taken from the rings, checked, and turned into calls, streams and their parts.
 
-use shmesh_io::{Chunk, Driver, SharedSlice, Slice};
+use shmesh_io::{Chunk, Chunks, Driver, SharedSlice, Slice};
 use shmesh_policy::Protocol as Spoken;
 use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN, PeekOutcome, peek_request, service_version};
 use shmesh_shm::{
@@ -10,24 +10,27 @@ use shmesh_shm::{
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::Pipe;
 use crate::lane::{Lane, Partial, SlotRef, User};
+use crate::quota::Quota;
 use crate::route_key::RouteKey;
 use crate::slab::Key;
+use crate::timer::Owner;
+use crate::whole::WHOLE_MAX;
 use crate::worker::{LANE_COOLS_AFTER, Worker};
 
 /// Records taken from one lane in one turn, so that a busy app does not keep the others waiting.
 const RECORDS_PER_TURN: usize = 64;
 
 /// Payloads up to this many bytes are copied out of a block; longer ones are sent from where they lie.
-const COPY_MAX: u32 = 4096;
+pub(crate) const COPY_MAX: u32 = 4096;
 
 /// Frames that come in parts, and heads, never exceed what they declare; this is what is set aside at first.
 pub(crate) const PARTIAL_RESERVE: usize = 64 * 1024;
 
+/// The longest body whose length is said to a peer: some keep it in a signed word, as the HTTP codec assumes of all.
+pub(crate) const LENGTH_MAX: u64 = i64::MAX as u64;
+
 /// Bytes of all keys that one lane defines; calls with further ones are answered `overloaded`. 1,024 ids of 512 bytes.
 pub const KEY_BYTES_MAX: usize = 512 * 1024;
-
-/// Frames of the largest size that may be incomplete on one lane.
-const PARTIAL_FRAMES_MAX: usize = 4;
 
 /// Why a session has to end: what the app did against the page.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,8 +57,27 @@ pub enum Breach {
     AnsweredTwice,
 }
 
+impl Breach {
+    /// The label of the metric.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Breach::Shm(violation) => violation.reason(),
+            Breach::SlotInUse => "slot-in-use",
+            Breach::OldGeneration => "old-generation",
+            Breach::UnknownCall => "unknown-call",
+            Breach::OverCredit => "over-credit",
+            Breach::TooMuchCredit => "too-much-credit",
+            Breach::AfterEnd => "after-end",
+            Breach::UndefinedRoute => "undefined-route",
+            Breach::WrongLane => "wrong-lane",
+            Breach::AnsweredTwice => "answered-twice",
+        }
+    }
+}
+
 impl<D: Driver> Worker<D> {
     /// Takes records from every hot lane; true if there were any.
+    #[inline(never)]
     pub(crate) fn lanes_ingress(&mut self) -> bool {
         let now = self.driver.now();
         let mut worked = false;
@@ -70,6 +92,7 @@ impl<D: Driver> Worker<D> {
                     };
                     if now.saturating_sub(lane.active) > LANE_COOLS_AFTER && lane.end.park(lane.blocked) {
                         lane.hot = false;
+                        lane.usage.rest();
                         self.hot.swap_remove(index);
                         continue;
                     }
@@ -95,10 +118,14 @@ impl<D: Driver> Worker<D> {
             taken += 1;
             self.record(key, &header)?;
         }
-        if taken > 0 {
-            if let Some(lane) = self.lanes.get_mut(key) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            if taken > 0 {
                 lane.active = now;
+                self.stages.waited(lane.looked, taken);
             }
+            lane.looked = self.stages.begin();
+        }
+        if taken > 0 {
             self.touch_lane(key);
         }
         Ok(taken)
@@ -116,22 +143,34 @@ impl<D: Driver> Worker<D> {
     }
 
     fn define(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
-        let route = self.read_key(key, header, header.length)?;
+        let mut route = self.read_key(key, header, header.length)?;
         let Some(lane) = self.lanes.get_mut(key) else { return Ok(()) };
         lane.end.advance();
         let index = header.route as usize;
         if lane.routes.len() <= index {
             lane.routes.resize_with(index + 1, || None);
         }
-        let route = if lane.key_bytes + header.length as usize > KEY_BYTES_MAX {
-            RouteKey::unusable(route.protocol, Failure::Overloaded)
-        } else {
-            lane.key_bytes += header.length as usize;
-            route
-        };
+        let mut over = None;
+        match lane.routes[index].as_ref().filter(|old| !old.is_uncounted()) {
+            Some(old) => lane.key_bytes -= old.bytes as usize,
+            None => over = lane.usage.session().take_route_id(&self.snapshot.session.quotas).err(),
+        }
+        if lane.key_bytes + header.length as usize > KEY_BYTES_MAX {
+            over = over.or(Some(Quota::KeyBytes));
+        }
+        match over {
+            Some(quota) => route = RouteKey::unusable(route.protocol, Failure::OverQuota(quota)),
+            None => {
+                route.bytes = header.length;
+                lane.key_bytes += header.length as usize;
+            }
+        }
         // A key that does not parse leaves its id undefined in effect: calls with it are answered as malformed.
         lane.routes[index] = Some(route);
         debug_assert!(header.route < ROUTE_IDS);
+        if let Some(quota) = over {
+            self.over_quota(key, quota);
+        }
         Ok(())
     }
 
@@ -162,17 +201,27 @@ impl<D: Driver> Worker<D> {
             User::Discard => {}
             User::Partial | User::Call(_) | User::Stream(_) => return Err(Breach::SlotInUse),
         }
+        // What nobody waits for any more was counted already.
+        let counted =
+            if slot.user == User::Free { lane.usage.begin_call(&self.snapshot.session.quotas) } else { Ok(()) };
         slot.begin(header.generation, window, User::Discard);
         let left = window.checked_sub(u64::from(header.length)).ok_or(Breach::OverCredit)?;
         slot.window = left;
         slot.received_end = header.flags.end();
         lane.end.set_state(header.slot, header.generation, CallState::Accepted);
         let at = SlotRef { lane: key, slot: header.slot, generation: header.generation };
+        if let Err(quota) = counted {
+            lane.end.advance();
+            self.over_quota(key, quota);
+            self.slot_reset(at, Reset::Overloaded, quota.sentence());
+            return Ok(());
+        }
         let protocol = header.protocol().ok_or(Violation::Code)?;
         if header.flags.stream() {
             return self.open_stream(at, header, protocol);
         }
         match protocol {
+            Protocol::Http if self.open_whole(at, header) => Ok(()),
             Protocol::Http | Protocol::Raw => self.open_exchange(at, header, protocol),
             Protocol::Dubbo2 => self.open_dubbo(at, header),
         }
@@ -180,72 +229,77 @@ impl<D: Driver> Worker<D> {
 
     /// A call that is streamed: HTTP, or raw.
     fn open_exchange(&mut self, at: SlotRef, header: &Header, protocol: Protocol) -> Result<(), Breach> {
-        let inline =
+        let mut inline =
             if header.route == INLINE_KEY { Some(self.read_key(at.lane, header, header.head_len)?) } else { None };
-        let snapshot = self.snapshot.clone();
-        let spare = self.spare_chunks();
         let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
         let listener = lane.listener;
-        let route = match &inline {
-            Some(_) => None,
-            None => Some(
-                lane.routes.get_mut(header.route as usize).and_then(Option::as_mut).ok_or(Breach::UndefinedRoute)?,
-            ),
-        };
-        let mut own = inline;
-        let route = match route {
+        let route = match &mut inline {
             Some(route) => route,
-            None => own.as_mut().ok_or(Breach::UndefinedRoute)?,
+            None => {
+                lane.routes.get_mut(header.route as usize).and_then(Option::as_mut).ok_or(Breach::UndefinedRoute)?
+            }
         };
+        let end = header.flags.end();
         let body_len = u64::from(header.length - header.head_len);
-        let total = if header.flags.end() { body_len } else { header.total };
-        let known = (header.flags.end() || header.total != TOTAL_UNKNOWN).then_some(total);
+        let total = if end { body_len } else { header.total };
+        let known = (end || header.total != TOTAL_UNKNOWN).then_some(total);
         let mut failure = route.flaw;
         if route.protocol != protocol
             || route.declared.is_some_and(|declared| known != Some(declared))
-            || (header.flags.end() && header.total != TOTAL_UNKNOWN && header.total != body_len)
-            || known.is_some_and(|known| body_len > known)
+            || (end && header.total != TOTAL_UNKNOWN && header.total != body_len)
+            || known.is_some_and(|known| body_len > known || known > LENGTH_MAX)
         {
             failure = Some(Failure::MalformedRequest);
         }
-        let cluster = route.cluster(&snapshot);
-        let http = protocol == Protocol::Http;
+        let begun = self.stages.begin();
+        let cluster = route.cluster(&self.snapshot);
+        self.stages.routed(begun);
+        let (head, head_only, idempotent) = (route.head.clone(), route.head_only, route.idempotent);
+        let request_has_body = known != Some(0) || route.declared.is_some();
+        // A small whole request is left in place: an app that serves may get it from there.
+        let whole = end && header.length as usize <= WHOLE_MAX;
+        let in_place = if whole { lane.end.advance_in_place(header.head_len) } else { None };
+        let mut pending = Chunks::new();
+        if in_place.is_none()
+            && let Some(chunk) = self.take_payload(at.lane, header, header.head_len)?
+        {
+            pending = self.spare_chunks();
+            pending.push(chunk);
+        }
         let exchange = Exchange {
-            http,
+            http: protocol == Protocol::Http,
             tunnel: false,
-            head: route.head.clone(),
-            head_only: route.head_only,
-            idempotent: route.idempotent,
+            head,
+            head_only,
+            idempotent,
             request_length: known,
-            request_has_body: known != Some(0) || route.declared.is_some(),
+            request_has_body,
             request_trailers: Vec::new(),
-            pending: spare,
+            in_place,
+            pending,
             replay: None,
-            request_ended: header.flags.end(),
+            request_ended: end,
             response_chunked: false,
             head_put_at: None,
             response_has_trailers: false,
             status: 0,
-            received: 0,
+            received: body_len,
             answer_left: None,
         };
-        let chunk = self.take_payload(at.lane, header, header.head_len)?;
         let call = self.new_call(Peer::Slot(at), listener, cluster.unwrap_or(u32::MAX), Kind::Exchange(exchange));
         self.occupy(at, User::Call(call));
-        self.caller_deadline(call, header.deadline_us);
-        if let Some(chunk) = chunk
-            && let Some(exchange) = self.calls.get_mut(call).and_then(Call::exchange)
-        {
-            exchange.received = chunk.len() as u64;
-            exchange.pending.push(chunk);
+        if header.deadline_us != 0 {
+            self.caller_deadline(call, header.deadline_us);
         }
-        if !header.flags.end() {
+        if !end {
             self.note_ungranted(at, u64::from(header.length));
         }
-        let failure = failure.or(cluster.is_none().then_some(Failure::NoRoute));
-        match failure {
+        match failure.or(cluster.is_none().then_some(Failure::NoRoute)) {
             Some(failure) => self.fail(call, failure),
             None => self.dispatch(call),
+        }
+        if let Some(place) = in_place {
+            self.leave_in_place(call, at.lane, place);
         }
         Ok(())
     }
@@ -255,6 +309,7 @@ impl<D: Driver> Worker<D> {
         let inline =
             if header.route == INLINE_KEY { Some(self.read_key(at.lane, header, header.head_len)?) } else { None };
         let hard_deadline = deadline(self.driver.now(), header.deadline_us);
+        let until = hard_deadline.min(self.driver.now() + self.snapshot.timeouts.idle.as_nanos() as u64);
         if header.flags.end() {
             let frame = self.copy_payload(at.lane, header, header.head_len)?;
             return self.dubbo_frame(at, frame, inline, header.route, header.flags, hard_deadline);
@@ -271,14 +326,16 @@ impl<D: Driver> Worker<D> {
                 frame: held,
                 one_way: header.flags.one_way(),
                 hard_deadline,
+                until,
             }));
         }
+        self.timers.arm(Owner::Lane(at.lane.index() as u32), until);
         self.consumed(at, u64::from(header.length));
         Ok(())
     }
 
     /// A whole Dubbo frame from an app: its header must be the record's, its strings the key's.
-    fn dubbo_frame(
+    pub(crate) fn dubbo_frame(
         &mut self,
         at: SlotRef,
         mut frame: Slice,
@@ -400,40 +457,6 @@ impl<D: Driver> Worker<D> {
                 }
             }
             User::Call(call) => self.data_call(at, call, header)?,
-        }
-        Ok(())
-    }
-
-    fn data_partial(&mut self, at: SlotRef, header: &Header) -> Result<(), Breach> {
-        let frame_max = self.snapshot.limits.dubbo_body_bytes as usize + HEADER_LEN;
-        let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
-        let held: usize = lane.slots.iter().filter_map(|slot| slot.partial.as_ref()).map(|p| p.frame.len()).sum();
-        let slot = &mut lane.slots[at.slot as usize];
-        let Some(partial) = slot.partial.as_mut() else { return Ok(()) };
-        let too_long =
-            partial.frame.len() + header.length as usize > frame_max || held > PARTIAL_FRAMES_MAX * frame_max;
-        if !too_long {
-            lane.end.append_payload(0..header.length, &mut partial.frame)?;
-        }
-        lane.end.advance();
-        if too_long {
-            self.counters.dubbo_malformed.add(1);
-            self.slot_reset(
-                at,
-                Failure::Overloaded.reset(),
-                "the frame is longer than limits.dubbo_body_bytes, or too many are incomplete on this lane",
-            );
-            return Ok(());
-        }
-        self.consumed(at, u64::from(header.length));
-        if header.flags.end() {
-            let partial = self.lanes.get_mut(at.lane).and_then(|lane| lane.slots[at.slot as usize].partial.take());
-            if let Some(partial) = partial {
-                let flags = if partial.one_way { Flags::ONE_WAY } else { Flags::NONE };
-                self.occupy(at, User::Discard);
-                let frame = Slice::from_vec(partial.frame);
-                return self.dubbo_frame(at, frame, partial.key, partial.route, flags, partial.hard_deadline);
-            }
         }
         Ok(())
     }
@@ -587,7 +610,7 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    fn occupy(&mut self, at: SlotRef, user: User) {
+    pub(crate) fn occupy(&mut self, at: SlotRef, user: User) {
         if let Some(lane) = self.lanes.get_mut(at.lane) {
             let slot = &mut lane.slots[at.slot as usize];
             if slot.generation == at.generation {
@@ -608,8 +631,13 @@ impl<D: Driver> Worker<D> {
     }
 }
 
-fn deadline(now: u64, deadline_us: u32) -> u64 {
+pub(crate) fn deadline(now: u64, deadline_us: u32) -> u64 {
     if deadline_us == 0 { u64::MAX } else { now + u64::from(deadline_us) * 1000 }
+}
+
+/// What is left of a deadline, as a record says it; 0 = there is none.
+pub(crate) fn remaining_us(deadline: u64, now: u64) -> u32 {
+    if deadline == u64::MAX { 0 } else { (deadline.saturating_sub(now) / 1000).clamp(1, u64::from(u32::MAX)) as u32 }
 }
 
 /// Whether the strings in front of a frame's arguments are those of its key.

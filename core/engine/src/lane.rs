@@ -8,8 +8,10 @@ use shmesh_shm::{LaneEnd, Reset};
 
 use crate::call::Call;
 use crate::conn::Conn;
+use crate::quota::LaneUse;
 use crate::route_key::RouteKey;
 use crate::slab::Key;
+use crate::whole::KnownHead;
 
 /// One lane of a session.
 pub struct Lane {
@@ -36,12 +38,18 @@ pub struct Lane {
     pub hot: bool,
     /// In the worker's list of lanes whose blocks are lent.
     pub lends: bool,
+    /// The newest head of an answer that came on this lane whole.
+    pub known_head: Box<KnownHead>,
+    /// What its calls count against.
+    pub usage: LaneUse,
     /// Bytes of the keys that are defined.
     pub key_bytes: usize,
     /// Waits for the app to make room.
     pub blocked: bool,
     /// When it last had a record.
     pub active: Nanos,
+    /// When it was last looked at, while stages are measured.
+    pub looked: Nanos,
 }
 
 /// One place for a call or stream.
@@ -92,6 +100,8 @@ pub struct Partial {
     pub frame: Vec<u8>,
     pub one_way: bool,
     pub hard_deadline: Nanos,
+    /// When it is given up, unless another part comes.
+    pub until: Nanos,
 }
 
 /// The first record of our direction.
@@ -102,6 +112,15 @@ pub struct First {
     pub head: Slice,
     pub total: u64,
     pub one_way: bool,
+    /// What is left of the caller's deadline, in microseconds; 0 = none.
+    pub deadline_us: u32,
+}
+
+impl First {
+    /// An answer begins.
+    pub fn answer(code: u16, head: Slice, total: u64) -> First {
+        First { open: false, stream: false, code, head, total, one_way: false, deadline_us: 0 }
+    }
 }
 
 /// A call's place on a lane; stale once the slot serves another call.
@@ -134,6 +153,7 @@ impl Slot {
     }
 
     /// Begins another call or stream.
+    #[inline]
     pub fn begin(&mut self, generation: u64, window: u64, user: User) {
         self.generation = generation;
         self.user = user;
@@ -142,15 +162,20 @@ impl Slot {
         self.ungranted = 0;
         self.grant = 0;
         self.received_end = false;
-        self.partial = None;
-        self.first = None;
-        self.out.clear();
+        if self.partial.is_some() || self.first.is_some() {
+            self.partial = None;
+            self.first = None;
+        }
+        if !self.out.is_empty() {
+            self.out.clear();
+        }
         self.end = false;
         self.sent_end = false;
         self.reset = None;
     }
 
     /// Something is there to be sent, credit or not.
+    #[inline]
     pub fn has_output(&self) -> bool {
         self.reset.is_some()
             || self.grant > 0
@@ -171,6 +196,7 @@ impl Lane {
     }
 
     /// The slot, unless it serves another call by now.
+    #[inline]
     pub fn slot_mut(&mut self, at: SlotRef) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(at.slot as usize)?;
         (slot.generation == at.generation && slot.user != User::Free).then_some(slot)

@@ -32,6 +32,7 @@ impl<D: Driver> Worker<D> {
             request_length: None,
             request_has_body: true,
             request_trailers: Vec::new(),
+            in_place: None,
             pending: self.spare_chunks(),
             replay: None,
             request_ended: false,
@@ -77,14 +78,7 @@ impl<D: Driver> Worker<D> {
         {
             self.slot_first(
                 at,
-                crate::lane::First {
-                    open: false,
-                    stream: false,
-                    code: 0,
-                    head: Slice::empty(),
-                    total: shmesh_shm::TOTAL_UNKNOWN,
-                    one_way: false,
-                },
+                crate::lane::First::answer(0, Slice::empty(), shmesh_shm::TOTAL_UNKNOWN),
             );
         }
     }
@@ -119,6 +113,11 @@ impl<D: Driver> Worker<D> {
             self.fail(call_key, Failure::Died);
             return;
         }
+        if !tunnel && self.conns.get(key).is_some_and(|conn| conn.sending > 0) {
+            // A connection that was reset looks ended in order to whoever receives after a send had the error: how the send
+            // ends decides (`conn_sent`).
+            return;
+        }
         if tunnel {
             if let Some(Peer::Conn(origin)) = self.calls.get(call_key).map(|call| call.origin) {
                 self.finish_conn(origin, Finish::Shutdown);
@@ -135,6 +134,13 @@ impl<D: Driver> Worker<D> {
             self.drop_conn(key);
             self.response_end(call_key);
         }
+    }
+
+    /// The upstream of a raw call, which is no tunnel, has ended; its end was put off while something was being sent.
+    pub(crate) fn raw_end_is_due(&self, key: Key<Conn>) -> bool {
+        let Some(Conn { role: Role::RawUp(up), ended: true, .. }) = self.conns.get(key) else { return false };
+        let call = up.call.and_then(|call| self.calls.get(call));
+        matches!(call.map(|call| &call.kind), Some(Kind::Exchange(Exchange { tunnel: false, .. })))
     }
 
     /// The peer on a serving lane ended its direction of a tunnel.

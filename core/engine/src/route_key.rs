@@ -13,7 +13,7 @@ use crate::call::Failure;
 #[derive(Clone)]
 pub struct RouteKey {
     pub protocol: Protocol,
-    /// HTTP: the head as it leaves, without framing and its last CRLF.
+    /// HTTP: the head as it leaves, without framing, with the CRLF that ends it.
     pub head: Slice,
     pub head_only: bool,
     pub idempotent: bool,
@@ -21,6 +21,8 @@ pub struct RouteKey {
     pub declared: Option<u64>,
     /// The key is not valid: calls with it are answered so.
     pub flaw: Option<Failure>,
+    /// Bytes of the DEFINE, as they count for its lane.
+    pub bytes: u32,
     key: KeyText,
     /// Snapshot version for which `cluster` holds.
     version: u64,
@@ -93,11 +95,12 @@ impl RouteKey {
         write_request(scratch, head, bytes, &how);
         Ok(RouteKey {
             protocol: Protocol::Http,
-            head: Slice::from_vec(without_last_line(scratch).to_vec()),
+            head: Slice::from_vec(scratch.clone()),
             head_only: head.is_head(bytes),
             idempotent: head.is_idempotent(bytes),
             declared,
             flaw: None,
+            bytes: 0,
             key: KeyText::Http {
                 authority: head.authority.of(bytes).into(),
                 path: head.path.of(bytes).into(),
@@ -129,6 +132,11 @@ impl RouteKey {
         RouteKey { flaw: Some(flaw), ..Self::plain(protocol, KeyText::Raw { cluster: "".into() }) }
     }
 
+    /// Stands for a route id that was refused, and counts for nobody.
+    pub fn is_uncounted(&self) -> bool {
+        matches!(self.flaw, Some(Failure::OverQuota(quota)) if quota.is_of_route_ids())
+    }
+
     fn plain(protocol: Protocol, key: KeyText) -> RouteKey {
         RouteKey {
             protocol,
@@ -137,6 +145,7 @@ impl RouteKey {
             idempotent: false,
             declared: None,
             flaw: None,
+            bytes: 0,
             key,
             version: 0,
             cluster: None,

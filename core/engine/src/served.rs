@@ -6,7 +6,7 @@ use shmesh_proto::http1::{BodyKind, Status};
 use shmesh_shm::{Header, INLINE_KEY, TOTAL_UNKNOWN};
 
 use crate::call::{Call, Exchange, Failure, Kind};
-use crate::ingress::{Breach, PARTIAL_RESERVE};
+use crate::ingress::{Breach, LENGTH_MAX, PARTIAL_RESERVE};
 use crate::lane::{Lane, Partial, SlotRef, User};
 use crate::slab::Key;
 use crate::worker::Worker;
@@ -41,7 +41,12 @@ impl<D: Driver> Worker<D> {
                 Ok(())
             }
             Kind::Dubbo(_) => self.answer_dubbo(at, call_key, header),
-            Kind::Exchange(exchange) if exchange.http => self.answer_http(at, call_key, header),
+            Kind::Exchange(exchange) if exchange.http => {
+                if self.answer_whole(at, call_key, header)? {
+                    return Ok(());
+                }
+                self.answer_http(at, call_key, header)
+            }
             Kind::Exchange(_) => {
                 self.raw_answer_begins(call_key);
                 self.answer_part(at, call_key, header)
@@ -68,6 +73,8 @@ impl<D: Driver> Worker<D> {
                 frame: held,
                 one_way: false,
                 hard_deadline: u64::MAX,
+                // Its call has deadlines of its own.
+                until: u64::MAX,
             }));
         }
         self.consumed(at, u64::from(header.length));
@@ -111,6 +118,7 @@ impl<D: Driver> Worker<D> {
         };
         let valid = matches!(head.parse(&bytes, &limits, to_head), Ok(Status::Complete))
             && head.len as usize == bytes.len()
+            && known.is_none_or(|known| known <= LENGTH_MAX)
             && !head.is_interim()
             && match head.body {
                 BodyKind::None | BodyKind::UntilClose => true,

@@ -11,6 +11,7 @@ use shmesh_shm::{DirtyWatch, Geometry, Mapping};
 
 use crate::counters::lock;
 use crate::lane::Lane;
+use crate::quota::{QuotaDesk, SessionUse};
 use crate::slab::Key;
 
 /// The lanes of one session that belong to one worker.
@@ -22,6 +23,8 @@ pub struct NewLanes {
     pub to_proxy: Arc<Mapping>,
     pub to_app: Arc<Mapping>,
     pub geometry: Geometry,
+    /// What the session counts against.
+    pub usage: Arc<SessionUse>,
     /// The eventfd that the app rings.
     pub bell: OwnedFd,
     pub lanes: Vec<NewLane>,
@@ -68,6 +71,8 @@ pub struct SessionDesk {
     /// Wakes the session thread.
     pub bell: Mutex<Option<OwnedFd>>,
     pub list: Mutex<HashMap<u64, SessionView>>,
+    /// What sessions may take, and have.
+    pub quotas: QuotaDesk,
 }
 
 impl SessionDesk {

@@ -1,25 +1,26 @@
 //! The thread that talks to apps on the session sockets: handshake, sign of life, look-ups. The data path is not here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use shmesh_policy::{Address, Snapshot};
 use shmesh_proto::http1::{HeadLimits, RequestHead};
 use shmesh_shm::handshake::{
     Endpoints, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION, Welcome,
 };
-use shmesh_shm::{Geometry, Mapping, descriptors, doorbell, segment};
+use shmesh_shm::{Geometry, Mapping, descriptors, doorbell, host, segment};
 
 use crate::counters::lock;
 use crate::mailbox::{Mail, Postbox};
+use crate::quota::{Quota, SessionUse};
 use crate::route_key::RouteKey;
 use crate::session::{NewLane, NewLanes, SessionView};
 use crate::shared::Shared;
@@ -33,6 +34,9 @@ pub const LOOKUPS_MAX: usize = 1024;
 /// Lanes of one session at most, so that their descriptors fit one message.
 pub const LANES_MAX: usize = 200;
 
+/// How often connections that have not said HELLO yet are looked at.
+const SILENT_LOOK: Duration = Duration::from_millis(500);
+
 /// Bytes taken from one connection at a time.
 const READ_BYTES: usize = 4096;
 
@@ -43,6 +47,8 @@ pub struct SessionThread {
     pub listeners: Vec<(u16, UnixListener)>,
     /// Wakes this thread.
     pub bell: OwnedFd,
+    /// Of every session that attaches.
+    pub geometry: Geometry,
 }
 
 /// One connection of an app.
@@ -52,14 +58,16 @@ struct Peer {
     input: Vec<u8>,
     uid: u32,
     pid: i32,
-    since: Instant,
+    /// When it connected, on the clock of `host`.
+    since: u64,
     session: Option<Session>,
 }
 
 struct Session {
     id: u64,
+    _usage: Arc<SessionUse>,
     serves: Option<String>,
-    lookups: HashMap<u32, (Lookup, Vec<String>)>,
+    lookups: BTreeMap<u32, (Lookup, Vec<String>)>,
 }
 
 /// Why a connection is closed.
@@ -76,12 +84,15 @@ impl SessionThread {
     }
 }
 
-struct Desk {
+/// The thread's work.
+pub(crate) struct Desk {
     shared: Arc<Shared>,
     workers: Vec<Postbox>,
     listeners: Vec<(u16, UnixListener)>,
     bell: OwnedFd,
-    peers: HashMap<u64, Peer>,
+    geometry: Geometry,
+    /// In the order in which they came, which is the order in which they are looked at.
+    peers: BTreeMap<u64, Peer>,
     names: HashSet<String>,
     next_peer: u64,
     next_session: u64,
@@ -91,14 +102,16 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(parts: SessionThread) -> Desk {
+    pub fn new(parts: SessionThread) -> Desk {
         let version = parts.shared.version.load(Ordering::Acquire);
+        parts.shared.sessions.quotas.size_up();
         Desk {
             shared: parts.shared,
             workers: parts.workers,
             listeners: parts.listeners,
             bell: parts.bell,
-            peers: HashMap::new(),
+            geometry: parts.geometry,
+            peers: BTreeMap::new(),
             names: HashSet::new(),
             next_peer: 0,
             next_session: 1,
@@ -108,7 +121,8 @@ impl Desk {
         }
     }
 
-    fn run(mut self) {
+    /// For ever.
+    pub fn run(mut self) {
         loop {
             let (readable, bell, accept) = self.wait();
             if bell {
@@ -136,8 +150,8 @@ impl Desk {
         let mut polled = vec![PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
         polled.extend(listeners.iter().map(|(_, listener)| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
         polled.extend(ids.iter().map(|id| PollFd::new(self.peers[id].socket.as_fd(), PollFlags::POLLIN)));
-        let timeout = if waiting > 0 { PollTimeout::from(500u16) } else { PollTimeout::NONE };
-        if poll(&mut polled, timeout).is_err() {
+        let timeout = (waiting > 0).then_some(SILENT_LOOK);
+        if host::poll(&mut polled, timeout).is_err() {
             return (Vec::new(), false, Vec::new());
         }
         let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
@@ -178,7 +192,7 @@ impl Desk {
             Err(error) => {
                 tracing::warn!(%error, "cannot accept on a session socket");
                 // Out of descriptors, most likely: not in a tight loop.
-                thread::sleep(Duration::from_millis(100));
+                host::sleep(Duration::from_millis(100));
                 return;
             }
         };
@@ -200,7 +214,7 @@ impl Desk {
             input: Vec::new(),
             uid: credentials.uid(),
             pid: credentials.pid(),
-            since: Instant::now(),
+            since: host::now(),
             session: None,
         };
         self.peers.insert(self.next_peer, peer);
@@ -264,14 +278,28 @@ impl Desk {
         }
         let attached = self.peers.values().filter(|peer| peer.session.is_some()).count();
         if attached >= snapshot.session.sessions_max as usize {
-            let sentence = format!("shmesh: session.sessions_max = {} is reached", snapshot.session.sessions_max);
-            return Err(self.refuse(id, RefusedCode::Limit, &sentence));
+            return Err(self.over_quota(id, Quota::Sessions, snapshot.session.sessions_max.into(), ""));
         }
         if hello.serving && self.names.contains(&hello.name) {
             let sentence = format!("shmesh: another process serves under the name {:?}", hello.name);
             return Err(self.refuse(id, RefusedCode::NameTaken, &sentence));
         }
-        match self.attach(id, hello, &snapshot) {
+        let lanes_max = snapshot.session.lanes_max as usize;
+        if hello.serving && self.workers.len() > lanes_max {
+            let why = format!(": serving takes a lane on each of {} workers", self.workers.len());
+            return Err(self.over_quota(id, Quota::Lanes, lanes_max as u64, &why));
+        }
+        let lanes = self.plan(hello, lanes_max);
+        let bytes = 2 * self.geometry.segment_bytes(lanes.len() as u16) as u64;
+        let admitted = self.shared.sessions.quotas.admit(uid, lanes.len() as u64, bytes, &snapshot.session);
+        let usage = match admitted {
+            Ok(usage) => usage,
+            Err((quota, most)) => {
+                let why = format!(": {} lanes, {bytes} bytes are too many", lanes.len());
+                return Err(self.over_quota(id, quota, most, &why));
+            }
+        };
+        match self.attach(id, hello, lanes, usage) {
             Ok(()) => Ok(()),
             Err(error) => {
                 tracing::error!(%error, "a session cannot be set up");
@@ -282,10 +310,15 @@ impl Desk {
     }
 
     /// Makes the segments, tells the app, hands the lanes to the workers.
-    fn attach(&mut self, id: u64, hello: &Hello, snapshot: &Snapshot) -> io::Result<()> {
+    fn attach(
+        &mut self,
+        id: u64,
+        hello: &Hello,
+        lanes: Vec<LaneInfo>,
+        usage: Arc<SessionUse>,
+    ) -> io::Result<()> {
         let workers = self.workers.len();
-        let lanes = self.plan(hello, snapshot.session.lanes_max as usize);
-        let geometry = Geometry::default();
+        let geometry = self.geometry;
         let bytes = geometry.segment_bytes(lanes.len() as u16);
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
 
@@ -331,6 +364,7 @@ impl Desk {
                 to_proxy: to_proxy_map.clone(),
                 to_app: to_app_map.clone(),
                 geometry,
+                usage: usage.clone(),
                 bell: bell.try_clone()?,
                 lanes: Vec::new(),
             });
@@ -356,7 +390,7 @@ impl Desk {
 
         let serves = hello.serving.then(|| hello.name.clone());
         self.names.extend(serves.clone());
-        peer.session = Some(Session { id: session, serves, lookups: HashMap::new() });
+        peer.session = Some(Session { id: session, _usage: usage, serves, lookups: BTreeMap::new() });
         tracing::info!(
             session,
             app = ?hello.name,
@@ -428,6 +462,12 @@ impl Desk {
         }
     }
 
+    fn over_quota(&mut self, id: u64, quota: Quota, most: u64, why: &str) -> Close {
+        self.shared.sessions.quotas.refused(quota);
+        let sentence = format!("shmesh: {} = {most} is reached{why}", quota.name());
+        self.refuse(id, RefusedCode::Limit, &sentence)
+    }
+
     fn refuse(&mut self, id: u64, code: RefusedCode, sentence: &str) -> Close {
         if let Some(peer) = self.peers.get(&id) {
             tracing::warn!(uid = peer.uid, reason = sentence, "an app is refused");
@@ -462,8 +502,8 @@ impl Desk {
 
     /// Who connects has to speak soon.
     fn close_silent(&mut self) {
-        let silence = Duration::from_millis(SILENCE_MS_MAX);
-        self.peers.retain(|_, peer| peer.session.is_some() || peer.since.elapsed() < silence);
+        let (now, silence) = (host::now(), SILENCE_MS_MAX * 1_000_000);
+        self.peers.retain(|_, peer| peer.session.is_some() || now.saturating_sub(peer.since) < silence);
     }
 }
 

@@ -71,6 +71,7 @@ impl<T> Default for Slab<T> {
 
 impl<T> Slab<T> {
     /// Adds an entry.
+    #[inline]
     pub fn insert(&mut self, value: T) -> Key<T> {
         let index = match self.free.pop() {
             Some(index) => index,
@@ -96,13 +97,38 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// Drops the entry where it is.
+    #[inline]
+    pub fn discard(&mut self, key: Key<T>) {
+        if let Some(entry) = self.entries.get_mut(key.index())
+            && entry.generation == key.generation
+            && entry.value.is_some()
+        {
+            entry.value = None;
+            entry.generation = (entry.generation + 1) & GENERATION_MASK;
+            self.free.push(key.index);
+        }
+    }
+
     /// The entry; `None` if the key is stale.
+    #[inline]
     pub fn get(&self, key: Key<T>) -> Option<&T> {
         let entry = self.entries.get(key.index())?;
         if entry.generation == key.generation { entry.value.as_ref() } else { None }
     }
 
+    /// Two entries; `None` if a key is stale or both are the same.
+    #[inline]
+    pub fn pair_mut(&mut self, a: Key<T>, b: Key<T>) -> Option<(&mut T, &mut T)> {
+        let [first, second] = self.entries.get_disjoint_mut([a.index(), b.index()]).ok()?;
+        if first.generation != a.generation || second.generation != b.generation {
+            return None;
+        }
+        first.value.as_mut().zip(second.value.as_mut())
+    }
+
     /// The entry; `None` if the key is stale.
+    #[inline]
     pub fn get_mut(&mut self, key: Key<T>) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.index())?;
         if entry.generation == key.generation { entry.value.as_mut() } else { None }

@@ -1,4 +1,4 @@
-//! One timer for each conn and each call, re-armed lazily.
+//! One timer for each conn, call and lane, re-armed lazily.
 //!
 //! A deadline that moves later costs nothing: the entry that is in the wheel fires at its old time, the owner looks at its
 //! real deadline and arms again. A table index has at most a few entries however many calls use it one after
@@ -19,6 +19,8 @@ pub enum Owner {
     Conn(u32),
     /// Index in the table of calls.
     Call(u32),
+    /// Index in the table of lanes.
+    Lane(u32),
 }
 
 /// A wheel of timers.
@@ -32,6 +34,7 @@ pub struct Timers {
     /// Earliest entry in the wheel for each index, `Nanos::MAX` if none.
     armed_conns: Vec<Nanos>,
     armed_calls: Vec<Nanos>,
+    armed_lanes: Vec<Nanos>,
 }
 
 impl Timers {
@@ -44,16 +47,21 @@ impl Timers {
             next: Nanos::MAX,
             armed_conns: Vec::new(),
             armed_calls: Vec::new(),
+            armed_lanes: Vec::new(),
         }
     }
 
     /// Makes sure that the owner is looked at not later than one tick after `at`.
+    #[inline]
     pub fn arm(&mut self, owner: Owner, at: Nanos) {
-        let armed = self.armed(owner);
-        if *armed <= at {
-            return;
+        if *self.armed(owner) > at {
+            self.enter(owner, at);
         }
-        *armed = at;
+    }
+
+    #[cold]
+    fn enter(&mut self, owner: Owner, at: Nanos) {
+        *self.armed(owner) = at;
         // One tick further than the time's own, so that nothing fires early; never in a slot already passed.
         let tick = (at / TICK + 1).max(self.tick + 1);
         self.wheel[tick as usize % SLOTS].push((at, owner));
@@ -110,10 +118,12 @@ impl Timers {
         (tick + ahead) * TICK
     }
 
+    #[inline]
     fn armed(&mut self, owner: Owner) -> &mut Nanos {
         let (table, index) = match owner {
             Owner::Conn(index) => (&mut self.armed_conns, index as usize),
             Owner::Call(index) => (&mut self.armed_calls, index as usize),
+            Owner::Lane(index) => (&mut self.armed_lanes, index as usize),
         };
         if table.len() <= index {
             table.resize(index + 1, Nanos::MAX);

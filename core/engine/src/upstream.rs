@@ -8,6 +8,7 @@ use shmesh_policy::{Address, RoundRobin, Snapshot};
 
 use crate::conn::Conn;
 use crate::counters::EndpointCounters;
+use crate::lane::Lane;
 use crate::slab::Key;
 
 /// Index of an address in the worker's table.
@@ -34,7 +35,8 @@ pub struct ClusterState {
 pub enum EndpointState {
     Socket(AddressId),
     Host { host: Box<str>, port: u16 },
-    Shm(Arc<str>),
+    /// The app of this name, and the lane on which it served when a call was last opened there.
+    Shm { name: Arc<str>, lane: Option<Key<Lane>> },
 }
 
 /// Addresses that this worker connected to, or may.
@@ -84,7 +86,7 @@ pub fn clusters(
                     Address::Tcp(address) => EndpointState::Socket(intern(Target::Tcp(*address))),
                     Address::Unix(path) => EndpointState::Socket(intern(Target::Unix(path.to_path_buf()))),
                     Address::Host { host, port } => EndpointState::Host { host: (**host).into(), port: *port },
-                    Address::Shm(name) => EndpointState::Shm(name.clone()),
+                    Address::Shm(name) => EndpointState::Shm { name: name.clone(), lane: None },
                 })
                 .collect(),
         })

@@ -81,11 +81,22 @@ impl Engine {
     /// Adds up what all workers count.
     pub fn view(&self) -> View {
         let sessions = self.sessions();
+        let (bytes, bytes_max) = self.shared.sessions.quotas.bytes(&self.snapshot().session.quotas);
         let gauges = vec![
             gauge("shmesh_sessions", "Apps attached over shared memory.", sessions.len() as u64),
+            Count {
+                labels: vec![("isolation", "read-only".to_owned())],
+                ..gauge(ISOLATION, ISOLATION_HELP, sessions.iter().filter(|s| s.isolation).count() as u64)
+            },
+            Count {
+                labels: vec![("isolation", "none".to_owned())],
+                ..gauge(ISOLATION, ISOLATION_HELP, sessions.iter().filter(|s| !s.isolation).count() as u64)
+            },
             gauge("shmesh_lanes", "Lanes of attached apps.", sessions.iter().map(|s| u64::from(s.lanes)).sum()),
             gauge("shmesh_calls_in_flight", "Calls in flight.", self.in_flight()),
             gauge("shmesh_workers", "Worker threads.", self.workers() as u64),
+            gauge("shmesh_session_bytes", "Bytes of the memory files of all sessions.", bytes),
+            gauge("shmesh_session_bytes_max", "Bytes that they may have: session.bytes_max.", bytes_max),
             gauge("shmesh_snapshot_version", "Version of the snapshot in force.", self.snapshot().version),
         ];
         View {
@@ -188,9 +199,24 @@ impl Engine {
                 sums[place].value += value;
             }
         }
+        sums.extend(lock(&self.shared.registry.breaches).iter().map(|(reason, &value)| Count {
+            name: "shmesh_session_violations_total",
+            help: "Sessions ended because the app broke shm-v1, by what it did.",
+            labels: vec![("reason", (*reason).to_owned())],
+            value,
+        }));
+        sums.extend(self.shared.sessions.quotas.refusals().into_iter().map(|(limit, value)| Count {
+            name: "shmesh_quota_refused_total",
+            help: "Sessions, calls and route ids that were refused because an app had reached a quota, by its name.",
+            labels: vec![("limit", limit.to_owned())],
+            value,
+        }));
         sums
     }
 }
+
+const ISOLATION: &str = "shmesh_sessions_by_isolation";
+const ISOLATION_HELP: &str = "Apps attached, by whether the kernel keeps them from writing the sidecar's segment.";
 
 fn gauge(name: &'static str, help: &'static str, value: u64) -> Count {
     Count { name, help, labels: Vec::new(), value }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use shmesh_io::{Driver, Event, Nanos, SockId, Target, Wait};
 use shmesh_policy::{Protocol, Snapshot};
 use shmesh_proto::http1::{HeadLimits, RequestHead, ResponseHead};
-use shmesh_shm::{Step, Waiter};
+use shmesh_shm::{InPlace, Step, Waiter, host};
 
 use crate::access_log::AccessLog;
 use crate::call::Call;
@@ -25,6 +25,7 @@ use crate::resolve::Resolver;
 use crate::session::Attached;
 use crate::shared::Shared;
 use crate::slab::{Key, Slab};
+use crate::stages::{Stage, Stages};
 use crate::timer::{Owner, Timers};
 use crate::token::Token;
 use crate::upstream::{AddressId, Addresses, ClusterState, clusters};
@@ -80,6 +81,10 @@ pub struct Worker<D: Driver> {
     pub(crate) hot: Vec<Key<Lane>>,
     /// Lanes that wait for room in a ring or arena.
     pub(crate) blocked: Vec<Key<Lane>>,
+    /// Calls whose body still lies in the ring or arena of their app; none between turns.
+    pub(crate) in_place: Vec<(Key<Call>, Key<Lane>, InPlace)>,
+    /// How many of these were neither moved nor copied.
+    pub(crate) unsettled: usize,
     /// Lanes whose blocks are being sent from where they lie.
     pub(crate) lending: Vec<Key<Lane>>,
 
@@ -95,6 +100,8 @@ pub struct Worker<D: Driver> {
     pub(crate) draining: bool,
     listeners_close_at: Nanos,
     stopping: bool,
+    idle: Idle,
+    pub(crate) stages: Stages,
 
     // Scratch, kept so that a turn allocates nothing.
     pub(crate) scratch: Vec<u8>,
@@ -131,6 +138,7 @@ impl<D: Driver> Worker<D> {
         let WorkerParts { driver, shared, mail, resolver, log, in_flight, drain_seen } = parts;
         let now = driver.now();
         let counters = shared.registry.worker();
+        let stages = Stages::new(counters.clone());
         let call_counters = CallCounters::new(shared.registry.clone());
         let mut worker = Worker {
             driver,
@@ -153,6 +161,8 @@ impl<D: Driver> Worker<D> {
             revisit: Vec::new(),
             hot: Vec::new(),
             blocked: Vec::new(),
+            in_place: Vec::new(),
+            unsettled: 0,
             lending: Vec::new(),
             timers: Timers::new(now),
             counters,
@@ -164,6 +174,8 @@ impl<D: Driver> Worker<D> {
             draining: false,
             listeners_close_at: 0,
             stopping: false,
+            idle: Idle::new(now),
+            stages,
             scratch: Vec::new(),
             head_bytes: Vec::new(),
             part_buffer: Vec::new(),
@@ -181,72 +193,64 @@ impl<D: Driver> Worker<D> {
 
     /// Runs until told to stop.
     pub(crate) fn run(mut self) -> io::Result<()> {
-        let mut waiter = Waiter::new(SPIN_MAX);
-        // Since when nothing was found; `None` while there is work.
-        let mut waiting = false;
-        let mut asked = self.driver.now();
-        loop {
-            if self.hot.is_empty() && self.revisit.is_empty() {
-                // Nothing to look at but what the driver brings.
-                waiting = false;
-                self.counters.parks.add(1);
-                let wait = self.next_wake();
-                self.drive(wait)?;
-                asked = self.driver.now();
-                self.lanes_ingress();
-                if self.end_of_turn() == Turn::Stop {
-                    return Ok(());
-                }
-                continue;
-            }
-            // Hot lanes are looked at each turn, the driver when sockets are busy, or else now and then.
-            let mut worked = !self.revisit.is_empty();
-            if !waiting || self.socket_calls > 0 || self.driver.now().saturating_sub(asked) >= DRIVER_INTERVAL {
-                worked |= self.drive(Wait::Now)?;
-                asked = self.driver.now();
-            }
-            worked |= self.lanes_ingress();
-            if self.end_of_turn() == Turn::Stop {
-                return Ok(());
-            }
-            let now = self.driver.refresh_clock();
-            if worked {
-                if waiting {
-                    waiting = false;
-                    waiter.end(now);
-                }
-                continue;
-            }
-            if !waiting {
-                waiting = true;
-                waiter.begin(now);
-            }
-            match waiter.step(now) {
-                Step::Pause => std::hint::spin_loop(),
-                Step::Yield => std::thread::yield_now(),
-                Step::Park => {
-                    if self.park_lanes() {
-                        // All lanes are cold now, so the next turn waits in the driver.
-                        self.counters.parks.add(1);
-                        let wait = self.next_wake();
-                        self.drive(wait)?;
-                        asked = self.driver.now();
-                        waiting = false;
-                        waiter.end(asked);
-                        self.lanes_ingress();
-                        if self.end_of_turn() == Turn::Stop {
-                            return Ok(());
-                        }
-                    }
-                }
-            }
+        while self.turn()? == Turn::GoOn {}
+        Ok(())
+    }
+
+    /// One turn: everything that is there is handled once; with nothing there, it waits a little, or parks in the driver.
+    pub(crate) fn turn(&mut self) -> io::Result<Turn> {
+        if self.hot.is_empty() && self.revisit.is_empty() {
+            // Nothing to look at but what the driver brings.
+            return self.parked_turn();
         }
+        // Hot lanes are looked at each turn, the driver when sockets are busy, or else now and then.
+        let mut worked = !self.revisit.is_empty();
+        let asked = self.idle.asked;
+        if !self.idle.waiting || self.socket_calls > 0 || self.driver.now().saturating_sub(asked) >= DRIVER_INTERVAL {
+            worked |= self.drive(Wait::Now)?;
+            self.idle.asked = self.driver.now();
+        }
+        worked |= self.lanes_ingress();
+        self.stages.mark(Stage::Ingress);
+        if self.end_of_turn() == Turn::Stop {
+            return Ok(Turn::Stop);
+        }
+        let now = self.driver.refresh_clock();
+        self.stages.turn_over(worked);
+        if worked {
+            self.idle.found(now);
+            return Ok(Turn::GoOn);
+        }
+        match self.idle.step(now) {
+            Step::Pause => host::spin(),
+            Step::Yield => host::yield_now(),
+            // All lanes that could be parked are cold now, so the driver is the one to wait in.
+            Step::Park if self.park_lanes() => return self.parked_turn(),
+            Step::Park => {}
+        }
+        Ok(Turn::GoOn)
+    }
+
+    /// A turn that waits in the driver for as long as nothing happens.
+    fn parked_turn(&mut self) -> io::Result<Turn> {
+        self.counters.parks.add(1);
+        let wait = self.next_wake();
+        self.drive(wait)?;
+        let now = self.driver.now();
+        self.idle.asked = now;
+        self.idle.found(now);
+        self.lanes_ingress();
+        self.stages.mark(Stage::Ingress);
+        let turn = self.end_of_turn();
+        self.stages.turn_over(true);
+        Ok(turn)
     }
 
     /// One poll of the driver, and everything that came of it.
     fn drive(&mut self, wait: Wait) -> io::Result<bool> {
         let mut events = std::mem::take(&mut self.events);
         self.driver.poll(wait, &mut events)?;
+        self.stages.mark(if wait == Wait::Now { Stage::Driver } else { Stage::Parked });
         let worked = !events.is_empty();
         // Mail first: what was posted before an event was caused is known when the event is handled. (An app that has attached is
         // called at once.)
@@ -254,11 +258,13 @@ impl<D: Driver> Worker<D> {
         for event in events.drain(..) {
             self.handle(event);
         }
+        self.stages.mark(Stage::Driver);
         self.events = events;
         Ok(worked)
     }
 
     /// What every turn ends with: mail, timers, forwarding, flushing.
+    #[inline(never)]
     fn end_of_turn(&mut self) -> Turn {
         if self.shared.version.load(Ordering::Acquire) != self.snapshot.version {
             self.take_snapshot();
@@ -279,10 +285,14 @@ impl<D: Driver> Worker<D> {
                 break;
             }
         }
+        self.stages.mark(Stage::Driver);
         loop {
             self.forward_ready();
+            self.settle_in_place();
+            self.stages.mark(Stage::Dispatch);
             self.flush_conns();
             self.flush_lanes();
+            self.stages.mark(Stage::Egress);
             // A slot that became free while flushing may have been waited for.
             if self.ready.is_empty() {
                 break;
@@ -437,6 +447,7 @@ impl<D: Driver> Worker<D> {
                 state.cluster = listener.cluster.map(|cluster| cluster.0);
             }
         }
+        self.stages.set(snapshot.stages);
         self.snapshot = snapshot;
         self.call_counters.snapshot_changed();
     }
@@ -450,6 +461,11 @@ impl<D: Driver> Worker<D> {
                 Owner::Conn(index) => {
                     if let Some(key) = self.conns.key_at(index as usize) {
                         self.conn_timer(key, now);
+                    }
+                }
+                Owner::Lane(index) => {
+                    if let Some(key) = self.lanes.key_at(index as usize) {
+                        self.lane_timer(key, now);
                     }
                 }
                 Owner::Call(index) => {
@@ -473,6 +489,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Sets when a call times out.
+    #[inline]
     pub(crate) fn set_call_deadline(&mut self, key: Key<Call>, at: Nanos) {
         if let Some(call) = self.calls.get_mut(key) {
             call.deadline = at.min(call.hard_deadline);
@@ -490,6 +507,15 @@ impl<D: Driver> Worker<D> {
             self.socket_calls -= 1;
         }
         Some(call)
+    }
+
+    /// Takes a call that is over out of the table.
+    #[inline]
+    pub(crate) fn drop_call(&mut self, key: Key<Call>) {
+        if self.calls.get(key).is_some_and(|call| call.on_socket) {
+            self.socket_calls -= 1;
+        }
+        self.calls.discard(key);
     }
 
     /// The call has to do with a socket: the driver is asked each turn while there are such.
@@ -523,6 +549,7 @@ impl<D: Driver> Worker<D> {
         for key in self.hot.drain(..) {
             if let Some(lane) = lanes.get_mut(key) {
                 lane.hot = false;
+                lane.usage.rest();
             }
         }
         true
@@ -579,9 +606,41 @@ impl<D: Driver> Worker<D> {
     }
 }
 
+/// How the worker waits when a turn found nothing.
+struct Idle {
+    waiter: Waiter,
+    /// The last turn found nothing.
+    waiting: bool,
+    /// When the driver was asked last.
+    asked: Nanos,
+}
+
+impl Idle {
+    fn new(now: Nanos) -> Idle {
+        Idle { waiter: Waiter::new(SPIN_MAX), waiting: false, asked: now }
+    }
+
+    /// A turn found something.
+    fn found(&mut self, now: Nanos) {
+        if self.waiting {
+            self.waiting = false;
+            self.waiter.end(now);
+        }
+    }
+
+    /// A turn found nothing: what to do now.
+    fn step(&mut self, now: Nanos) -> Step {
+        if !self.waiting {
+            self.waiting = true;
+            self.waiter.begin(now);
+        }
+        self.waiter.step(now)
+    }
+}
+
 /// Whether the worker goes on.
 #[derive(PartialEq, Eq)]
-enum Turn {
+pub(crate) enum Turn {
     GoOn,
     Stop,
 }

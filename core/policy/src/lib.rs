@@ -23,7 +23,7 @@ pub mod snapshot;
 
 pub use address::{Address, AddressError};
 pub use balance::{RoundRobin, Tries};
-pub use limit::{Limits, Timeouts};
+pub use limit::{Limits, Quotas, Timeouts};
 pub use pattern::{Pattern, Precision};
 pub use retry::{Attempt, Retry};
 pub use route::{DubboKey, DubboRoute, Group, Route, RouteMatch, Routes, Specificity};

@@ -75,3 +75,42 @@ impl Default for Limits {
         }
     }
 }
+
+/// What apps that attach may take of their sidecar: one session, all sessions of one uid, or all there are. Whoever asks for
+/// more is refused with the name of the quota.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Quotas {
+    /// Lanes of all sessions of one uid. 2,048: a thousand threads with room to spare.
+    pub lanes_per_uid: u32,
+    /// Bytes of the memory files of all sessions: both count in full when they are made, because an app can have every page
+    /// of them touched. `None`: three quarters of the memory limit of the sidecar's cgroup; 16 GiB, the size of
+    /// 2,000 lanes, where there is none.
+    pub bytes_max: Option<u64>,
+    /// The same of one session. 2 GiB: as many lanes as a session can have.
+    pub bytes_per_session: u64,
+    /// The same of one uid. `None`: as much as all together.
+    pub bytes_per_uid: Option<u64>,
+    /// Calls and streams that one session has open. 4,096: the slots of 64 lanes.
+    pub calls_per_session: u32,
+    /// The same of one uid. 65,536: 16 sessions of that size; at a few KiB each what a sidecar can hold.
+    pub calls_per_uid: u32,
+    /// Route ids that one session has defined, over all its lanes. 16,384: 256 keys on each of 64 lanes.
+    pub route_ids_per_session: u32,
+    /// The same of one uid. 131,072: 64 keys on each of 2,048 lanes.
+    pub route_ids_per_uid: u32,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Quotas {
+            lanes_per_uid: 2_048,
+            bytes_max: None,
+            bytes_per_session: 2 << 30,
+            bytes_per_uid: None,
+            calls_per_session: 4_096,
+            calls_per_uid: 65_536,
+            route_ids_per_session: 16_384,
+            route_ids_per_uid: 131_072,
+        }
+    }
+}

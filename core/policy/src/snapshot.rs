@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::{Address, check_unix_path};
-use crate::limit::{Limits, Timeouts};
+use crate::limit::{Limits, Quotas, Timeouts};
 use crate::route::{DubboKey, DubboRoute, Routes};
 
 /// Everything that a worker needs to know to serve; published whole, never changed afterwards.
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub session: SessionSpec,
     /// The access log; off when `None`.
     pub access_log: Option<AccessLog>,
+    /// Workers measure where their time goes.
+    pub stages: bool,
     /// Number of workers; `None` lets the process choose by its CPU quota.
     pub workers: Option<usize>,
 }
@@ -202,12 +204,19 @@ pub struct SessionSpec {
     pub sessions_max: u32,
     /// Most lanes of one session, calling and serving together. Each has rings and arenas of its own.
     pub lanes_max: u32,
+    /// What the sessions may take.
+    pub quotas: Quotas,
 }
 
 impl Default for SessionSpec {
     fn default() -> Self {
         // 64 processes of one pod, and a lane for each thread of a usual thread pool.
-        SessionSpec { allow_uids: AllowUids::default(), sessions_max: 64, lanes_max: 64 }
+        SessionSpec {
+            allow_uids: AllowUids::default(),
+            sessions_max: 64,
+            lanes_max: 64,
+            quotas: Quotas::default(),
+        }
     }
 }
 

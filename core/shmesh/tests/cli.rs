@@ -18,9 +18,10 @@ struct Echo {
 }
 
 impl Echo {
-    fn start(protocol: &str, listen: &str) -> Self {
+    fn start(protocol: &str, listen: &str, more: &[&str]) -> Self {
         let mut process = Command::new(SHMESH)
             .args(["echo", "--protocol", protocol, "--listen", listen])
+            .args(more)
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
@@ -36,12 +37,12 @@ impl Echo {
     }
 
     fn tcp(protocol: &str) -> Self {
-        Self::start(protocol, "tcp:127.0.0.1:0")
+        Self::start(protocol, "tcp:127.0.0.1:0", &[])
     }
 
     fn unix(protocol: &str, folder: &TempDir) -> Self {
         let path = folder.path().join(format!("{protocol}.sock"));
-        Self::start(protocol, &format!("unix:{}", path.display()))
+        Self::start(protocol, &format!("unix:{}", path.display()), &[])
     }
 
     fn connect(&self) -> TcpStream {
@@ -342,9 +343,10 @@ fn check_report(printed: &str, args: &[&str]) {
         let value = report.pointer(path).unwrap_or_else(|| panic!("{path}: {printed}"));
         value.as_f64().unwrap_or_else(|| panic!("{path}: {printed}"))
     };
-    assert_eq!(report.as_object().map(|object| object.len()), Some(6), "{printed}");
+    assert_eq!(report.as_object().map(|object| object.len()), Some(7), "{printed}");
     assert_eq!(number("/errors"), 0.0, "{args:?}: {printed}");
     assert_eq!(number("/sent"), number("/ok") + number("/errors"), "{printed}");
+    assert!(number("/answered") >= number("/sent"), "{printed}");
     assert!(number("/ok") > 0.0 && number("/rps") > 0.0, "{args:?}: {printed}");
     let quantiles = ["p50", "p90", "p99", "p999", "max"].map(|q| number(&format!("/latency_ns/{q}")));
     assert!(quantiles[0] > 0.0 && quantiles.is_sorted(), "{printed}");
@@ -381,6 +383,22 @@ fn a_bench_counts_answers_that_are_not_the_echo_as_errors() {
     assert!(text(&output.stderr).contains("an answer was not the payload"));
 }
 
+/// The service of a benchmark reads what it is sent, and says so when that is not what was written.
+#[test]
+fn a_checking_echo_refuses_what_no_bench_has_sent() {
+    let echo = Echo::start("http", "tcp:127.0.0.1:0", &["--check"]);
+    let bench = ["bench", "--via", &echo.address, "--protocol", "http", "--duration", "100ms", "--payload"];
+    for payload in ["0", "5", "64", "300001"] {
+        ok(&[&bench[..], &[payload]].concat());
+    }
+    let call = |data: &str| shmesh(&["call", "--via", &echo.address, "--data", data, "--http", "PUT", "http://x/"]);
+    // Eight bytes are one word, and any word may be the first.
+    assert!(call("12345678").status.success());
+    assert!(!call("1234567890123456").status.success());
+    let output = shmesh(&["echo", "--protocol", "raw", "--listen", "tcp:127.0.0.1:0", "--check"]);
+    assert!(text(&output.stderr).contains("--check goes with"), "{output:?}");
+}
+
 #[test]
 fn a_bench_survives_its_service() {
     let folder = TempDir::new().expect("a folder");
@@ -398,7 +416,7 @@ fn a_bench_survives_its_service() {
     std::thread::sleep(std::time::Duration::from_millis(200));
     // The dead service's socket file is still there, and is replaced.
     assert!(Path::new(via.strip_prefix("unix:").expect("a path")).exists());
-    let _second = Echo::start("http", &via);
+    let _second = Echo::start("http", &via, &[]);
     let output = bench.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one object");

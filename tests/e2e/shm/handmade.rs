@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use shmesh_client::Request;
 use shmesh_shm::handshake::{self, Hello, LaneInfo, Message, VERSION};
@@ -13,7 +14,7 @@ use crate::process::{PATIENCE, until};
 use crate::service::http;
 use crate::sidecar::{Driver, Sidecar};
 
-on_each_driver!(a_body_longer_than_it_said_is_refused);
+on_each_driver!(a_body_longer_than_it_said_is_refused, a_frame_that_does_not_get_whole_is_given_up);
 
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: service\r\n\r\n";
 
@@ -44,6 +45,40 @@ fn a_body_longer_than_it_said_is_refused(driver: Driver) {
     assert_eq!(answer.body, b"ok");
     assert_eq!(*seen.lock().expect("no panic"), ["GET /next HTTP/1.1"]);
     // The client is gone, and this session goes on.
+    expect_sessions(&sidecar, 1);
+}
+
+fn a_frame_that_does_not_get_whole_is_given_up(driver: Driver) {
+    let config = "
+listeners: [ { name: apps, shm: $dir/apps.sock } ]
+clusters: [ { name: service, endpoints: [ \"tcp:127.0.0.1:1\" ] } ]
+timeouts: { idle: 500ms }
+workers: 1
+";
+    let sidecar = Sidecar::start(driver, config, &[]);
+    let mut session = Session::attach(&sidecar);
+    let open = |slot: u32, deadline_us: u32| {
+        let mut open = Header::new(Kind::Open, slot, 1);
+        (open.code, open.route, open.deadline_us) = (Protocol::Dubbo2 as u16, INLINE_KEY, deadline_us);
+        open
+    };
+    let begun = Instant::now();
+    session.put(&open(0, 0), &[b"\xda\xbb"]);
+    session.put(&open(1, 100_000), &[b"\xda\xbb"]);
+    // The deadline of its own first.
+    let reset = session.next();
+    assert_eq!((reset.kind, reset.slot, reset.reset_code()), (Kind::Reset, 1, Some(Reset::Timeout)), "{reset:?}");
+    assert!(begun.elapsed() >= Duration::from_millis(100));
+    // Each part gives the other one more time.
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(200));
+        session.put(&Header::new(Kind::Data, 0, 1), &[b"\xc2"]);
+    }
+    let last = Instant::now();
+    let reset = session.next();
+    assert_eq!((reset.kind, reset.slot, reset.reset_code()), (Kind::Reset, 0, Some(Reset::Timeout)), "{reset:?}");
+    let (waited, all) = (last.elapsed(), begun.elapsed());
+    assert!(waited > Duration::from_millis(400) && all > Duration::from_millis(1200), "{waited:?} of {all:?}");
     expect_sessions(&sidecar, 1);
 }
 

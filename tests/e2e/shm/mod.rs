@@ -3,8 +3,10 @@
 mod attach;
 mod calls;
 mod death;
+mod from_the_page;
 mod handmade;
 mod hyper;
+mod quotas;
 mod serving;
 mod streams;
 

@@ -29,7 +29,7 @@ impl Dirty {
         let at = worker_word(worker);
         let mask = 1 << bit;
         let seen = self.to_app.load(at) & mask != 0;
-        self.to_proxy.change_bits(at, mask, !seen);
+        self.to_proxy.change_bits(at, mask, !seen); // model: dirty
     }
 }
 
@@ -64,7 +64,7 @@ impl DirtyWatch {
             self.to_app.store(self.at, dirty);
             // SeqCst: pairs with the fence in `LaneEnd::publish`. A shim that still loads the old `seen` published
             // before the look that follows here, so that look finds its records.
-            fence(Ordering::SeqCst);
+            fence(Ordering::SeqCst); // model: seen
         }
         changed
     }

@@ -21,11 +21,19 @@ pub fn lane_bell() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// App: rings a worker. Mark the lane in [`Dirty`](crate::Dirty) first. A full counter counts as rung.
 pub fn ring_worker(bell: impl AsFd) -> io::Result<()> {
+    #[cfg(shmesh_sim)]
+    if !enters_kernel() {
+        return Ok(());
+    }
     ignore_full(nix::unistd::write(bell, &1u64.to_ne_bytes()))
 }
 
 /// Sidecar: rings a lane. Never blocks, whatever flags the app set on its end; a full buffer counts as rung.
 pub fn ring_lane(bell: impl AsFd) -> io::Result<()> {
+    #[cfg(shmesh_sim)]
+    if !enters_kernel() {
+        return Ok(());
+    }
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     ignore_full(send(bell.as_fd().as_raw_fd(), &[1], flags))
 }
@@ -42,6 +50,13 @@ pub fn drain_lane(bell: impl AsFd) -> io::Result<bool> {
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+/// What was stored before is seen by then. False: the process is dead.
+#[cfg(shmesh_sim)]
+fn enters_kernel() -> bool {
+    crate::delayed::flush_stores();
+    crate::host::is_alive()
 }
 
 fn ignore_full(outcome: nix::Result<usize>) -> io::Result<()> {

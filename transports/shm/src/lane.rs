@@ -46,6 +46,27 @@ pub enum Part<'a> {
     Block(&'a BlockLease, u32, u32),
 }
 
+/// Payload of a record that was peeked, and may be consumed since: its bytes stay where they are until the lane's next
+/// [`LaneEnd::publish`], which tells the peer that it may write there again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InPlace {
+    at: usize,
+    len: u32,
+    block: u32,
+    record: u64,
+}
+
+impl InPlace {
+    /// Bytes of payload.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
 /// One side of one lane. It has one owner at a time; all its truth is private, and what the peer wrote is validated.
 pub struct LaneEnd {
     side: Side,
@@ -59,7 +80,9 @@ pub struct LaneEnd {
     releases: Releases,
     reclaim: Reclaim,
     returns: Arc<Returns>,
-    peeked: Option<Entry>,
+    /// Means something while `is_peeked`.
+    peeked: Entry,
+    is_peeked: bool,
     broken: Option<Violation>,
 }
 
@@ -87,7 +110,8 @@ impl LaneEnd {
             releases: Releases::new(mine, geometry, lane_at),
             reclaim: Reclaim::new(theirs, geometry, lane_at),
             returns: Arc::default(),
-            peeked: None,
+            peeked: Entry::NONE,
+            is_peeked: false,
             broken: None,
         }
     }
@@ -102,29 +126,33 @@ impl LaneEnd {
 
     /// The next record: its header, copied once and validated. Does not advance. When there is none this costs one
     /// load. An error says that the peer broke the page; the session is over then.
+    #[inline]
     pub fn peek(&mut self) -> Result<Option<Header>, Violation> {
-        if let Some(entry) = &self.peeked {
-            return Ok(Some(entry.header));
-        }
-        if let Some(violation) = self.broken {
-            return Err(violation);
-        }
-        match self.consumer.next() {
-            Ok(entry) => {
-                self.peeked = entry;
-                Ok(entry.map(|entry| entry.header))
+        if !self.is_peeked {
+            if let Some(violation) = self.broken {
+                return Err(violation);
             }
-            Err(violation) => {
-                self.broken = Some(violation);
-                Err(violation)
+            match self.consumer.next(&mut self.peeked) {
+                Ok(false) => return Ok(None),
+                Ok(true) => self.is_peeked = true,
+                Err(violation) => {
+                    self.broken = Some(violation);
+                    return Err(violation);
+                }
             }
         }
+        Ok(Some(self.peeked.header))
+    }
+
+    #[inline]
+    fn peeked(&self) -> Option<&Entry> {
+        self.is_peeked.then_some(&self.peeked)
     }
 
     /// Copies bytes `from .. from + dst.len()` of the peeked record's payload. What is in `dst` afterwards is private.
     /// Refuses a range that is not in the payload, and any range when nothing was peeked.
     pub fn read_payload(&self, from: u32, dst: &mut [u8]) -> Result<(), Violation> {
-        let entry = self.peeked.as_ref().ok_or(Violation::PayloadRange)?;
+        let entry = self.peeked().ok_or(Violation::PayloadRange)?;
         let end = u64::from(from) + dst.len() as u64;
         if end > u64::from(entry.header.length) {
             return Err(Violation::PayloadRange);
@@ -135,7 +163,7 @@ impl LaneEnd {
 
     /// Appends a range of the peeked record's payload to `out`; as [`LaneEnd::read_payload`].
     pub fn append_payload(&self, range: Range<u32>, out: &mut Vec<u8>) -> Result<(), Violation> {
-        let entry = self.peeked.as_ref().ok_or(Violation::PayloadRange)?;
+        let entry = self.peeked().ok_or(Violation::PayloadRange)?;
         let len = range.end.checked_sub(range.start).ok_or(Violation::PayloadRange)?;
         if range.end > entry.header.length {
             return Err(Violation::PayloadRange);
@@ -145,12 +173,68 @@ impl LaneEnd {
         Ok(())
     }
 
+    /// Where the peeked record's payload lies from byte `from` on. Nothing when no record was peeked or it has no such byte.
+    #[inline]
+    pub fn place(&self, from: u32) -> Option<InPlace> {
+        let entry = self.peeked()?;
+        let len = entry.header.length.checked_sub(from)?;
+        let at = self.payload_at(entry) + from as usize;
+        Some(InPlace { at, len, block: entry.block, record: self.consumer.taken() })
+    }
+
+    /// Consumes the peeked record and leaves its payload, from byte `from` on, in place. To be followed by
+    /// [`LaneEnd::give_back`] or [`LaneEnd::keep`] before the next publish, or its block is lost until the session ends.
+    #[inline]
+    pub fn advance_in_place(&mut self, from: u32) -> Option<InPlace> {
+        let place = self.place(from)?;
+        self.is_peeked = false;
+        self.consumer.advance();
+        Some(place)
+    }
+
+    /// The payload is not needed any more.
+    #[inline]
+    pub fn give_back(&mut self, place: InPlace) {
+        if place.block != INLINE {
+            self.releases.put(place.block);
+        }
+    }
+
+    /// Keeps the block, to be sent from where it lies. Nothing for an inline payload.
+    pub fn keep(&mut self, place: InPlace) -> Option<BlockLease> {
+        (place.block != INLINE).then(|| BlockLease {
+            segment: self.theirs.clone(),
+            at: place.at,
+            len: place.len,
+            block: place.block,
+            returns: self.returns.clone(),
+        })
+    }
+
+    /// Copies payload that lies in place; false when `dst` is longer, or the record was given back to the peer.
+    #[must_use]
+    pub fn read_in_place(&self, place: &InPlace, dst: &mut [u8]) -> bool {
+        let readable = self.is_in_place(place) && dst.len() <= place.len();
+        if readable {
+            self.theirs.read_bytes(place.at, dst);
+        }
+        readable
+    }
+
+    /// Whether the payload is still there.
+    #[inline]
+    fn is_in_place(&self, place: &InPlace) -> bool {
+        place.record >= self.consumer.given_back()
+    }
+
     /// Consumes the peeked record. An inline payload is gone then, a block is given back; the peer learns of both by
     /// [`LaneEnd::publish`]. Nothing happens when nothing was peeked.
+    #[inline]
     pub fn advance(&mut self) {
-        if let Some(entry) = self.peeked.take() {
-            if entry.block != INLINE {
-                self.releases.put(entry.block);
+        if self.is_peeked {
+            self.is_peeked = false;
+            if self.peeked.block != INLINE {
+                self.releases.put(self.peeked.block);
             }
             self.consumer.advance();
         }
@@ -159,7 +243,7 @@ impl LaneEnd {
     /// Consumes the peeked record but keeps its block, to be sent from where it lies. Nothing for an inline payload, which
     /// is then left unconsumed.
     pub fn advance_keep(&mut self) -> Option<BlockLease> {
-        let entry = self.peeked.as_ref().filter(|entry| entry.block != INLINE)?;
+        let entry = self.peeked().filter(|entry| entry.block != INLINE)?;
         let lease = BlockLease {
             segment: self.theirs.clone(),
             at: self.payload_at(entry),
@@ -167,14 +251,14 @@ impl LaneEnd {
             block: entry.block,
             returns: self.returns.clone(),
         };
-        self.peeked = None;
+        self.is_peeked = false;
         self.consumer.advance();
         Some(lease)
     }
 
     /// Whether the peeked record's payload lies in a block (and [`LaneEnd::advance_keep`] can keep it).
     pub fn is_in_block(&self) -> bool {
-        self.peeked.as_ref().is_some_and(|entry| entry.block != INLINE)
+        self.peeked().is_some_and(|entry| entry.block != INLINE)
     }
 
     /// Puts a record whose payload is `parts` one after the other: inline if it fits, else in one block.
@@ -186,6 +270,21 @@ impl LaneEnd {
     /// As [`LaneEnd::put`], with parts that may lie in a block of another lane.
     pub fn put_parts(&mut self, header: &Header, parts: &[Part<'_>]) -> Result<(), NoRoom> {
         self.put_each(header, parts.iter().copied())
+    }
+
+    /// Puts a record whose payload is `head`, then what lies in place on another lane. The latter is moved without being looked
+    /// at.
+    ///
+    /// # Panics
+    /// When the payload was given back to its peer already.
+    pub fn put_moved(&mut self, header: &Header, head: &[u8], from: &LaneEnd, place: InPlace) -> Result<(), NoRoom> {
+        assert!(from.is_in_place(&place), "payload that was given back");
+        let length = head.len() as u64 + u64::from(place.len);
+        let (at, block) = self.reserve(length)?;
+        self.mine.write_bytes(at, head);
+        self.mine.copy_from(at + head.len(), &from.theirs, place.at, place.len());
+        self.producer.put(header, length as u32, block);
+        Ok(())
     }
 
     /// Bytes that one block could take now, after taking back what the peer released; 0 when everything is lent.
@@ -226,8 +325,11 @@ impl LaneEnd {
         }
         // SeqCst: pairs with the fence in `park`. Either the peer's second look sees what was stored above, or the
         // load below sees its `parked`; without it both could miss, and the peer would sleep for ever.
-        fence(Ordering::SeqCst);
-        self.theirs.load(self.lane_at + PARKED) & moved != 0
+        fence(Ordering::SeqCst); // model: publish
+        let rings = self.theirs.load(self.lane_at + PARKED) & moved != 0;
+        #[cfg(shmesh_sim)]
+        crate::host::note(|| format!("lane {:#x} publishes {moved:b}, rings {rings}", self.lane_at));
+        rings
     }
 
     /// Announces sleep until there are records, and with `for_room` also until the peer consumed or released something since
@@ -247,8 +349,11 @@ impl LaneEnd {
         let bits = if for_room { FOR_RECORDS | FOR_ROOM } else { FOR_RECORDS };
         self.mine.store(self.lane_at + PARKED, bits);
         // SeqCst: pairs with the fence in `publish`.
-        fence(Ordering::SeqCst);
-        !(self.has_work() || for_room && self.room_moved())
+        fence(Ordering::SeqCst); // model: parked
+        let sleep = !(self.has_work() || for_room && self.room_moved());
+        #[cfg(shmesh_sim)]
+        crate::host::note(|| format!("lane {:#x} parks {bits:b}, sleeps {sleep}", self.lane_at));
+        sleep
     }
 
     /// Whether the peer consumed or released something since the last look, and looks. Two loads when it did not.
@@ -270,7 +375,7 @@ impl LaneEnd {
     /// Whether there are records to take. One load.
     #[inline]
     pub fn has_work(&self) -> bool {
-        self.peeked.is_some() || self.consumer.has_more()
+        self.is_peeked || self.consumer.has_more()
     }
 
     /// Whether leases were given back that the peer has not been told of: `publish` is due.
@@ -297,17 +402,18 @@ impl LaneEnd {
         })
     }
 
-    /// Sidecar: says how far a call got. Release; *forwarded* needs [`LaneEnd::fence`] behind it, and then a look at
+    /// Sidecar: says how far a call got. Release, so that whoever reads it finds every record that was published before;
+    /// *forwarded* needs [`LaneEnd::fence`] behind it, and then a look at
     /// [`LaneEnd::is_withdrawn`], before anything is forwarded.
     pub fn set_state(&self, slot: u32, generation: u64, state: CallState) {
         if let Some(at) = self.slot_word(slot) {
-            self.mine.store_release(at, state.word(generation));
+            self.mine.store_release(at, state.word(generation)); // model: state
         }
     }
 
     /// App: how far a call got, as the sidecar says: the generation that the slot's word speaks of, and its state.
     pub fn state(&self, slot: u32) -> (u64, CallState) {
-        let word = self.slot_word(slot).map_or(0, |at| self.theirs.load_acquire(at));
+        let word = self.slot_word(slot).map_or(0, |at| self.theirs.load_acquire(at)); // model: state-seen
         CallState::of_word(word)
     }
 
@@ -315,7 +421,7 @@ impl LaneEnd {
     pub fn withdraw_lane(&self) {
         self.mine.store(self.lane_at + WITHDRAWN, 1);
         // SeqCst: pairs with the sidecar's fence between *forwarded* and `is_withdrawn`. One of the two sees the other.
-        fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst); // model: lane-withdrawn
     }
 
     /// App: this call may not be forwarded any more. What [`LaneEnd::state`] says of it afterwards is final.
@@ -324,7 +430,7 @@ impl LaneEnd {
             self.mine.store(at, generation);
         }
         // SeqCst: as in `withdraw_lane`.
-        fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst); // model: withdrawn
     }
 
     /// Sidecar: whether the app withdrew this call, or the lane.
@@ -335,36 +441,43 @@ impl LaneEnd {
 
     /// The SeqCst fence between storing *forwarded* for a batch and looking at what is withdrawn. One for the whole batch.
     pub fn fence() {
-        fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst); // model: forwarded
     }
 
+    #[inline]
     fn put_each<'a>(&mut self, header: &Header, parts: impl Iterator<Item = Part<'a>> + Clone) -> Result<(), NoRoom> {
-        let length: u64 = parts.clone().map(|part| u64::from(part.len())).sum();
-        if length > u64::from(self.geometry.block_max) {
-            return Err(NoRoom::TooLong);
-        }
-        if self.room() == 0 {
-            return Err(NoRoom::Ring);
-        }
-        let length = length as u32;
-        let (mut at, block) = if length <= self.geometry.inline_max() {
-            (self.producer.inline_at(), INLINE)
-        } else {
-            let block = self.lend(length).ok_or(NoRoom::Arena)?;
-            (self.arena_at() + block as usize, block)
-        };
+        let length = parts.clone().map(|part| u64::from(part.len())).sum();
+        let (mut at, block) = self.reserve(length)?;
         for part in parts {
             at += part.write(&self.mine, at);
         }
-        self.producer.put(&Entry { header: Header { length, ..*header }, block });
+        self.producer.put(header, length as u32, block);
         Ok(())
     }
 
-    fn lend(&mut self, length: u32) -> Option<u32> {
+    /// Room for a record with so many bytes of payload: where they go, and their block.
+    #[inline]
+    fn reserve(&mut self, length: u64) -> Result<(usize, u32), NoRoom> {
+        if self.room() == 0 {
+            return Err(if length > u64::from(self.geometry.block_max) { NoRoom::TooLong } else { NoRoom::Ring });
+        }
+        if length <= u64::from(self.geometry.inline_max()) {
+            return Ok((self.producer.inline_at(), INLINE));
+        }
+        let block = self.lend(length)?;
+        Ok((self.arena_at() + block as usize, block))
+    }
+
+    /// A block for a payload that is too long to travel inline.
+    #[inline(never)]
+    fn lend(&mut self, length: u64) -> Result<u32, NoRoom> {
+        if length > u64::from(self.geometry.block_max) {
+            return Err(NoRoom::TooLong);
+        }
         if self.reclaim.is_due() {
             self.take_back();
         }
-        self.arena.alloc(length)
+        self.arena.alloc(length as u32).ok_or(NoRoom::Arena)
     }
 
     fn take_back(&mut self) {
@@ -398,6 +511,7 @@ impl fmt::Debug for LaneEnd {
 }
 
 impl Part<'_> {
+    #[inline]
     fn len(&self) -> u32 {
         match *self {
             // A longer slice is refused as too long all the same.
@@ -406,6 +520,7 @@ impl Part<'_> {
         }
     }
 
+    #[inline(always)]
     fn write(&self, segment: &Mapping, at: usize) -> usize {
         let len = self.len() as usize;
         match *self {

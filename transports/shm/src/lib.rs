@@ -13,6 +13,8 @@
 mod arena;
 mod atomics;
 mod call_words;
+#[cfg(shmesh_sim)]
+pub mod delayed;
 mod dirty;
 pub mod geometry;
 pub mod key;
@@ -31,13 +33,15 @@ pub mod doorbell;
 #[cfg(not(loom))]
 pub mod handshake;
 #[cfg(not(loom))]
+pub mod host;
+#[cfg(not(loom))]
 pub mod segment;
 
 pub use arena::{Arena, NotLent};
 pub use call_words::CallState;
 pub use dirty::{Dirty, DirtyWatch};
 pub use geometry::{Geometry, GeometryError};
-pub use lane::{BlockLease, LaneEnd, NoRoom, Part, Side};
+pub use lane::{BlockLease, InPlace, LaneEnd, NoRoom, Part, Side};
 pub use record::{Flags, Header, INLINE_KEY, Kind, MAX_GENERATION, Protocol, ROUTE_IDS, Reset, TOTAL_UNKNOWN};
 #[cfg(not(loom))]
 pub use region::ForkGuard;

@@ -245,21 +245,27 @@ pub(crate) struct Entry {
     pub block: u32,
 }
 
-impl Entry {
-    pub fn encode(&self) -> [u64; 6] {
-        let Header { kind, flags, code, slot, generation, route, head_len, length, deadline_us, credit, total } =
-            self.header;
+impl Header {
+    /// The words of an entry with this header and its payload of `length` bytes at `block`.
+    #[inline]
+    pub(crate) fn encode(&self, length: u32, block: u32) -> [u64; 6] {
         [
-            kind as u64 | u64::from(flags.0) << 8 | u64::from(code) << 16 | u64::from(slot) << 32,
-            generation,
-            pair(route, head_len),
-            pair(length, self.block),
-            pair(deadline_us, credit),
-            total,
+            self.kind as u64 | u64::from(self.flags.0) << 8 | u64::from(self.code) << 16 | u64::from(self.slot) << 32,
+            self.generation,
+            pair(self.route, self.head_len),
+            pair(length, block),
+            pair(self.deadline_us, self.credit),
+            self.total,
         ]
     }
+}
+
+impl Entry {
+    /// Stands where there is none.
+    pub const NONE: Entry = Entry { header: Header::new(Kind::Reset, 0, 0), block: INLINE };
 
     /// Takes the words apart and refuses whatever the page does not allow. `from_app`: the app wrote them.
+    #[inline]
     pub fn decode(words: [u64; 6], geometry: &Geometry, from_app: bool) -> Result<Entry, Violation> {
         let header = Header {
             kind: Kind::from_u8(words[0] as u8).ok_or(Violation::Kind)?,
@@ -280,6 +286,7 @@ impl Entry {
         Ok(entry)
     }
 
+    #[inline]
     fn check_call(&self, geometry: &Geometry, from_app: bool) -> Result<(), Violation> {
         let h = &self.header;
         if h.flags.0 & !h.kind.flags() != 0 {
@@ -310,6 +317,7 @@ impl Entry {
         }
     }
 
+    #[inline]
     fn check_payload(&self, geometry: &Geometry) -> Result<(), Violation> {
         let h = &self.header;
         if h.head_len > h.length || h.head_len > MAX_HEAD_BYTES {

@@ -8,9 +8,71 @@
 //! Relaxed loads work in memory that is mapped read-only, and promises it for no other.
 
 #[cfg(not(loom))]
-pub use mapped::{ForkGuard, Mapping};
+pub use mapped::{ForkGuard, Mapping, settle};
+#[cfg(shmesh_sim)]
+pub(crate) use mapped::store_late;
 #[cfg(loom)]
 pub use modelled::Mapping;
+
+use crate::atomics::{Ordering, fence};
+#[cfg(shmesh_sim)]
+use crate::delayed::{self, Width};
+
+/// Control words (indices, flags, states): read by one side while the other writes them. The models run this very code.
+impl Mapping {
+    /// A word, Relaxed.
+    #[inline]
+    pub fn load(&self, at: usize) -> u64 {
+        #[cfg(shmesh_sim)]
+        if let Some(value) = delayed::load(self.memory(), at) {
+            return value;
+        }
+        self.word(at).load(Ordering::Relaxed)
+    }
+
+    /// A word, Acquire: pairs with the writer's [`Mapping::store_release`] of the same word, so that what was
+    /// written before that store is seen after this load.
+    #[inline]
+    pub fn load_acquire(&self, at: usize) -> u64 {
+        let value = self.load(at);
+        fence(Ordering::Acquire); // model: acquire
+        value
+    }
+
+    /// Stores a word, Relaxed.
+    #[inline]
+    pub fn store(&self, at: usize, value: u64) {
+        #[cfg(shmesh_sim)]
+        if delayed::store(self.memory(), at, Width::Word, value) {
+            return;
+        }
+        self.writable_word(at).store(value, Ordering::Relaxed);
+    }
+
+    /// Stores a word, Release: pairs with [`Mapping::load_acquire`].
+    #[inline]
+    pub fn store_release(&self, at: usize, value: u64) {
+        #[cfg(shmesh_sim)]
+        if delayed::store(self.memory(), at, Width::Word, value) {
+            return;
+        }
+        self.writable_word(at).store(value, Ordering::Release); // model: release
+    }
+
+    /// Sets or clears bits of a word whose other bits belong to other threads of this side.
+    pub fn change_bits(&self, at: usize, mask: u64, set: bool) {
+        #[cfg(shmesh_sim)]
+        if !delayed::drained_step() {
+            return;
+        }
+        let word = self.writable_word(at);
+        if set {
+            word.fetch_or(mask, Ordering::Relaxed);
+        } else {
+            word.fetch_and(!mask, Ordering::Relaxed);
+        }
+    }
+}
 
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
@@ -24,14 +86,26 @@ mod mapped {
     use memmap2::{Advice, MmapOptions, MmapRaw};
     use nix::sys::mman::{MmapAdvise, madvise};
 
-    use crate::atomics::{AtomicU32, AtomicU64, Ordering, fence};
+    use crate::atomics::{AtomicU32, AtomicU64, Ordering};
+    #[cfg(shmesh_sim)]
+    use crate::delayed::{self, Width};
+
+    #[cfg(not(shmesh_sim))]
+    type Memory = MmapRaw;
+    /// Stores that are on their way keep it mapped.
+    #[cfg(shmesh_sim)]
+    type Memory = std::sync::Arc<MmapRaw>;
 
     /// A segment mapped into this process, for as long as this value lives.
     #[derive(Debug)]
     pub struct Mapping {
-        memory: ManuallyDrop<MmapRaw>,
+        memory: ManuallyDrop<Memory>,
         start: *mut u8,
         len: usize,
+        /// Words that lie in it whole.
+        words: usize,
+        /// Of these, the words that this side may store to: all or none.
+        writable_words: usize,
         writable: bool,
         /// The process that mapped it. A child of `fork` has nothing there, or by now something else.
         process: u32,
@@ -73,7 +147,12 @@ mod mapped {
 
         fn over(memory: MmapRaw, len: usize, writable: bool) -> Mapping {
             let start = memory.as_mut_ptr();
-            Mapping { memory: ManuallyDrop::new(memory), start, len, writable, process: std::process::id() }
+            #[cfg(shmesh_sim)]
+            let memory = std::sync::Arc::new(memory);
+            let words = len / 8;
+            let writable_words = if writable { words } else { 0 };
+            let process = std::process::id();
+            Mapping { memory: ManuallyDrop::new(memory), start, len, words, writable_words, writable, process }
         }
 
         /// Bytes that are mapped.
@@ -91,46 +170,35 @@ mod mapped {
             self.writable
         }
 
-        /// A word, Relaxed.
+        /// Words that lie one after the other, each loaded once, Relaxed.
         #[inline]
-        pub fn load(&self, at: usize) -> u64 {
-            self.word(at).load(Ordering::Relaxed)
+        pub fn load_words<const N: usize>(&self, at: usize) -> [u64; N] {
+            #[cfg(shmesh_sim)]
+            return std::array::from_fn(|i| self.load(at + 8 * i));
+            #[cfg(not(shmesh_sim))]
+            self.words_at::<N>(at, self.words).each_ref().map(|word| word.load(Ordering::Relaxed))
         }
 
-        /// A word, Acquire: pairs with the writer's [`Mapping::store_release`] of the same word, so that what was
-        /// written before that store is seen after this load.
+        /// Stores words one after the other, Relaxed.
         #[inline]
-        pub fn load_acquire(&self, at: usize) -> u64 {
-            let value = self.load(at);
-            fence(Ordering::Acquire);
-            value
-        }
-
-        /// Stores a word, Relaxed.
-        #[inline]
-        pub fn store(&self, at: usize, value: u64) {
-            self.writable_word(at).store(value, Ordering::Relaxed);
-        }
-
-        /// Stores a word, Release: pairs with [`Mapping::load_acquire`].
-        #[inline]
-        pub fn store_release(&self, at: usize, value: u64) {
-            self.writable_word(at).store(value, Ordering::Release);
-        }
-
-        /// Sets or clears bits of a word whose other bits belong to other threads of this side.
-        pub fn change_bits(&self, at: usize, mask: u64, set: bool) {
-            let word = self.writable_word(at);
-            if set {
-                word.fetch_or(mask, Ordering::Relaxed);
-            } else {
-                word.fetch_and(!mask, Ordering::Relaxed);
+        pub fn store_words<const N: usize>(&self, at: usize, words: [u64; N]) {
+            #[cfg(shmesh_sim)]
+            for (i, word) in words.into_iter().enumerate() {
+                self.store(at + 8 * i, word);
+            }
+            #[cfg(not(shmesh_sim))]
+            for (place, word) in self.words_at::<N>(at, self.writable_words).iter().zip(words) {
+                place.store(word, Ordering::Relaxed);
             }
         }
 
         /// A half word, Relaxed.
         #[inline]
         pub fn load_u32(&self, at: usize) -> u32 {
+            #[cfg(shmesh_sim)]
+            if let Some(value) = delayed::load(&self.memory, at) {
+                return value as u32;
+            }
             self.half(at).load(Ordering::Relaxed)
         }
 
@@ -138,6 +206,10 @@ mod mapped {
         #[inline]
         pub fn store_u32(&self, at: usize, value: u32) {
             assert!(self.writable, "the segment belongs to the other side");
+            #[cfg(shmesh_sim)]
+            if delayed::store(&self.memory, at, Width::Half, u64::from(value)) {
+                return;
+            }
             self.half(at).store(value, Ordering::Relaxed);
         }
 
@@ -145,23 +217,27 @@ mod mapped {
         #[inline]
         pub fn read_bytes(&self, at: usize, dst: &mut [u8]) {
             let src = self.pointer(at, dst.len());
+            #[cfg(shmesh_sim)]
+            crate::host::step();
             // SAFETY: `src` is valid for `dst.len()` bytes (checked by `pointer`); `dst` is a private slice, so they
             // cannot overlap. The peer may write meanwhile: the bytes are then any mix, and nothing was decided on them.
             unsafe { std::ptr::copy_nonoverlapping(src, dst.as_mut_ptr(), dst.len()) };
-            settle(dst.as_mut_ptr());
+            settle(dst);
         }
 
         /// As [`Mapping::read_bytes`], appended to `out`.
         #[inline]
         pub fn append_bytes(&self, at: usize, len: usize, out: &mut Vec<u8>) {
             let src = self.pointer(at, len);
+            #[cfg(shmesh_sim)]
+            crate::host::step();
             out.reserve(len);
             let dst = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
             // SAFETY: `src` is valid for `len` bytes (checked by `pointer`), `dst` too (reserved above) and private.
             // The copy fills what `set_len` adds. JUSTIFICATION: growing with zeroes first would write a body twice.
             unsafe {
                 std::ptr::copy_nonoverlapping(src, dst, len);
-                settle(dst);
+                settle_at(dst);
                 out.set_len(out.len() + len);
             }
         }
@@ -169,15 +245,36 @@ mod mapped {
         /// Copies bytes in.
         #[inline]
         pub fn write_bytes(&self, at: usize, src: &[u8]) {
+            // In two halves, so that a process can die between them.
+            #[cfg(shmesh_sim)]
+            if src.len() > 1 {
+                let (first, second) = src.split_at(src.len() / 2);
+                self.write_half(at, first);
+                return self.write_half(at + first.len(), second);
+            }
+            self.write_half(at, src);
+        }
+
+        #[inline]
+        fn write_half(&self, at: usize, src: &[u8]) {
             let dst = self.pointer_mut(at, src.len());
+            #[cfg(shmesh_sim)]
+            if !crate::host::step() {
+                return;
+            }
             // SAFETY: `dst` is valid and writable for `src.len()` bytes (checked by `pointer_mut`); `src` is private.
             unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), dst, src.len()) };
         }
 
         /// Copies bytes from another segment into this one, without deciding anything on them.
+        #[inline]
         pub fn copy_from(&self, at: usize, source: &Mapping, from: usize, len: usize) {
             let src = source.pointer(from, len);
             let dst = self.pointer_mut(at, len);
+            #[cfg(shmesh_sim)]
+            if !crate::host::step() {
+                return;
+            }
             // SAFETY: both are valid for `len` bytes (checked); `copy` allows them to overlap.
             unsafe { std::ptr::copy(src, dst, len) };
         }
@@ -196,19 +293,30 @@ mod mapped {
             self.pointer(at, len).cast_mut()
         }
 
-        #[inline]
-        fn writable_word(&self, at: usize) -> &AtomicU64 {
-            assert!(self.writable, "the segment belongs to the other side");
-            self.word(at)
+        #[cfg(shmesh_sim)]
+        pub(super) fn memory(&self) -> &Memory {
+            &self.memory
         }
 
         #[inline]
-        fn word(&self, at: usize) -> &AtomicU64 {
-            self.check(at, 8);
-            assert!(at.is_multiple_of(8), "unaligned word");
+        pub(super) fn writable_word(&self, at: usize) -> &AtomicU64 {
+            &self.words_at::<1>(at, self.writable_words)[0]
+        }
+
+        #[inline]
+        pub(super) fn word(&self, at: usize) -> &AtomicU64 {
+            &self.words_at::<1>(at, self.words)[0]
+        }
+
+        /// `N` words of the first `words`.
+        #[inline]
+        fn words_at<const N: usize>(&self, at: usize, words: usize) -> &[AtomicU64; N] {
+            // One comparison for bounds and alignment: the low bits of an offset that is no multiple of 8 become the highest.
+            let index = at.rotate_right(3);
+            assert!(index < words.saturating_sub(N - 1), "outside of the segment, unaligned, or the segment belongs to the other side");
             // SAFETY: in bounds and aligned (checked; the mapping starts at a page). Words are only ever accessed as
             // atomics by this process, and the memory lives as long as `self`.
-            unsafe { AtomicU64::from_ptr(self.start.add(at).cast()) }
+            unsafe { &*self.start.add(at).cast::<[AtomicU64; N]>() }
         }
 
         #[inline]
@@ -223,6 +331,20 @@ mod mapped {
         fn check(&self, at: usize, len: usize) {
             // Offsets were validated before they came here; this keeps a mistake there from becoming a wild access.
             assert!(at <= self.len && len <= self.len - at, "outside of the segment");
+        }
+    }
+
+    /// A store of this process arrives in memory. It was checked by `store` or `store_u32`: in bounds, aligned, ours.
+    #[cfg(shmesh_sim)]
+    pub(crate) fn store_late(memory: &MmapRaw, at: usize, width: Width, value: u64) {
+        assert!(at + 8 <= memory.len(), "outside of the segment");
+        // SAFETY: in bounds (checked) and aligned (a multiple of the width in a mapping that starts at a page).
+        unsafe {
+            let place = memory.as_mut_ptr().add(at);
+            match width {
+                Width::Word => AtomicU64::from_ptr(place.cast()).store(value, Ordering::Release),
+                Width::Half => AtomicU32::from_ptr(place.cast()).store(value as u32, Ordering::Release),
+            }
         }
     }
 
@@ -258,10 +380,15 @@ mod mapped {
         }
     }
 
-    /// Tells the compiler that `bytes` may have been read and changed here, so that it must keep the copy just made and
-    /// cannot go back to where it was copied from.
+    /// To be called after bytes were copied out of shared memory: tells the compiler that they may have been read and changed
+    /// here, so that it must keep the copy and cannot go back to where it was copied from.
     #[inline]
-    fn settle(bytes: *mut u8) {
+    pub fn settle(bytes: &mut [u8]) {
+        settle_at(bytes.as_mut_ptr());
+    }
+
+    #[inline]
+    fn settle_at(bytes: *mut u8) {
         // SAFETY: no instruction; the operand only carries the address. JUSTIFICATION: `compiler_fence` orders atomics
         // and says nothing about a plain copy; `black_box` is documented as best effort.
         unsafe { std::arch::asm!("/* {0} */", in(reg) bytes, options(nostack, preserves_flags)) };
@@ -269,66 +396,69 @@ mod mapped {
 }
 
 #[cfg(loom)]
+#[allow(unsafe_code)]
 mod modelled {
     use std::collections::BTreeMap;
+    use std::ops::Range;
 
-    use crate::atomics::{AtomicU64, Ordering, fence};
+    use loom::cell::UnsafeCell;
 
-    /// A segment as loom sees it: only the words that a model touches exist.
+    use crate::atomics::AtomicU64;
+
+    /// A segment as loom sees it; only what a model touches exists. Control words are atomics. Whatever is guarded by them
+    /// (records, payloads, released offsets) is plain memory, of which loom reports every access that another thread's may meet:
+    /// an honest peer never writes what is still being read.
     pub struct Mapping {
         words: BTreeMap<usize, AtomicU64>,
+        guarded: BTreeMap<usize, UnsafeCell<u32>>,
     }
 
+    // SAFETY: loom runs its threads one at a time and panics before an access to a cell that is not ordered after the last
+    // one; the atomics may be shared anyway. JUSTIFICATION: only so does it see a race on plain memory.
+    unsafe impl Sync for Mapping {}
+    // SAFETY: as for Sync.
+    unsafe impl Send for Mapping {}
+
     impl Mapping {
-        /// Zeroed words at these byte ranges.
-        pub fn of_ranges(ranges: &[std::ops::Range<usize>]) -> Mapping {
-            let offsets = ranges.iter().flat_map(|range| range.clone().step_by(8));
-            Mapping { words: offsets.map(|at| (at, AtomicU64::new(0))).collect() }
+        /// Zeroed memory: control words at the first byte ranges, memory that they guard at the second ones.
+        pub fn of_ranges(words: &[Range<usize>], guarded: &[Range<usize>]) -> Mapping {
+            let words = words.iter().flat_map(|range| range.clone().step_by(8));
+            let guarded = guarded.iter().flat_map(|range| range.clone().step_by(4));
+            Mapping {
+                words: words.map(|at| (at, AtomicU64::new(0))).collect(),
+                guarded: guarded.map(|at| (at, UnsafeCell::new(0))).collect(),
+            }
         }
 
         pub fn is_writable(&self) -> bool {
             true
         }
 
-        pub fn load(&self, at: usize) -> u64 {
-            self.word(at).load(Ordering::Relaxed)
+        pub fn load_words<const N: usize>(&self, at: usize) -> [u64; N] {
+            let half = |at| u64::from(self.load_u32(at));
+            std::array::from_fn(|i| half(at + 8 * i) | half(at + 8 * i + 4) << 32)
         }
 
-        pub fn load_acquire(&self, at: usize) -> u64 {
-            let value = self.load(at);
-            fence(Ordering::Acquire);
-            value
-        }
-
-        pub fn store(&self, at: usize, value: u64) {
-            self.word(at).store(value, Ordering::Relaxed);
-        }
-
-        pub fn store_release(&self, at: usize, value: u64) {
-            self.word(at).store(value, Ordering::Release);
-        }
-
-        pub fn change_bits(&self, at: usize, mask: u64, set: bool) {
-            if set {
-                self.word(at).fetch_or(mask, Ordering::Relaxed);
-            } else {
-                self.word(at).fetch_and(!mask, Ordering::Relaxed);
+        pub fn store_words<const N: usize>(&self, at: usize, words: [u64; N]) {
+            for (i, word) in words.into_iter().enumerate() {
+                self.store_u32(at + 8 * i, word as u32);
+                self.store_u32(at + 8 * i + 4, (word >> 32) as u32);
             }
         }
 
         pub fn load_u32(&self, at: usize) -> u32 {
-            (self.load(at & !7) >> (8 * (at & 7))) as u32
+            // SAFETY: the pointer is valid, and loom has checked that nobody writes.
+            self.guarded(at).with(|value| unsafe { *value })
         }
 
-        pub fn store_u32(&self, at: usize, value: u32) {
-            let shift = 8 * (at & 7);
-            let other = self.load(at & !7) & !(0xFFFF_FFFF << shift);
-            self.store(at & !7, other | u64::from(value) << shift);
+        pub fn store_u32(&self, at: usize, new: u32) {
+            // SAFETY: the pointer is valid, and loom has checked that nobody reads or writes.
+            self.guarded(at).with_mut(|value| unsafe { *value = new });
         }
 
         pub fn read_bytes(&self, at: usize, dst: &mut [u8]) {
-            for (i, part) in dst.chunks_mut(8).enumerate() {
-                let bytes = self.load(at + 8 * i).to_le_bytes();
+            for (i, part) in dst.chunks_mut(4).enumerate() {
+                let bytes = self.load_u32(at + 4 * i).to_le_bytes();
                 part.copy_from_slice(&bytes[..part.len()]);
             }
         }
@@ -340,10 +470,10 @@ mod modelled {
         }
 
         pub fn write_bytes(&self, at: usize, src: &[u8]) {
-            for (i, part) in src.chunks(8).enumerate() {
-                let mut bytes = [0; 8];
+            for (i, part) in src.chunks(4).enumerate() {
+                let mut bytes = [0; 4];
                 bytes[..part.len()].copy_from_slice(part);
-                self.store(at + 8 * i, u64::from_le_bytes(bytes));
+                self.store_u32(at + 4 * i, u32::from_le_bytes(bytes));
             }
         }
 
@@ -353,8 +483,16 @@ mod modelled {
             self.write_bytes(at, &bytes);
         }
 
-        fn word(&self, at: usize) -> &AtomicU64 {
-            self.words.get(&at).expect("a word that the model has")
+        pub(super) fn word(&self, at: usize) -> &AtomicU64 {
+            self.words.get(&at).expect("a control word that the model has")
+        }
+
+        pub(super) fn writable_word(&self, at: usize) -> &AtomicU64 {
+            self.word(at)
+        }
+
+        fn guarded(&self, at: usize) -> &UnsafeCell<u32> {
+            self.guarded.get(&at).expect("memory that the model has")
         }
     }
 }

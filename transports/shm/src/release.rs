@@ -35,8 +35,9 @@ impl Releases {
             return false;
         }
         self.visible = self.put;
-        // Release: pairs with the Acquire load in `Reclaim::collect_into`, which then reads the offsets.
-        self.mine.store_release(self.lane_at + RELEASED, self.put);
+        // Release: pairs with the Acquire load in `Reclaim::collect_into`, which then reads the offsets, and behind which the
+        // blocks are written again.
+        self.mine.store_release(self.lane_at + RELEASED, self.put); // model: released
         true
     }
 }
@@ -62,7 +63,9 @@ impl Reclaim {
 
     /// Takes back everything that the peer gave back.
     pub fn collect_into(&mut self, arena: &mut Arena) -> Result<(), Violation> {
-        let released = self.theirs.load_acquire(self.lane_at + RELEASED);
+        // Acquire: pairs with the Release store in `Releases::publish`: the offsets are there, and the peer's reads of the blocks
+        // happened before they are written again.
+        let released = self.theirs.load_acquire(self.lane_at + RELEASED); // model: released-seen
         if released.wrapping_sub(self.taken) > self.entries {
             return Err(Violation::Released);
         }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::geometry::{CONSUMED, Geometry, HEADER_BYTES, PUBLISHED};
-use crate::record::Entry;
+use crate::record::{Entry, Header};
 use crate::region::Mapping;
 use crate::violation::Violation;
 
@@ -38,6 +38,7 @@ impl Producer {
     }
 
     /// Entries that can be put now. Looks at the peer's index only when the last look leaves none.
+    #[inline]
     pub fn room(&mut self) -> Result<u32, Violation> {
         if self.put - self.consumed == self.entries {
             self.refresh()?;
@@ -57,16 +58,16 @@ impl Producer {
     }
 
     /// Offset in the segment of the next entry's inline space. There is room.
+    #[inline]
     pub fn inline_at(&self) -> usize {
         self.entry_at() + HEADER_BYTES as usize
     }
 
     /// Writes the next entry's header; seen by the peer after `publish`. There is room.
-    pub fn put(&mut self, entry: &Entry) {
+    #[inline]
+    pub fn put(&mut self, header: &Header, length: u32, block: u32) {
         let at = self.entry_at();
-        for (i, word) in entry.encode().into_iter().enumerate() {
-            self.mine.store(at + 8 * i, word);
-        }
+        self.mine.store_words(at, header.encode(length, block));
         self.put += 1;
     }
 
@@ -82,7 +83,7 @@ impl Producer {
         }
         self.visible = self.put;
         // Release: pairs with the Acquire load in `Consumer::next`, which then reads the entries and payloads.
-        self.mine.store_release(self.lane_at + PUBLISHED, self.put);
+        self.mine.store_release(self.lane_at + PUBLISHED, self.put); // model: published
         true
     }
 
@@ -93,7 +94,7 @@ impl Producer {
     fn refresh(&mut self) -> Result<(), Violation> {
         // Acquire: pairs with the Release store in `Consumer::publish`, so that the peer's reads of an entry
         // happened before it is written again.
-        let consumed = self.theirs.load_acquire(self.lane_at + CONSUMED);
+        let consumed = self.theirs.load_acquire(self.lane_at + CONSUMED); // model: consumed-seen
         if consumed.wrapping_sub(self.consumed) > self.visible - self.consumed {
             return Err(Violation::Consumed);
         }
@@ -137,14 +138,15 @@ impl Consumer {
         }
     }
 
-    /// The next entry, copied once and validated, or nothing.
-    pub fn next(&mut self) -> Result<Option<Entry>, Violation> {
+    /// The next entry, copied once and validated; false if there is none.
+    #[inline]
+    pub fn next(&mut self, entry: &mut Entry) -> Result<bool, Violation> {
         if self.taken == self.published && !self.refresh()? {
-            return Ok(None);
+            return Ok(false);
         }
         let at = self.entry_at();
-        let words = std::array::from_fn(|i| self.theirs.load(at + 8 * i));
-        Entry::decode(words, &self.geometry, self.from_app).map(Some)
+        *entry = Entry::decode(self.theirs.load_words(at), &self.geometry, self.from_app)?;
+        Ok(true)
     }
 
     /// Whether there are records; one Relaxed load at most.
@@ -158,8 +160,21 @@ impl Consumer {
     }
 
     /// Goes on to the next entry; seen by the peer after `publish`.
+    #[inline]
     pub fn advance(&mut self) {
         self.taken += 1;
+    }
+
+    /// Records taken since attach.
+    #[inline]
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Of these, the records whose places the peer may use again.
+    #[inline]
+    pub fn given_back(&self) -> u64 {
+        self.visible
     }
 
     /// Makes what was taken visible. True if there was something.
@@ -169,7 +184,7 @@ impl Consumer {
         }
         self.visible = self.taken;
         // Release: pairs with the Acquire load in `Producer::refresh`: the entries were read before they are reused.
-        self.mine.store_release(self.lane_at + CONSUMED, self.taken);
+        self.mine.store_release(self.lane_at + CONSUMED, self.taken); // model: consumed
         true
     }
 
@@ -180,7 +195,7 @@ impl Consumer {
 
     fn refresh(&mut self) -> Result<bool, Violation> {
         // Acquire: pairs with the Release store in `Producer::publish`.
-        let published = self.theirs.load_acquire(self.lane_at + PUBLISHED);
+        let published = self.theirs.load_acquire(self.lane_at + PUBLISHED); // model: published-seen
         // Measured from what this side made visible: the peer may not use an entry before it was told that it is free.
         if published.wrapping_sub(self.visible) > u64::from(self.geometry.entries) || published < self.taken {
             return Err(Violation::Published);

@@ -11,7 +11,12 @@ use crate::error::{CallError, Ran};
 impl Calls {
     /// Gives a call up: nothing of it is handed over any more. Says whether it may have run.
     pub fn cancel(&mut self, id: CallId) -> Ran {
-        if !self.is_open(id) || self.wire.session.is_forked() {
+        if self.wire.session.is_forked() {
+            return Ran::Maybe;
+        }
+        if !self.is_open(id) {
+            // It is over already; an answer that was not received yet is not wanted any more.
+            self.ready.retain(|answer| answer.id != id);
             return Ran::Maybe;
         }
         let ran = self.judge(id);

@@ -104,6 +104,12 @@ impl Calls {
         !self.is_open(id) || self.slots[id.slot as usize].out.is_ended()
     }
 
+    /// The whole answer of a paced call is there.
+    pub fn is_answered(&self, id: CallId) -> bool {
+        let state = &self.slots[id.slot as usize];
+        state.generation == id.generation && state.inbound.is_ended()
+    }
+
     /// Both ends of a paced call are done, or it failed.
     pub fn is_open(&self, id: CallId) -> bool {
         let state = &self.slots[id.slot as usize];

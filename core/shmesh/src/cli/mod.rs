@@ -103,6 +103,9 @@ struct EchoArgs {
     /// Name to serve under over shared memory: a route reaches it as endpoint `shm:APP`
     #[arg(long, value_name = "APP")]
     name: Option<String>,
+    /// Read every payload and refuse one that `shmesh bench` did not send; HTTP only
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(Args)]
@@ -191,7 +194,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Demo => demo::demo(),
         Command::Check(args) => check::check(&args.config),
-        Command::Echo(args) => echo::echo(args.protocol, &args.listen, args.name.as_deref()),
+        Command::Echo(args) => echo::echo(args.protocol, &args.listen, args.name.as_deref(), args.check),
         Command::Call(args) => call::call(&args),
         Command::Bench(args) => bench::bench(&args),
     }

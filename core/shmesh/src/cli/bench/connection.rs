@@ -150,11 +150,7 @@ impl<W: Wire> Connection<W> {
 
     /// What is still outstanding has failed.
     pub fn give_up(&mut self, plan: &Plan, tally: &mut Tally) {
-        let late = self.outstanding.drain().filter(|&start| plan.counts(start));
-        match late.count() as u64 {
-            0 => {}
-            calls => tally.error(super::NO_ANSWER, calls),
-        }
+        tally.give_up(self.outstanding.drain().map(|start| plan.counts(start)));
     }
 
     /// Calls that were to start in the measured time and never did.
@@ -219,6 +215,7 @@ impl<W: Wire> Connection<W> {
     }
 
     fn judge(&mut self, number: u64, fault: Option<&str>, plan: &Plan, tally: &mut Tally) {
+        tally.answer();
         match (self.outstanding.end(number), fault) {
             // Not one of ours, or answered before.
             (None, _) => tally.error("an answer came that no call waits for", 0),

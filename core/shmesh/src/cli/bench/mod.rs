@@ -9,7 +9,7 @@ mod dubbo;
 mod http;
 mod outstanding;
 mod pace;
-mod payload;
+pub mod payload;
 mod plan;
 mod raw;
 mod report;

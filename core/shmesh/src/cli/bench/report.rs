@@ -15,6 +15,8 @@ const REASONS_MAX: usize = 5;
 /// Counts of one thread, or of all. Only calls whose (intended) start lies in the measured time count.
 #[derive(Clone, Debug)]
 pub struct Tally {
+    /// Answers that came, those of the warm-up included.
+    answered: u64,
     ok: u64,
     errors: u64,
     latency_ns: Histogram<u64>,
@@ -28,11 +30,16 @@ impl Default for Tally {
     fn default() -> Self {
         // The bounds are constants within what the histogram takes.
         let latency_ns = Histogram::new_with_bounds(1, LATENCY_NS_MAX, SIGNIFICANT_DIGITS).expect("valid bounds");
-        Self { ok: 0, errors: 0, latency_ns, last: None, reasons: Vec::new() }
+        Self { answered: 0, ok: 0, errors: 0, latency_ns, last: None, reasons: Vec::new() }
     }
 }
 
 impl Tally {
+    /// An answer came, in the measured time or not.
+    pub fn answer(&mut self) {
+        self.answered += 1;
+    }
+
     pub fn ok(&mut self, latency: Duration, now: Instant) {
         self.ok += 1;
         let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
@@ -45,6 +52,17 @@ impl Tally {
         self.note(reason, calls.max(1));
     }
 
+    /// Calls that no answer came to, each with whether it counts: those of the warm-up are no errors of the result, but a run
+    /// in which a call hung is not one to believe.
+    pub fn give_up(&mut self, calls: impl Iterator<Item = bool>) {
+        for counts in calls {
+            match counts {
+                true => self.error(super::NO_ANSWER, 1),
+                false => self.note(super::NO_ANSWER, 1),
+            }
+        }
+    }
+
     /// Remembers a reason without counting a call.
     pub fn note(&mut self, reason: &str, times: u64) {
         if let Some((_, count)) = self.reasons.iter_mut().find(|(known, _)| known == reason) {
@@ -55,6 +73,7 @@ impl Tally {
     }
 
     pub fn merge(&mut self, other: &Self) {
+        self.answered += other.answered;
         self.ok += other.ok;
         self.errors += other.errors;
         // Both have the same bounds, so the addition cannot fail.
@@ -77,6 +96,7 @@ impl Tally {
             sent: self.ok + self.errors,
             ok: self.ok,
             errors: self.errors,
+            answered: self.answered,
             rps: (self.ok as f64 / took.as_secs_f64() * 10.0).round() / 10.0,
             payload,
             latency_ns: Latency {
@@ -108,6 +128,9 @@ pub struct Report {
     pub sent: u64,
     pub ok: u64,
     pub errors: u64,
+    /// All answers that came, those of the warm-up and of its end included: what CPU time and system calls of the whole
+    /// run are divided by.
+    pub answered: u64,
     /// Right answers per second.
     pub rps: f64,
     /// Bytes of a call's payload.
@@ -174,11 +197,13 @@ mod tests {
             a.ok(Duration::from_micros(us), begin + Duration::from_millis(us));
         }
         b.ok(Duration::from_secs(1), begin + Duration::from_secs(4));
+        b.answer();
         b.error("it broke", 3);
         b.error("it broke", 2);
         a.merge(&b);
         let report = a.report(begin, Duration::from_secs(2), 64);
         assert_eq!((report.sent, report.ok, report.errors), (105, 100, 5));
+        assert_eq!(report.answered, 1);
         // 100 answers until the last one, 4 s after the begin.
         assert_eq!(report.rps, 25.0);
         let near = |value: u64, wanted: u64| value.abs_diff(wanted) <= wanted / 500;
@@ -195,7 +220,7 @@ mod tests {
         assert_eq!(report.rps, 0.0);
         assert_eq!(
             report.json(),
-            r#"{"sent":0,"ok":0,"errors":0,"rps":0.0,"payload":0,"latency_ns":{"p50":0,"p90":0,"p99":0,"p999":0,"max":0}}"#
+            r#"{"sent":0,"ok":0,"errors":0,"answered":0,"rps":0.0,"payload":0,"latency_ns":{"p50":0,"p90":0,"p99":0,"p999":0,"max":0}}"#
         );
     }
 

@@ -136,11 +136,7 @@ impl Caller {
             0 => {}
             calls => tally.note(super::UNSENT, calls),
         }
-        let late = self.outstanding.drain(..).filter(|call| plan.counts(call.start));
-        match late.count() as u64 {
-            0 => {}
-            calls => tally.error(super::NO_ANSWER, calls),
-        }
+        tally.give_up(self.outstanding.drain(..).map(|call| plan.counts(call.start)));
     }
 
     fn is_done(&self, now: Instant, plan: &Plan) -> bool {
@@ -262,6 +258,7 @@ impl Caller {
 }
 
 fn count(call: &Outstanding, judged: Result<(), String>, plan: &Plan, tally: &mut Tally) {
+    tally.answer();
     if !plan.counts(call.start) {
         return;
     }

@@ -8,6 +8,7 @@ use shmesh_proto::http1::{
 };
 
 use super::{Progress, Service};
+use crate::cli::bench::payload::Check;
 
 /// Answers are collected up to here before they are offered to the socket, in bytes: a large body
 /// goes back while it is still coming in.
@@ -19,6 +20,8 @@ pub struct HttpEcho {
     limits: HeadLimits,
     head: RequestHead,
     body: Option<Body>,
+    /// Whether bodies are compared.
+    check: bool,
 }
 
 /// The request that is being answered.
@@ -26,6 +29,7 @@ struct Body {
     reader: BodyReader,
     answer: Answer,
     keep_alive: bool,
+    check: Option<Check>,
 }
 
 /// How the body goes back.
@@ -76,6 +80,11 @@ enum Step {
 }
 
 impl HttpEcho {
+    /// With `check`, bodies are to be payloads of `shmesh bench`; the first other one ends the connection.
+    pub fn new(check: bool) -> Self {
+        Self { check, ..Self::default() }
+    }
+
     /// Reads a head and writes the head of its answer.
     fn begin(&mut self, input: &[u8], out: &mut Vec<u8>) -> Step {
         match self.head.parse(input, &self.limits) {
@@ -97,7 +106,12 @@ impl HttpEcho {
             out.extend_from_slice(CONTINUE);
         }
         let answer = self.write_head(input, out);
-        self.body = Some(Body { reader: BodyReader::new(self.head.body), answer, keep_alive: self.head.keep_alive });
+        self.body = Some(Body {
+            reader: BodyReader::new(self.head.body),
+            answer,
+            keep_alive: self.head.keep_alive,
+            check: self.check.then(Check::default),
+        });
         Step::Took(self.head.len as usize)
     }
 
@@ -137,6 +151,12 @@ impl Body {
             return Step::Close;
         };
         let data = &input[step.data];
+        if let Some(check) = &mut self.check {
+            check.take(data);
+            if check.is_wrong() {
+                return Step::Close;
+            }
+        }
         match self.answer {
             _ if data.is_empty() => {}
             Answer::Nothing => {}

@@ -51,10 +51,13 @@ pub struct Progress {
     pub close: bool,
 }
 
-/// Serves until the process is ended.
-pub fn echo(protocol: Protocol, listen: &Address, name: Option<&str>) -> ExitCode {
+/// Serves until the process is ended. With `check`, requests must carry payloads of `shmesh bench`.
+pub fn echo(protocol: Protocol, listen: &Address, name: Option<&str>, check: bool) -> ExitCode {
+    if check && protocol != Protocol::Http {
+        return fail("--check goes with --protocol http");
+    }
     match (listen, name) {
-        (Address::Shm(socket), Some(name)) => return shm::serve(socket, name),
+        (Address::Shm(socket), Some(name)) => return shm::serve(socket, name, check),
         (Address::Shm(_), None) => {
             return fail("say under which name to serve over shared memory: --name APP");
         }
@@ -68,10 +71,10 @@ pub fn echo(protocol: Protocol, listen: &Address, name: Option<&str>) -> ExitCod
         Err(error) => return fail(&format!("cannot listen on {listen}: {error}")),
     };
     eprintln!("listening on {}", listener.address(listen));
-    accept(&listener, protocol)
+    accept(&listener, protocol, check)
 }
 
-fn accept(listener: &Listener, protocol: Protocol) -> ExitCode {
+fn accept(listener: &Listener, protocol: Protocol, check: bool) -> ExitCode {
     let open = Arc::new(AtomicUsize::new(0));
     loop {
         let stream = match listener.accept() {
@@ -89,7 +92,7 @@ fn accept(listener: &Listener, protocol: Protocol) -> ExitCode {
         let ended = open.clone();
         let spawned = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
             // A connection that fails is its client's matter; there is nobody else to tell.
-            let _ = serve(&stream, service(protocol).as_mut());
+            let _ = serve(&stream, service(protocol, check).as_mut());
             ended.fetch_sub(1, Ordering::Relaxed);
         });
         if let Err(error) = spawned {
@@ -99,9 +102,9 @@ fn accept(listener: &Listener, protocol: Protocol) -> ExitCode {
     }
 }
 
-fn service(protocol: Protocol) -> Box<dyn Service> {
+fn service(protocol: Protocol, check: bool) -> Box<dyn Service> {
     match protocol {
-        Protocol::Http => Box::new(http::HttpEcho::default()),
+        Protocol::Http => Box::new(http::HttpEcho::new(check)),
         Protocol::Dubbo => Box::new(dubbo::DubboEcho),
         Protocol::Raw => Box::new(raw::RawEcho),
     }

@@ -10,20 +10,21 @@ use shmesh_client::{Handler, Protocol, Reset, Served, ServedResponse, Server, St
 use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN};
 
 use super::{Service, dubbo, service};
+use crate::cli::bench::payload::Check;
 use crate::cli::{self, fail};
 
 /// Pause before attaching again to a sidecar that went away.
 const REATTACH_EVERY: Duration = Duration::from_millis(100);
 
 /// Serves as `name` until the process is ended; waits for a new sidecar when one goes away.
-pub fn serve(socket: &Path, name: &str) -> ExitCode {
+pub fn serve(socket: &Path, name: &str, check: bool) -> ExitCode {
     let mut server = match Server::attach(socket, name) {
         Ok(server) => server,
         Err(error) => return fail(&format!("cannot serve as {name}: {error}")),
     };
     loop {
         eprintln!("listening on shm:{} as {name}", socket.display());
-        let ended = server.serve_forever(&mut ShmEcho::default());
+        let ended = server.serve_forever(&mut ShmEcho { check, streams: HashMap::new() });
         if let Err(error) = ended {
             eprintln!("no more calls come: {error}");
         }
@@ -37,8 +38,9 @@ pub fn serve(socket: &Path, name: &str) -> ExitCode {
 }
 
 /// Answers each call in the protocol that it came in.
-#[derive(Default)]
 struct ShmEcho {
+    /// Whether payloads of HTTP calls are compared.
+    check: bool,
     streams: HashMap<StreamId, ByteStream>,
 }
 
@@ -52,6 +54,9 @@ struct ByteStream {
 impl Handler for ShmEcho {
     fn call(&mut self, request: &Served<'_>, response: &mut ServedResponse) {
         match request.protocol {
+            Protocol::Http if self.check && is_wrong(request.body) => {
+                response.fail(Reset::Malformed, "the payload is not one that a bench sends");
+            }
             Protocol::Http => {
                 response.header("content-type", "application/octet-stream");
                 if request.method() != b"HEAD" {
@@ -75,7 +80,7 @@ impl Handler for ShmEcho {
                     Protocol::Dubbo2 => cli::Protocol::Dubbo,
                     Protocol::Raw => cli::Protocol::Raw,
                 };
-                let stream = ByteStream { service: service(protocol), input: Vec::new() };
+                let stream = ByteStream { service: service(protocol, self.check), input: Vec::new() };
                 self.streams.insert(id, stream);
             }
             StreamEvent::Data(id, bytes) => {
@@ -108,6 +113,12 @@ impl ByteStream {
             }
         }
     }
+}
+
+fn is_wrong(payload: &[u8]) -> bool {
+    let mut check = Check::default();
+    check.take(payload);
+    check.is_wrong()
 }
 
 fn answer_dubbo(frame: &[u8], out: &mut Vec<u8>) -> Result<(), String> {

@@ -1,0 +1,74 @@
+//! Dubbo frames that apps send in parts: held until they are whole, within limits, and not for ever.
+
+use shmesh_io::{Driver, Slice};
+use shmesh_proto::dubbo::HEADER_LEN;
+use shmesh_shm::{Flags, Header};
+
+use crate::call::Failure;
+use crate::ingress::Breach;
+use crate::lane::{Lane, SlotRef, User};
+use crate::slab::Key;
+use crate::timer::Owner;
+use crate::worker::Worker;
+
+/// Frames of the largest size that may be incomplete on one lane.
+const PARTIAL_FRAMES_MAX: usize = 4;
+
+impl<D: Driver> Worker<D> {
+    /// Another part of a Dubbo frame.
+    pub(crate) fn data_partial(&mut self, at: SlotRef, header: &Header) -> Result<(), Breach> {
+        let frame_max = self.snapshot.limits.dubbo_body_bytes as usize + HEADER_LEN;
+        let until = self.driver.now() + self.snapshot.timeouts.idle.as_nanos() as u64;
+        let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
+        let held: usize = lane.slots.iter().filter_map(|slot| slot.partial.as_ref()).map(|p| p.frame.len()).sum();
+        let slot = &mut lane.slots[at.slot as usize];
+        let Some(partial) = slot.partial.as_mut() else { return Ok(()) };
+        let too_long =
+            partial.frame.len() + header.length as usize > frame_max || held > PARTIAL_FRAMES_MAX * frame_max;
+        if !too_long {
+            lane.end.append_payload(0..header.length, &mut partial.frame)?;
+            partial.until = partial.hard_deadline.min(until);
+        }
+        lane.end.advance();
+        if too_long {
+            self.counters.dubbo_malformed.add(1);
+            self.slot_reset(
+                at,
+                Failure::Overloaded.reset(),
+                "the frame is longer than limits.dubbo_body_bytes, or too many are incomplete on this lane",
+            );
+            return Ok(());
+        }
+        self.consumed(at, u64::from(header.length));
+        if header.flags.end() {
+            let partial = self.lanes.get_mut(at.lane).and_then(|lane| lane.slots[at.slot as usize].partial.take());
+            if let Some(partial) = partial {
+                let flags = if partial.one_way { Flags::ONE_WAY } else { Flags::NONE };
+                self.occupy(at, User::Discard);
+                let frame = Slice::from_vec(partial.frame);
+                return self.dubbo_frame(at, frame, partial.key, partial.route, flags, partial.hard_deadline);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up the frames of a lane that do not get whole.
+    pub(crate) fn lane_timer(&mut self, key: Key<Lane>, now: u64) {
+        let Some(lane) = self.lanes.get(key) else { return };
+        let waiting = lane.slots.iter().enumerate().filter_map(|(slot, state)| {
+            let until = state.partial.as_ref().filter(|_| state.user == User::Partial)?.until;
+            Some((until, SlotRef { lane: key, slot: slot as u32, generation: state.generation }))
+        });
+        let (late, waiting): (Vec<_>, Vec<_>) = waiting.partition(|(until, _)| *until <= now);
+        if let Some(next) = waiting.iter().map(|(until, _)| *until).min() {
+            self.timers.arm(Owner::Lane(key.index() as u32), next);
+        }
+        for (_, at) in late {
+            self.slot_reset(
+                at,
+                Failure::Timeout.reset(),
+                "the frame did not come whole by its deadline, or timeouts.idle passed without another part of it",
+            );
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! Apps: the real shim, used as applications use it.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use shmesh_client::{
+    Call, CallError, CallId, Client, Lane, Protocol, Ran, Served, ServedResponse, Server, SubmitError, Target, Wait,
+};
+
+use crate::call::{self, APP, HALF, Spec, To, WEB};
+use crate::journal;
+use crate::ledger::{End, Ledger};
+use crate::machine::{Machine, ProcessId};
+use crate::random::Random;
+use crate::sidecar::SERVING;
+
+/// How one app calls.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub socket: std::path::PathBuf,
+    pub rounds: u64,
+    pub threads: usize,
+    pub lanes: u16,
+    pub bytes_max: u64,
+    pub max_spin: Duration,
+    /// Somebody serves behind [`APP`].
+    pub served: bool,
+    pub fallback: bool,
+    /// Of calls that have one.
+    pub deadline: Duration,
+}
+
+/// An app that calls.
+pub struct Caller {
+    pub machine: Machine,
+    pub ledger: Ledger,
+    pub process: ProcessId,
+    pub random: Random,
+    pub plan: Plan,
+}
+
+impl Caller {
+    pub fn run(mut self) {
+        let Some(client) = self.connect() else {
+            self.ledger.rest(self.process);
+            return;
+        };
+        if self.plan.threads > 1 {
+            self.second_thread(client.clone());
+        }
+        self.work(&client);
+        self.rest(&client);
+    }
+
+    /// Another thread of the app, with the same lanes.
+    fn second_thread(&mut self, client: Client) {
+        self.ledger.expect(self.process, 2);
+        let mut other = Caller {
+            machine: self.machine.clone(),
+            ledger: self.ledger.clone(),
+            process: self.process,
+            random: self.random.fork(),
+            plan: self.plan.clone(),
+        };
+        self.machine.spawn(self.process, "call-too", move || {
+            other.work(&client);
+            other.ledger.rest(other.process);
+        });
+    }
+
+    fn work(&mut self, client: &Client) {
+        for _ in 0..self.plan.rounds {
+            match self.random.below(10) {
+                0..=3 => self.unary(client),
+                4..=7 => self.pipelined(client),
+                8 => self.paced(client),
+                _ => self.stream(client),
+            }
+            if self.random.percent(30) {
+                let time = self.random.range(1_000, 3_000_000);
+                self.machine.sleep(time);
+            }
+        }
+    }
+
+    fn connect(&mut self) -> Option<Client> {
+        for _ in 0..50 {
+            let builder = Client::builder()
+                .socket(&self.plan.socket)
+                .name("caller")
+                .lanes(self.plan.lanes)
+                .sessions_max(1)
+                .patience(Duration::from_millis(50))
+                .max_wait_spin(self.plan.max_spin)
+                .fallback(self.plan.fallback);
+            match builder.connect() {
+                Ok(client) => return Some(client),
+                Err(error) => journal::note(|| format!("an app cannot attach: {error}")),
+            }
+            self.machine.sleep(2_000_000);
+        }
+        if self.ledger.is_calm() {
+            self.machine.fail("an app cannot attach though nothing is wrong");
+        }
+        None
+    }
+
+    fn spec(&mut self) -> Spec {
+        let to = match self.random.below(10) {
+            0..=3 => To::Http(WEB),
+            4..=6 if self.plan.served => To::Http(APP),
+            7 => To::Dubbo,
+            8 => To::Raw,
+            _ => To::Http(if self.random.percent(70) { WEB } else { HALF }),
+        };
+        Spec::draw(&mut self.random, to, self.plan.bytes_max, self.ledger.is_calm())
+    }
+
+    fn timeout(&mut self) -> Option<Duration> {
+        (!self.ledger.is_calm() && self.random.percent(25)).then(|| {
+            let most = self.plan.deadline.as_nanos() as u64;
+            Duration::from_nanos(self.random.range(most / 50, most))
+        })
+    }
+
+    fn unary(&mut self, client: &Client) {
+        let spec = self.spec();
+        let timeout = self.timeout();
+        let id = self.ledger.begin(self.process, spec);
+        let payload = call::payload(id, &spec);
+        let mut request = call::request(id, &spec, &payload);
+        if let Some(timeout) = timeout {
+            request = request.timeout(timeout);
+        }
+        let outcome = client.call(request);
+        self.settle(id, outcome.map(|response| (response.status, response.head, response.body)));
+    }
+
+    /// Many calls in flight on one lane.
+    fn pipelined(&mut self, client: &Client) {
+        let mut lane = match client.lane() {
+            Ok(lane) => lane,
+            Err(error) => return journal::note(|| format!("an app gets no lane: {error}")),
+        };
+        let mut left = self.random.range(1, 12);
+        let mut flying: Vec<(CallId, u64, Spec)> = Vec::new();
+        loop {
+            while left > 0 && self.random.percent(80) {
+                left -= 1;
+                match self.submit(&mut lane) {
+                    Ok(call) => flying.push(call),
+                    Err(SubmitError::Full) => break,
+                    Err(SubmitError::Failed(_)) => left = 0,
+                }
+            }
+            if flying.is_empty() && left == 0 {
+                return;
+            }
+            if !self.ledger.is_calm() && self.random.percent(8) && !flying.is_empty() {
+                let at = self.random.below(flying.len() as u64) as usize;
+                let (call, id, _) = flying.swap_remove(at);
+                let ran = lane.cancel(call);
+                self.ledger.end(id, End::GivenUp(ran));
+            }
+            if self.random.percent(2) && !self.ledger.is_calm() {
+                // Goes away with calls in flight: they are given up.
+                for (call, id, _) in flying.drain(..) {
+                    self.ledger.end(id, End::GivenUp(lane.cancel(call)));
+                }
+                return;
+            }
+            let wait = if flying.is_empty() { Wait::No } else { Wait::Forever };
+            match lane.receive(wait) {
+                Ok(Some(answer)) => {
+                    let Some(at) = flying.iter().position(|(call, ..)| *call == answer.id) else {
+                        return self.machine.fail("an answer to a call that is not in flight");
+                    };
+                    let (_, id, _) = flying.swap_remove(at);
+                    let outcome = answer.outcome.map(|response| (response.status, response.head, response.body));
+                    self.settle(id, outcome);
+                }
+                Ok(None) if flying.is_empty() => {}
+                Ok(None) => return self.machine.fail("nothing comes though calls are in flight"),
+                Err(error) => {
+                    if !flying.is_empty() {
+                        self.machine.fail(format!("the lane was lost ({error}) with {} calls in flight", flying.len()));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn submit(&mut self, lane: &mut Lane) -> Result<(CallId, u64, Spec), SubmitError> {
+        let spec = self.spec();
+        let timeout = self.timeout();
+        let id = self.ledger.begin(self.process, spec);
+        let payload = call::payload(id, &spec);
+        let mut key = Vec::new();
+        let protocol = match spec.to {
+            To::Http(host) => {
+                key.extend_from_slice(call::head(id, &spec, host).as_bytes());
+                key.extend_from_slice(b"\r\n");
+                Protocol::Http
+            }
+            To::Dubbo => {
+                call::DUBBO_KEY.encode(&mut key);
+                Protocol::Dubbo2
+            }
+            To::Raw => {
+                key.extend_from_slice(call::RAW.as_bytes());
+                Protocol::Raw
+            }
+        };
+        let route = if self.random.percent(50) { lane.define(protocol, &key) } else { None };
+        let target = route.map_or(Target::Key(protocol, &key), Target::Route);
+        let cut = self.random.below(payload.len() as u64 + 1) as usize;
+        let pieces = [&payload[..cut], &payload[cut..]];
+        let call = Call { target, payload: &pieces, timeout, one_way: false };
+        match lane.submit(&call) {
+            Ok(call) => Ok((call, id, spec)),
+            Err(error) => {
+                self.ledger.forget(id);
+                Err(error)
+            }
+        }
+    }
+
+    /// One call with bodies in pieces.
+    fn paced(&mut self, client: &Client) {
+        let mut spec = self.spec();
+        if !matches!(spec.to, To::Http(_)) {
+            spec.to = To::Http(WEB);
+        }
+        let timeout = self.timeout();
+        let id = self.ledger.begin(self.process, spec);
+        let body = call::question(id, spec.request_len);
+        let outcome = self.exchange(client, id, &spec, &body, timeout);
+        self.settle(id, outcome);
+    }
+
+    fn exchange(
+        &mut self,
+        client: &Client,
+        id: u64,
+        spec: &Spec,
+        body: &[u8],
+        timeout: Option<Duration>,
+    ) -> Result<(u16, Vec<u8>, Vec<u8>), CallError> {
+        let mut request = call::request(id, spec, &[]);
+        if let Some(timeout) = timeout {
+            request = request.timeout(timeout);
+        }
+        let total = self.random.percent(50).then_some(body.len() as u64);
+        let mut exchange = client.exchange(&request, total)?;
+        let mut rest = body;
+        while !rest.is_empty() {
+            let len = (self.random.sized(rest.len() as u64) as usize).max(1).min(rest.len());
+            match exchange.write_body(&rest[..len])? {
+                0 => break,
+                taken => rest = &rest[taken..],
+            }
+            if self.random.percent(10) {
+                self.machine.sleep(20_000);
+            }
+        }
+        // Also when the answer came before everything was written.
+        exchange.finish()?;
+        let (status, head) = exchange.head()?;
+        let mut answer = Vec::new();
+        let mut piece = vec![0; self.random.range(1, 3000) as usize];
+        loop {
+            match exchange.read_body(&mut piece)? {
+                0 => return Ok((status, head, answer)),
+                len => answer.extend_from_slice(&piece[..len]),
+            }
+        }
+    }
+
+    /// A raw stream: the call, the end of this direction, the answer until the other one ends.
+    fn raw_stream(&mut self, client: &Client) {
+        let Ok(mut stream) = client.stream(Protocol::Raw, Some(call::RAW)) else { return };
+        stream.set_read_timeout(Some(Duration::from_secs(3)));
+        stream.set_write_timeout(Some(Duration::from_secs(3)));
+        let mut spec = self.spec();
+        spec.to = To::Raw;
+        let id = self.ledger.begin(self.process, spec);
+        let mut answer = Vec::new();
+        let outcome = stream
+            .write_all(&call::raw_question(id, spec.request_len))
+            .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
+            .and_then(|()| stream.read_to_end(&mut answer));
+        match outcome {
+            Ok(_) => self.ledger.answered(id, 0, &[], &answer),
+            Err(error) => self.ledger.end(id, End::Failed(Ran::Maybe, format!("the raw stream: {error}"))),
+        }
+    }
+
+    /// HTTP over a stream, one request after the other.
+    fn stream(&mut self, client: &Client) {
+        if self.random.percent(30) {
+            return self.raw_stream(client);
+        }
+        let Ok(mut stream) = client.stream(Protocol::Http, None) else { return };
+        stream.set_read_timeout(Some(Duration::from_secs(3)));
+        stream.set_write_timeout(Some(Duration::from_secs(3)));
+        for _ in 0..self.random.range(1, 3) {
+            let mut spec = self.spec();
+            let To::Http(host) = spec.to else { continue };
+            spec.request_len = spec.request_len.min(2000);
+            let id = self.ledger.begin(self.process, spec);
+            let mut out = call::head(id, &spec, host).into_bytes();
+            let body = call::question(id, spec.request_len);
+            if spec.method() != "GET" {
+                out.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+            }
+            out.extend_from_slice(b"\r\n");
+            out.extend_from_slice(&body);
+            // An answer may come, and the stream end, before everything was taken.
+            let sent = stream.write_all(&out);
+            let outcome = read_answer(&mut stream).or_else(|error| sent.and(Err(error)));
+            match outcome {
+                Ok((status, head, body)) => {
+                    self.ledger.answered(id, status, &head, &body);
+                    if !keeps_alive(&head) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.ledger.end(id, End::Failed(Ran::Maybe, format!("the stream: {error}")));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, id: u64, outcome: Result<(u16, Vec<u8>, Vec<u8>), CallError>) {
+        match outcome {
+            Ok((status, head, body)) => self.ledger.answered(id, status, &head, &body),
+            Err(error) => self.ledger.end(id, End::Failed(call::ran(&error), error.to_string())),
+        }
+    }
+
+    /// Nothing more to call: keeps its lanes, takes what still comes, until it may go.
+    fn rest(&mut self, client: &Client) {
+        let mut lanes: Vec<Lane> = Vec::new();
+        // The other thread may still have some.
+        self.ledger.rest(self.process);
+        while !self.ledger.is_released() {
+            if self.ledger.rests(self.process) {
+                while lanes.len() < usize::from(self.plan.lanes)
+                    && let Ok(lane) = client.lane()
+                {
+                    lanes.push(lane);
+                }
+            }
+            for lane in &mut lanes {
+                let _ = lane.receive(Wait::No);
+            }
+            let ledger = self.ledger.clone();
+            let until = Some(self.machine.now() + 5_000_000);
+            self.machine.wait(until, move || ledger.is_released());
+        }
+        let kept = lanes.iter_mut().filter(|lane| !lane.is_lost()).map(Lane::lent_blocks).sum();
+        self.ledger.keep(kept);
+    }
+}
+
+/// Whether another request may follow.
+fn keeps_alive(head: &[u8]) -> bool {
+    !String::from_utf8_lossy(head).to_ascii_lowercase().contains("connection: close")
+}
+
+/// Status, head and body of an HTTP answer.
+fn read_answer(stream: &mut impl Read) -> std::io::Result<(u16, Vec<u8>, Vec<u8>)> {
+    let end = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+    let mut bytes = Vec::new();
+    let mut more = |bytes: &mut Vec<u8>| -> std::io::Result<bool> {
+        let mut piece = [0; 2000];
+        let len = stream.read(&mut piece)?;
+        bytes.extend_from_slice(&piece[..len]);
+        Ok(len > 0)
+    };
+    let head_len = loop {
+        if let Some(at) = bytes.windows(4).position(|part| part == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if !more(&mut bytes)? {
+            return Err(end());
+        }
+    };
+    let head: Vec<u8> = bytes.drain(..head_len).collect();
+    let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(end)?;
+    let mut body = Vec::new();
+    if text.contains("transfer-encoding: chunked") {
+        loop {
+            let Some(at) = bytes.windows(2).position(|part| part == b"\r\n") else {
+                if !more(&mut bytes)? {
+                    return Err(end());
+                }
+                continue;
+            };
+            let len = usize::from_str_radix(&String::from_utf8_lossy(&bytes[..at]), 16).map_err(|_| end())?;
+            while bytes.len() < at + 2 + len + 2 {
+                if !more(&mut bytes)? {
+                    return Err(end());
+                }
+            }
+            body.extend_from_slice(&bytes[at + 2..at + 2 + len]);
+            bytes.drain(..at + 2 + len + 2);
+            if len == 0 {
+                return Ok((status, head, body));
+            }
+        }
+    }
+    match text.split("content-length: ").nth(1) {
+        Some(rest) => {
+            let len: usize = rest.split("\r\n").next().and_then(|len| len.parse().ok()).ok_or_else(end)?;
+            while bytes.len() < len {
+                if !more(&mut bytes)? {
+                    return Err(end());
+                }
+            }
+            Ok((status, head, bytes[..len].to_vec()))
+        }
+        None => {
+            while more(&mut bytes)? {}
+            Ok((status, head, bytes))
+        }
+    }
+}
+
+/// An app that serves.
+pub struct Provider {
+    pub machine: Machine,
+    pub ledger: Ledger,
+    pub random: Random,
+    pub plan: Plan,
+    pub stop: Arc<AtomicBool>,
+    /// Calls somebody itself while it serves a call: its own process.
+    pub calls: Option<ProcessId>,
+}
+
+impl Provider {
+    pub fn run(mut self) {
+        let mut client = None;
+        while !self.stop.load(std::sync::atomic::Ordering::Relaxed) {
+            match Server::attach_spinning(&self.plan.socket, SERVING, self.plan.max_spin) {
+                Ok(mut server) => {
+                    let stop = self.stop.clone();
+                    let outcome = server.serve_until(&stop, &mut |request: &Served<'_>, response: &mut ServedResponse| {
+                        self.serve(request, response, &mut client);
+                    });
+                    journal::note(|| format!("serving ends: {outcome:?}"));
+                    if outcome.is_ok() {
+                        self.ledger.keep(server.lent_blocks());
+                    }
+                }
+                Err(error) => journal::note(|| format!("an app cannot serve: {error}")),
+            }
+            self.machine.sleep(1_000_000);
+        }
+    }
+
+    fn serve(&mut self, request: &Served<'_>, response: &mut ServedResponse, client: &mut Option<Client>) {
+        let Some(id) = call::id_of_path(request.path()) else {
+            return self.machine.fail(format!("an app got {:?}", String::from_utf8_lossy(request.head)));
+        };
+        let Some(spec) = self.ledger.spec(id) else { return };
+        if let Err(what) = call::same(&call::question(id, spec.request_len), request.body) {
+            self.ledger.mixed_up(id, &format!("arrived with another body: {what}"));
+        }
+        self.ledger.executed(id);
+        if let Some(process) = self.calls
+            && self.random.percent(20)
+        {
+            self.call_back(process, client);
+        }
+        if spec.manner == call::Manner::Slow {
+            let time = self.random.range(1_000, 500_000);
+            self.machine.sleep(time);
+        }
+        if !spec.manner.answers() {
+            return response.fail(shmesh_client::Reset::Died, "no answer to this");
+        }
+        response.header("x-id", id.to_string()).header("x-padding", "p".repeat(spec.padding));
+        response.body = call::answer(id, spec.answer_len);
+    }
+
+    /// A calls B while B calls A: with a deadline, as this thread is the only one that serves.
+    fn call_back(&mut self, process: ProcessId, kept: &mut Option<Client>) {
+        if kept.is_none() {
+            let builder = Client::builder().socket(&self.plan.socket).lanes(1).sessions_max(1).fallback(false);
+            *kept = builder.patience(Duration::from_millis(5)).connect().ok();
+        }
+        let Some(client) = kept.clone() else { return };
+        let to = if self.random.percent(30) { APP } else { WEB };
+        let spec = Spec::draw(&mut self.random, To::Http(to), self.plan.bytes_max.min(2000), true);
+        // It may time out: nobody must expect it to succeed.
+        let spec = Spec { manner: if to == APP { call::Manner::Silent } else { spec.manner }, ..spec };
+        if self.ledger.is_calm() && to == APP {
+            return;
+        }
+        let id = self.ledger.begin(process, spec);
+        let payload = call::payload(id, &spec);
+        let timeout = Duration::from_millis(if self.ledger.is_calm() { 900 } else { 5 });
+        let outcome = client.call(call::request(id, &spec, &payload).timeout(timeout));
+        match outcome {
+            Ok(response) => {
+                self.ledger.answered(id, response.status, &response.head, &response.body);
+                // What was taken is told when the lane is used next, which may be never.
+                if let Ok(mut lane) = client.lane() {
+                    let _ = lane.receive(Wait::No);
+                }
+            }
+            Err(error) => {
+                self.ledger.end(id, End::Failed(call::ran(&error), error.to_string()));
+                // Nobody would take what still comes in this session.
+                *kept = None;
+            }
+        }
+    }
+}

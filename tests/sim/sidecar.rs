@@ -1,0 +1,160 @@
+//! The sidecar of a run: real workers and the real session desk, each a task.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shmesh_engine::embed::{Control, Inspect, Parts, WorkerPart, assemble};
+use shmesh_io::sim::SimDriver;
+use shmesh_io::{Limits, Target};
+use shmesh_policy::{Address, Bind, Cluster, ClusterId, Listener, Protocol, Route, RouteMatch, Routes, Snapshot};
+use shmesh_shm::Geometry;
+
+use crate::call::{APP, HALF, RAW, SERVICE, WEB};
+use crate::journal;
+use crate::machine::{Machine, ProcessId};
+
+/// Where everything is.
+pub const HTTP_DOWN: &str = "10.0.0.1:80";
+pub const DUBBO_DOWN: &str = "10.0.0.1:20880";
+pub const HTTP_UP: &str = "10.0.1.1:80";
+pub const HTTP_UP_TOO: &str = "10.0.1.2:80";
+pub const DUBBO_UP: &str = "10.0.2.1:20880";
+pub const RAW_UP: &str = "10.0.3.1:9";
+/// Nobody is there.
+pub const NOBODY: &str = "10.0.9.9:80";
+
+/// The name under which the serving app of a run serves.
+pub const SERVING: &str = "echo-app";
+
+/// How the sidecar of a run is made.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub socket: PathBuf,
+    pub workers: usize,
+    pub geometry: Geometry,
+    pub buffered: u32,
+    pub first_byte: Duration,
+    pub pool_slots: u32,
+}
+
+/// A sidecar that runs.
+pub struct Sidecar {
+    pub process: ProcessId,
+    version: u64,
+    pub control: Control,
+    counts: Rc<RefCell<Vec<Option<Inspect>>>>,
+    asked: Rc<Cell<u64>>,
+}
+
+pub fn addr(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+impl Sidecar {
+    /// Starts it; its listeners accept.
+    pub fn start(machine: &Machine, settings: &Settings) -> Sidecar {
+        journal::note(|| format!("a sidecar starts: {settings:?}"));
+        let process = machine.process("sidecar");
+        let _ = std::fs::remove_file(&settings.socket);
+        let socket = UnixListener::bind(&settings.socket).expect("a socket");
+        socket.set_nonblocking(true).expect("a flag");
+        let snapshot = Arc::new(snapshot(settings));
+        let mut workers = Vec::new();
+        for _ in 0..settings.workers {
+            let listener = |at: &str| Some(machine.world().listener(&Target::Tcp(addr(at))).expect("an address"));
+            workers.push(WorkerPart {
+                driver: SimDriver::new(machine.world(), "sidecar", Limits { pool_slots: settings.pool_slots })
+                    .expect("a driver"),
+                listeners: vec![None, listener(HTTP_DOWN), listener(DUBBO_DOWN)],
+            });
+        }
+        let session_sockets = vec![(0, socket)];
+        let parts = Parts { snapshot, workers, session_sockets, geometry: settings.geometry };
+        let embedded = assemble(parts).expect("an engine");
+        let counts = Rc::new(RefCell::new(vec![None; settings.workers]));
+        let asked = Rc::new(Cell::new(0));
+        for (index, mut worker) in embedded.workers.into_iter().enumerate() {
+            let (machine_of, counts, asked) = (machine.clone(), counts.clone(), asked.clone());
+            machine.spawn(process, &format!("worker-{index}"), move || {
+                let mut answered = 0;
+                while worker.turn().expect("a driver that works") {
+                    machine_of.turned();
+                    if asked.get() != answered {
+                        answered = asked.get();
+                        let inspected = worker.inspect();
+                        counts.borrow_mut()[index] = Some(inspected);
+                    }
+                }
+            });
+        }
+        let desk = embedded.desk;
+        machine.spawn(process, "sessions", move || desk.run());
+        Sidecar { process, version: 1, control: embedded.control, counts, asked }
+    }
+
+    /// The same settings once more, as a new snapshot.
+    pub fn publish(&mut self, settings: &Settings) {
+        self.version += 1;
+        self.control.publish(Arc::new(Snapshot { version: self.version, ..snapshot(settings) }));
+    }
+
+    /// Asks every worker what it has; the answers come with its next turn.
+    pub fn ask(&self) {
+        self.counts.borrow_mut().fill(None);
+        self.asked.set(self.asked.get() + 1);
+        self.control.wake();
+    }
+
+    /// The answers, once all are there.
+    pub fn answers(&self) -> Option<Vec<Inspect>> {
+        self.counts.borrow().iter().copied().collect()
+    }
+}
+
+fn snapshot(settings: &Settings) -> Snapshot {
+    let tcp = |at: &str| Address::Tcp(addr(at));
+    let mut clusters = vec![
+        Cluster::new("web", [tcp(HTTP_UP), tcp(HTTP_UP_TOO)]),
+        Cluster::new("app", [Address::Shm(SERVING.into())]),
+        Cluster::new("half", [tcp(NOBODY), tcp(HTTP_UP)]),
+        Cluster::new("dubbo", [tcp(DUBBO_UP)]),
+        Cluster::new(RAW, [tcp(RAW_UP)]),
+    ];
+    for cluster in &mut clusters {
+        cluster.connect_timeout = Duration::from_millis(50);
+        cluster.first_byte_timeout = settings.first_byte;
+    }
+    let to_host = |host: &str, cluster| Route {
+        matching: RouteMatch { host: Some(host.into()), ..RouteMatch::default() },
+        cluster: ClusterId(cluster),
+    };
+    let dubbo = Route {
+        matching: RouteMatch { service: Some(shmesh_policy::Pattern::new(SERVICE)), ..RouteMatch::default() },
+        cluster: ClusterId(3),
+    };
+    let routes = Routes::new(vec![to_host(WEB, 0), to_host(APP, 1), to_host(HALF, 2), dubbo]);
+    let listener = |name: &str, bind, protocol| Listener {
+        name: name.into(),
+        bind,
+        protocol,
+        cluster: None,
+        allow_uids: None,
+    };
+    let listeners = vec![
+        listener("apps", Bind::Shm(Path::new(&settings.socket).into()), Protocol::Raw),
+        listener("http", Bind::Tcp(addr(HTTP_DOWN)), Protocol::Http),
+        listener("dubbo", Bind::Tcp(addr(DUBBO_DOWN)), Protocol::Dubbo),
+    ];
+    let mut snapshot = Snapshot { version: 1, listeners, routes, clusters, ..Snapshot::default() };
+    snapshot.timeouts.connect = Duration::from_millis(50);
+    snapshot.timeouts.first_byte = settings.first_byte;
+    snapshot.timeouts.idle = Duration::from_millis(400);
+    snapshot.timeouts.head_read = Duration::from_millis(300);
+    snapshot.limits.buffered_bytes_per_connection = settings.buffered;
+    snapshot
+}
