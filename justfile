@@ -20,6 +20,10 @@ lint:
 model:
     transports/shm/tests/weaken.sh
 
+# Engine and shim in a simulated world: ten thousand seeds, or one of them with everything that happens in it: just sim 4711
+sim seed="":
+    tests/sim/run.sh {{seed}}
+
 # Every fuzz target for so many seconds, or one of them: just fuzz 60, just fuzz 600 session
 fuzz seconds="10" target="":
     tests/fuzz/run.sh {{seconds}} {{target}}

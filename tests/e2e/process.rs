@@ -73,24 +73,6 @@ impl Process {
         kib * 1024
     }
 
-    /// Processor time it has used, user and system.
-    pub fn busy(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
-        // Behind the command, which may hold anything: utime and stime are the fields 14 and 15, in ticks of 10 ms.
-        let (_, fields) = stat.rsplit_once(") ").expect("a command");
-        let ticks: u64 = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
-        Duration::from_millis(10 * ticks)
-    }
-
-    /// Waits until it does next to nothing, as it should while nothing happens.
-    pub fn expect_idle(&self) {
-        until(&format!("{} has nothing to do", self.name), || {
-            let before = self.busy();
-            std::thread::sleep(Duration::from_millis(300));
-            self.busy() - before <= Duration::from_millis(30)
-        });
-    }
-
     /// Open descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs").count()
