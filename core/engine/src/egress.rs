@@ -56,7 +56,9 @@ impl<D: Driver> Worker<D> {
             && let Some(index) = lane.queue.pop_front()
         {
             turns -= 1;
+            let before = lane.slots[index as usize].credit;
             let outcome = send_slot(lane, index, &mut self.part_buffer);
+            self.counters.copied.add(before - lane.slots[index as usize].credit);
             match outcome {
                 Sent::All => {
                     lane.slots[index as usize].queued = false;
@@ -79,11 +81,12 @@ impl<D: Driver> Worker<D> {
                 self.counters.ring_full.add(1);
                 self.blocked.push(key);
             }
-            if !lane.hot {
-                lane.hot = true;
-                lane.end.unpark();
-                self.hot.push(key);
-            }
+        }
+        // A lane that waits for room is looked at; so is one whose app broke the page, which ends its session.
+        if (lane.blocked || lane.end.violation().is_some()) && !lane.hot {
+            lane.hot = true;
+            lane.end.unpark();
+            self.hot.push(key);
         }
         if lane.end.publish() {
             let bell = lane.bell.clone();

@@ -256,6 +256,12 @@ impl<D: Driver> Worker<D> {
                     version: Version::Http11,
                 };
                 write_response(&mut self.scratch, head, bytes, &how);
+                // A head travels in one record (docs/spec/shm-v1.md §8): one that never fits would wait for ever.
+                let longest = self.lanes.get(at.lane).map_or(0, |lane| lane.end.geometry().block_max);
+                if self.scratch.len() > longest as usize {
+                    self.fail(key, Failure::Overloaded);
+                    return;
+                }
                 let first = First::answer(head.status, self.driver.pool().append(&self.scratch), match body {
                         BodyKind::None => 0,
                         BodyKind::Length(length) => length,

@@ -597,6 +597,7 @@ impl<D: Driver> Worker<D> {
         let slice = if length == 0 {
             Slice::empty()
         } else {
+            self.counters.copied.add(length as u64);
             self.driver.pool().append_with(length, |dst| outcome = lane.end.read_payload(from, dst))
         };
         outcome?;

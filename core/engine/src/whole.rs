@@ -172,6 +172,7 @@ impl<D: Driver> Worker<D> {
             }
             return;
         }
+        self.counters.copied.add(place.len() as u64);
         let body = self.driver.pool().append_with(place.len(), |dst| {
             let read = lane.end.read_in_place(&place, dst);
             debug_assert!(read, "in the turn in which the record was taken");
@@ -224,6 +225,7 @@ impl<D: Driver> Worker<D> {
         if to.end.put_moved(&header, head, &from.end, place).is_err() {
             return false;
         }
+        self.counters.copied.add(place.len() as u64);
         exchange.in_place = None;
         from.end.give_back(place);
         self.unsettled -= 1;
@@ -300,6 +302,7 @@ impl<D: Driver> Worker<D> {
         if to.end.put_moved(&answer, &known.out, &from.end, place).is_err() {
             return Ok(false);
         }
+        self.counters.copied.add(u64::from(body_len));
         // Release, and before the record that ends the answer is published.
         to.end.set_state(origin.slot, origin.generation, CallState::Answered);
         from.end.advance();

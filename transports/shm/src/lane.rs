@@ -134,7 +134,11 @@ impl LaneEnd {
             }
             match self.consumer.next(&mut self.peeked) {
                 Ok(false) => return Ok(None),
-                Ok(true) => self.is_peeked = true,
+                Ok(true) => {
+                    #[cfg(shmesh_sim)]
+                    crate::host::note(|| format!("lane {:#x} takes {:?}", self.lane_at, self.peeked.header));
+                    self.is_peeked = true;
+                }
                 Err(violation) => {
                     self.broken = Some(violation);
                     return Err(violation);
@@ -283,6 +287,8 @@ impl LaneEnd {
         let (at, block) = self.reserve(length)?;
         self.mine.write_bytes(at, head);
         self.mine.copy_from(at + head.len(), &from.theirs, place.at, place.len());
+        #[cfg(shmesh_sim)]
+        crate::host::note(|| format!("lane {:#x} puts {length} bytes, {header:?}", self.lane_at));
         self.producer.put(header, length as u32, block);
         Ok(())
     }
@@ -300,6 +306,11 @@ impl LaneEnd {
             self.broken = Some(violation);
             0
         })
+    }
+
+    /// What the peer did against the page, if this side has noticed something: the session is over then.
+    pub fn violation(&self) -> Option<Violation> {
+        self.broken
     }
 
     /// Whether records were put that the peer cannot see yet.
@@ -451,6 +462,8 @@ impl LaneEnd {
         for part in parts {
             at += part.write(&self.mine, at);
         }
+        #[cfg(shmesh_sim)]
+        crate::host::note(|| format!("lane {:#x} puts {length} bytes, {header:?}", self.lane_at));
         self.producer.put(header, length as u32, block);
         Ok(())
     }

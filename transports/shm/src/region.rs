@@ -369,14 +369,14 @@ mod mapped {
             // SAFETY: the range is the page that was just mapped, private and anonymous; the advice changes nothing in
             // this process.
             unsafe { madvise(start.cast(), page.len, MmapAdvise::MADV_WIPEONFORK) }?;
-            page.store(0, 1);
+            page.word(0).store(1, Ordering::Relaxed);
             Ok(ForkGuard(page))
         }
 
         /// True in a child of `fork`.
         #[inline]
         pub fn is_child(&self) -> bool {
-            self.0.load(0) == 0
+            self.0.word(0).load(Ordering::Relaxed) == 0
         }
     }
 

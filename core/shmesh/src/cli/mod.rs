@@ -9,6 +9,7 @@ pub mod run;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -174,6 +175,9 @@ pub struct BenchArgs {
     /// How long calls are started and counted, such as 5s, 500ms or 2m
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub duration: Duration,
+    /// Also say where the sidecar's workers spent the time, stage by stage; its configuration needs `stages: true`
+    #[arg(long, value_name = "ADMIN", num_args = 0..=1, default_missing_value = "127.0.0.1:15000")]
+    pub stages: Option<SocketAddr>,
     /// Print one JSON object on stdout and nothing else
     #[arg(long)]
     pub json: bool,

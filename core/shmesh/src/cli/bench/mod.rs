@@ -15,6 +15,7 @@ mod raw;
 mod report;
 mod shm;
 mod sockets;
+mod stages;
 mod wire;
 
 use std::hash::{BuildHasher, RandomState};
@@ -31,6 +32,7 @@ use raw::RawWire;
 pub use report::time;
 use report::{Report, Tally};
 use shm::{Callee, Caller};
+use stages::{Reading, Spent};
 use wire::Wire;
 
 use crate::address::Address;
@@ -52,13 +54,16 @@ const UNSENT: &str = "a call was due and never sent, as earlier ones had no answ
 
 /// Runs what the arguments say and prints the result. Fails if no call had the right answer.
 pub fn bench(args: &BenchArgs) -> ExitCode {
-    let (tally, report) = match run(args) {
+    let ((tally, report), spent) = match measured(args) {
         Ok(result) => result,
         Err(sentence) => return fail(&sentence),
     };
     match args.json {
-        true => println!("{}", report.json()),
+        true => println!("{}", report.json(spent.as_ref())),
         false => print!("{}\n{}", headline(args), report.table()),
+    }
+    if let Some(spent) = spent.filter(|_| !args.json) {
+        print!("{}", spent.table());
     }
     for complaint in tally.complaints() {
         eprintln!("shmesh: {complaint}");
@@ -67,6 +72,14 @@ pub fn bench(args: &BenchArgs) -> ExitCode {
         0 => fail("no call had the right answer"),
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// Runs, and reads the stages before and after if they are wanted.
+fn measured(args: &BenchArgs) -> Result<((Tally, Report), Option<Spent>), String> {
+    let Some(admin) = args.stages else { return Ok((run(args)?, None)) };
+    let earlier = Reading::take(admin)?;
+    let result = run(args)?;
+    Ok((result, Some(Spent::between(&earlier, &Reading::take(admin)?)?)))
 }
 
 fn run(args: &BenchArgs) -> Result<(Tally, Report), String> {

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::stages::Spent;
+
 /// Latencies above this are recorded as this, in nanoseconds.
 const LATENCY_NS_MAX: u64 = 120_000_000_000;
 /// Digits of a latency that are kept.
@@ -149,8 +151,12 @@ pub struct Latency {
 }
 
 impl Report {
-    pub fn json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+    pub fn json(&self, spent: Option<&Spent>) -> String {
+        let mut object = serde_json::to_value(self).unwrap_or_default();
+        if let Some(spent) = spent {
+            object["stages_ns"] = spent.json();
+        }
+        object.to_string()
     }
 
     /// Three lines for a person.
@@ -219,7 +225,7 @@ mod tests {
         let report = Tally::default().report(Instant::now(), Duration::from_secs(1), 0);
         assert_eq!(report.rps, 0.0);
         assert_eq!(
-            report.json(),
+            report.json(None),
             r#"{"sent":0,"ok":0,"errors":0,"answered":0,"rps":0.0,"payload":0,"latency_ns":{"p50":0,"p90":0,"p99":0,"p999":0,"max":0}}"#
         );
     }
