@@ -36,14 +36,14 @@ impl Envoy {
         Some(Envoy { file, version })
     }
 
-    /// Starts one that listens on `listen` and forwards to `service`, with one worker as the sidecar has, and says what runs.
+    /// Starts one that listens on `listen` and forwards to `service`, with one worker as the sidecar has, and says what runs, and as which process.
     pub fn start(
         &self,
         protocol: Protocol,
         listen: SocketAddr,
         service: SocketAddr,
         stage: &Stage,
-    ) -> Result<String, String> {
+    ) -> Result<(String, u32), String> {
         let template = match protocol {
             Protocol::Http => HTTP,
             Protocol::Dubbo => DUBBO,
@@ -53,7 +53,7 @@ impl Envoy {
             .replace("@SERVICE_PORT@", &service.port().to_string());
         let config = stage.write(&format!("envoy-{}.yaml", protocol.word()), &text)?;
         let args = ["-c", &config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "info"];
-        stage.start("Envoy", &self.file, &args, UP)?;
-        Ok(format!("Envoy {}, 1 worker", self.version))
+        let started = stage.start("Envoy", &self.file, &args, UP)?;
+        Ok((format!("Envoy {}, 1 worker", self.version), started.pid))
     }
 }

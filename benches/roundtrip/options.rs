@@ -5,20 +5,24 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use crate::path::{self, Path};
-use crate::shmesh::Shmesh;
+use crate::rows::{self, Row};
+use crate::shmesh::{Load, Shmesh};
 
 pub const HELP: &str = "\
 Usage: cargo bench -p shmesh-benches --bench roundtrip -- [OPTIONS] [PART-OF-A-NAME]...
 
-      --rounds N         rounds in which all paths take turns [5]
+Without a name everything is measured: all paths, and all rows of the table of goals. `--list` prints the names.
+
+      --rounds N         rounds in which all that are compared take turns [5]
       --duration TIME    of one path in one round, such as 2s or 500ms [2s]
       --payload BYTES    of each call [64]
-      --connections N    connections, or lanes [1]
-      --inflight N       calls outstanding on each connection [1]
+      --connections N    of the paths: connections, or lanes [1]
+      --inflight N       of the paths: calls outstanding on each connection [1]
       --driver NAME      of the sidecar: auto, uring or epoll [auto]
       --test             one very short round, to see that everything works
       --quick            2 rounds of 500ms
-      --list             print the names of the paths
+      --json FILE        write everything that was measured there, too
+      --list             print the names of paths and rows
 
 Environment: SHMESH=FILE takes that binary (else `cargo build --release -p shmesh` makes one), ENVOY=FILE that Envoy
 (else benches/.cache/envoy, see benches/fetch-envoy.sh). Other options of criterion and libtest are accepted and have no
@@ -51,6 +55,9 @@ const IGNORED_WITH_VALUE: [&str; 22] = [
     "--skip",
 ];
 
+/// A load average above this is told of: others compute, too.
+const LOAD_MAX: f64 = 1.0;
+
 pub enum Wanted {
     Run(Options),
     List,
@@ -67,6 +74,10 @@ pub struct Options {
     pub connections: usize,
     pub inflight: usize,
     pub driver: String,
+    /// The run is to be short: fixed waits are, too.
+    pub quick: bool,
+    /// Where to write everything that was measured.
+    pub json: Option<String>,
     filters: Vec<String>,
     exact: bool,
 }
@@ -82,6 +93,8 @@ impl Options {
             connections: 1,
             inflight: 1,
             driver: "auto".to_owned(),
+            quick: false,
+            json: None,
             filters: Vec::new(),
             exact: false,
         };
@@ -99,7 +112,10 @@ impl Options {
                 "--bench" => bench = true,
                 "--test" => test = true,
                 "--exact" => options.exact = true,
-                "--quick" => (options.rounds, options.duration) = (2, Duration::from_millis(500)),
+                "--quick" => {
+                    (options.rounds, options.duration, options.quick) = (2, Duration::from_millis(500), true);
+                }
+                "--json" => options.json = Some(value()?),
                 "--rounds" => options.rounds = count(&name, &value()?)?,
                 "--payload" => options.payload = number(&name, &value()?)?,
                 "--connections" => options.connections = count(&name, &value()?)?,
@@ -112,31 +128,50 @@ impl Options {
             }
         }
         if test || !bench {
-            (options.rounds, options.duration) = (1, Duration::from_millis(100));
+            (options.rounds, options.duration, options.quick) = (1, Duration::from_millis(100), true);
         }
         Ok(if list { Wanted::List } else { Wanted::Run(options) })
     }
 
     /// The paths that are asked for.
     pub fn paths(&self) -> Vec<Path> {
-        let takes = |id: &str, filter: &String| if self.exact { id == filter } else { id.contains(filter.as_str()) };
-        let asked =
-            |path: &&Path| self.filters.is_empty() || self.filters.iter().any(|filter| takes(&path.id(), filter));
-        path::ALL.iter().filter(asked).copied().collect()
+        path::ALL.iter().filter(|path| self.asks_for(&path.id())).copied().collect()
+    }
+
+    /// The rows of the table of goals that are asked for.
+    pub fn rows(&self) -> Vec<&'static Row> {
+        rows::ALL.iter().filter(|row| self.asks_for(row.name)).collect()
+    }
+
+    fn asks_for(&self, name: &str) -> bool {
+        let takes = |filter: &String| if self.exact { name == filter } else { name.contains(filter.as_str()) };
+        self.filters.is_empty() || self.filters.iter().any(takes)
+    }
+
+    /// What a client does unless a row says otherwise.
+    pub fn load(&self) -> Load {
+        let &Options { payload, connections, inflight, duration, .. } = self;
+        Load { payload, connections, inflight, rate: None, duration }
     }
 
     pub fn filters_shown(&self) -> String {
         self.filters.join(" or ")
     }
 
+    /// What runs where, and what else the machine is doing: figures from a machine that does anything else mean little.
     pub fn headline(&self, shmesh: &Shmesh) -> String {
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let system = |file: &str| fs::read_to_string(format!("/proc/{file}")).unwrap_or_default();
         let cores = thread::available_parallelism().map_or(0, usize::from);
+        let loads = system("loadavg");
+        let load = loads.split(' ').next().unwrap_or_default();
+        let quiet = load.parse::<f64>().is_ok_and(|load| load < LOAD_MAX);
         format!(
-            "{}, Linux {} on {}, {cores} core(s)\n{} bytes, {} connection(s) with {} in flight each, {} round(s) of {:?} a path\n",
+            "{}, Linux {} on {}, {cores} core(s), load average {load}{}\n\
+             {} bytes, {} connection(s) with {} in flight each, {} round(s) of {:?} each\n",
             shmesh.version,
-            kernel.trim(),
+            system("sys/kernel/osrelease").trim(),
             env::consts::ARCH,
+            if quiet { "" } else { ": THIS MACHINE IS BUSY, ITS FIGURES MEAN LITTLE" },
             self.payload,
             self.connections,
             self.inflight,

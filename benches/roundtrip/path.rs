@@ -8,9 +8,9 @@ use crate::processes::{Stage, free_addresses};
 use crate::shmesh::{Measured, Shmesh};
 
 /// What `shmesh echo` prints once it serves.
-const ECHO_UP: &str = "listening on";
+pub const ECHO_UP: &str = "listening on";
 /// What a sidecar logs once every listener accepts.
-const SIDECAR_UP: &str = "shmesh is ready";
+pub const SIDECAR_UP: &str = "shmesh is ready";
 
 /// Every path, in the order of the tables. The first of each protocol is what the others are compared with.
 pub const ALL: [Path; 12] = [
@@ -151,7 +151,7 @@ impl<'a> Set<'a> {
             set.app = set.echo(tools, &set.session(), &["--name", "echo-app"]);
         }
         if let (true, Some(binary)) = (needs(Way::Envoy), &tools.envoy) {
-            set.envoy_up = Some(binary.start(protocol, envoy, service, stage));
+            set.envoy_up = Some(binary.start(protocol, envoy, service, stage).map(|(words, _)| words));
         }
         Ok(set)
     }
@@ -172,7 +172,7 @@ impl<'a> Set<'a> {
                 None => return Outcome::Skipped(envoy::HOW_TO_GET.to_owned()),
             },
         };
-        match state.and_then(|_| shmesh.bench(self.protocol, &via, target, options)) {
+        match state.and_then(|_| shmesh.bench(self.protocol, &via, target, &options.load())) {
             Ok(measured) => Outcome::Measured(measured),
             Err(sentence) => Outcome::Failed(sentence),
         }
@@ -188,16 +188,16 @@ impl<'a> Set<'a> {
     fn echo(&self, tools: &Tools, listen: &str, more: &[&str]) -> Up {
         let word = self.protocol.word();
         let args = [&["echo", "--protocol", word, "--listen", listen], more].concat();
-        self.stage.start(&format!("the {word} service on {listen}"), &tools.shmesh.file, &args, ECHO_UP)
+        let started =
+            self.stage.start(&format!("the {word} service on {listen}"), &tools.shmesh.file, &args, ECHO_UP)?;
+        Ok(started.line)
     }
 
     fn start_sidecar(&self, tools: &Tools, admin: SocketAddr) -> Up {
         let config = self.stage.write(&format!("{}.yaml", self.protocol.word()), &self.config(admin))?;
         let args = ["run", "--config", &config, "--workers", "1", "--driver", &tools.driver];
-        let line = self.stage.start("the sidecar", &tools.shmesh.file, &args, SIDECAR_UP)?;
-        // The driver that was taken is in the line that says so: `… driver="uring" …`.
-        let driver = line.split("driver=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("unknown");
-        Ok(format!("shmesh on driver {driver}, 1 worker"))
+        let started = self.stage.start("the sidecar", &tools.shmesh.file, &args, SIDECAR_UP)?;
+        Ok(format!("shmesh on driver {}, 1 worker", driver_of(&started.line)))
     }
 
     fn config(&self, admin: SocketAddr) -> String {
@@ -232,6 +232,11 @@ impl<'a> Set<'a> {
     fn socket(&self, name: &str) -> String {
         self.stage.path(&format!("{}-{name}.sock", self.protocol.word()))
     }
+}
+
+/// The driver that was taken, from the line that says so: `… driver="uring" …`.
+pub fn driver_of(line: &str) -> &str {
+    line.split("driver=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("unknown")
 }
 
 /// What the processes are made of.

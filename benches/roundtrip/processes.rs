@@ -6,15 +6,25 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::peer;
+
 /// Time for a process to say that it is up.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A process that stays, once it is up.
+#[derive(Clone, Debug)]
+pub struct Started {
+    pub pid: u32,
+    /// The line with which it said that it is up.
+    pub line: String,
+}
 
 /// Ends its processes and removes its folder when dropped.
 pub struct Stage {
@@ -40,9 +50,9 @@ impl Stage {
         Ok(path)
     }
 
-    /// Starts a process that stays, waits for a line on stderr that has `up` in it, and returns that line.
-    pub fn start<A: AsRef<OsStr>>(&self, what: &str, file: &Path, args: &[A], up: &str) -> Result<String, String> {
-        let mut child = Command::new(file)
+    /// Starts a process that stays, waits for a line on stderr that has `up` in it.
+    pub fn start<A: AsRef<OsStr>>(&self, what: &str, file: &Path, args: &[A], up: &str) -> Result<Started, String> {
+        let mut child = peer::bound(file)?
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -50,6 +60,7 @@ impl Stage {
             .spawn()
             .map_err(|error| format!("cannot start {what}: {error}"))?;
         let stderr = child.stderr.take();
+        let pid = child.id();
         self.children.borrow_mut().push(child);
         let (lines, said) = mpsc::channel();
         // Reads to the end, or the process would block on a full pipe.
@@ -64,7 +75,7 @@ impl Stage {
         let mut heard = String::new();
         loop {
             match said.recv_timeout(late.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains(up) => return Ok(line),
+                Ok(line) if line.contains(up) => return Ok(Started { pid, line }),
                 Ok(line) => heard.push_str(&format!("\n    {line}")),
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(format!("{what} is not up after {START_TIMEOUT:?}{heard}"));

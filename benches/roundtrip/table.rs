@@ -1,6 +1,7 @@
 //! The tables that the run ends with.
 
 use crate::path::{Outcome, Path, Protocol, Way};
+use crate::series::{Series, median};
 use crate::shmesh::Measured;
 
 /// One path and what its turns gave, one entry a round.
@@ -32,6 +33,11 @@ impl Row {
             Outcome::Skipped(reason) => self.ended = Some(Ended::Skipped(reason)),
             Outcome::Failed(sentence) => self.ended = Some(Ended::Failed(sentence)),
         }
+    }
+
+    /// What was measured of it.
+    pub fn series(&self) -> Series {
+        Series { name: self.path.id(), rounds: self.rounds.clone() }
     }
 
     /// The path's name and what went wrong.
@@ -90,14 +96,4 @@ fn line(row: &Row, direct: Option<&Row>) -> String {
 
 fn max(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::MIN, f64::max)
-}
-
-/// The middle one, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        len if len % 2 == 1 => values[len / 2],
-        len => (values[len / 2 - 1] + values[len / 2]) / 2.0,
-    }
 }

@@ -1,0 +1,5 @@
+//! What is measured beside shmesh and is not it: where it comes from, how it is started, how it is called.
+
+pub mod nginx;
+pub mod pingpong;
+pub mod shmipc;
