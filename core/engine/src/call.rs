@@ -21,7 +21,7 @@ pub struct Call {
     /// Index of the cluster that takes it.
     pub cluster: u32,
     /// Where a dynamic forward proxy sends it: the authority that the request names.
-    pub named_host: Option<(Box<str>, u16)>,
+    pub named_host: Option<Box<(Box<str>, u16)>>,
     /// Endpoints not tried yet.
     pub tries: Tries,
     /// How often it was sent.

@@ -111,7 +111,7 @@ impl<D: Driver> Worker<D> {
     /// A dynamic forward proxy: the request says where.
     fn dispatch_named(&mut self, key: Key<Call>) {
         let Some(call) = self.calls.get_mut(key) else { return };
-        let Some((host, port)) = call.named_host.clone() else { return };
+        let Some((host, port)) = call.named_host.as_deref().cloned() else { return };
         if call.connects >= NAMED_CONNECTS_MAX {
             let failure = call.last_failure;
             self.fail(key, failure);

@@ -143,7 +143,7 @@ impl<D: Driver> Worker<D> {
         let call =
             self.new_call(Peer::Conn(key), listener, cluster.map_or(u32::MAX, |c| c.0), Kind::Exchange(exchange));
         if let Some(call) = self.calls.get_mut(call) {
-            call.named_host = named_host;
+            call.named_host = named_host.map(Box::new);
         }
         if let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(key) {
             down.call = Some(call);

@@ -310,13 +310,7 @@ impl Desk {
     }
 
     /// Makes the segments, tells the app, hands the lanes to the workers.
-    fn attach(
-        &mut self,
-        id: u64,
-        hello: &Hello,
-        lanes: Vec<LaneInfo>,
-        usage: Arc<SessionUse>,
-    ) -> io::Result<()> {
+    fn attach(&mut self, id: u64, hello: &Hello, lanes: Vec<LaneInfo>, usage: Arc<SessionUse>) -> io::Result<()> {
         let workers = self.workers.len();
         let geometry = self.geometry;
         let bytes = geometry.segment_bytes(lanes.len() as u16);

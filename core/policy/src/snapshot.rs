@@ -211,12 +211,7 @@ pub struct SessionSpec {
 impl Default for SessionSpec {
     fn default() -> Self {
         // 64 processes of one pod, and a lane for each thread of a usual thread pool.
-        SessionSpec {
-            allow_uids: AllowUids::default(),
-            sessions_max: 64,
-            lanes_max: 64,
-            quotas: Quotas::default(),
-        }
+        SessionSpec { allow_uids: AllowUids::default(), sessions_max: 64, lanes_max: 64, quotas: Quotas::default() }
     }
 }
 

@@ -142,14 +142,15 @@ impl From<SharedSlice> for Chunk {
 /// A queue of chunks that knows its total length. Keeps its memory when emptied, so that it can be used again.
 #[derive(Debug, Default)]
 pub struct Chunks {
-    queue: VecDeque<Chunk>,
+    /// Made with the first chunk: most queues of a call never see one, and cost two words then.
+    queue: Option<Box<VecDeque<Chunk>>>,
     bytes: usize,
 }
 
 impl Chunks {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self { queue: VecDeque::new(), bytes: 0 }
+        Self { queue: None, bytes: 0 }
     }
 
     /// Total number of bytes.
@@ -159,7 +160,7 @@ impl Chunks {
 
     /// Whether it never had a chunk, and so has no memory to keep.
     pub fn is_unused(&self) -> bool {
-        self.queue.capacity() == 0
+        self.queue.is_none()
     }
 
     /// Whether there is nothing to send.
@@ -174,14 +175,15 @@ impl Chunks {
             return;
         }
         self.bytes += chunk.len();
-        let chunk = match (self.queue.back_mut(), chunk) {
+        let queue = self.queue.get_or_insert_default();
+        let chunk = match (queue.back_mut(), chunk) {
             (Some(Chunk::Private(last)), Chunk::Private(next)) => match last.try_merge(next) {
                 Ok(()) => return,
                 Err(next) => Chunk::Private(next),
             },
             (_, chunk) => chunk,
         };
-        self.queue.push_back(chunk);
+        queue.push_back(chunk);
     }
 
     /// Drops the first `n` bytes.
@@ -191,19 +193,20 @@ impl Chunks {
     pub fn advance(&mut self, mut n: usize) {
         assert!(n <= self.bytes, "advance past the end");
         self.bytes -= n;
-        while let Some(first) = self.queue.front_mut() {
+        let Some(queue) = &mut self.queue else { return };
+        while let Some(first) = queue.front_mut() {
             if n < first.len() {
                 first.advance(n);
                 return;
             }
             n -= first.len();
-            self.queue.pop_front();
+            queue.pop_front();
         }
     }
 
     /// Takes out the first chunk.
     pub fn pop_front(&mut self) -> Option<Chunk> {
-        let chunk = self.queue.pop_front()?;
+        let chunk = self.queue.as_mut()?.pop_front()?;
         self.bytes -= chunk.len();
         Some(chunk)
     }
@@ -217,13 +220,18 @@ impl Chunks {
 
     /// Drops all chunks; the queue's own memory stays.
     pub fn clear(&mut self) {
-        self.queue.clear();
+        if let Some(queue) = &mut self.queue {
+            queue.clear();
+        }
         self.bytes = 0;
     }
 
     /// The chunks in order.
     pub fn iter(&self) -> vec_deque::Iter<'_, Chunk> {
-        self.queue.iter()
+        match &self.queue {
+            Some(queue) => queue.iter(),
+            None => vec_deque::Iter::default(),
+        }
     }
 }
 

@@ -7,10 +7,10 @@
 //! Loads that must be Acquire are Relaxed loads with an Acquire fence behind them: Rust promises that small
 //! Relaxed loads work in memory that is mapped read-only, and promises it for no other.
 
-#[cfg(not(loom))]
-pub use mapped::{ForkGuard, Mapping, settle};
 #[cfg(shmesh_sim)]
 pub(crate) use mapped::store_late;
+#[cfg(not(loom))]
+pub use mapped::{ForkGuard, Mapping, settle};
 #[cfg(loom)]
 pub use modelled::Mapping;
 
@@ -313,7 +313,10 @@ mod mapped {
         fn words_at<const N: usize>(&self, at: usize, words: usize) -> &[AtomicU64; N] {
             // One comparison for bounds and alignment: the low bits of an offset that is no multiple of 8 become the highest.
             let index = at.rotate_right(3);
-            assert!(index < words.saturating_sub(N - 1), "outside of the segment, unaligned, or the segment belongs to the other side");
+            assert!(
+                index < words.saturating_sub(N - 1),
+                "outside of the segment, unaligned, or the segment belongs to the other side"
+            );
             // SAFETY: in bounds and aligned (checked; the mapping starts at a page). Words are only ever accessed as
             // atomics by this process, and the memory lives as long as `self`.
             unsafe { &*self.start.add(at).cast::<[AtomicU64; N]>() }
