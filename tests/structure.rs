@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may depend on, of this workspace. Test-only dependencies count as well, except where listed below.
-const MAY_KNOW: [(&str, &[&str]); 11] = [
+const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("shmesh-proto", &[]),
     ("shmesh-policy", &["shmesh-proto"]),
     ("shmesh-shm", &[]),
@@ -21,9 +21,13 @@ const MAY_KNOW: [(&str, &[&str]); 11] = [
     ("shmesh-config", &["shmesh-policy"]),
     ("shmesh-admin", &["shmesh-policy"]),
     ("shmesh-metrics", &["shmesh-policy"]),
+    // Looks at how these two were compiled.
+    ("shmesh-compiled", &["shmesh-shm", "shmesh-io"]),
     // The binary wires everything together; the benches measure everything.
     ("shmesh", EVERYTHING),
     ("shmesh-benches", EVERYTHING),
+    // So does the simulation, which runs it all.
+    ("shmesh-sim", EVERYTHING),
 ];
 
 const EVERYTHING: &[&str] = &["*"];
@@ -32,7 +36,7 @@ const EVERYTHING: &[&str] = &["*"];
 const TESTS_MAY_KNOW: [(&str, &[&str]); 1] = [("shmesh-engine", &["shmesh-config", "shmesh-client"])];
 
 /// Crates with modules of unsafe code, which docs/ARCHITECTURE.md names.
-const WITH_UNSAFE: [&str; 2] = ["shmesh-shm", "shmesh-io"];
+const WITH_UNSAFE: [&str; 3] = ["shmesh-shm", "shmesh-io", "shmesh-compiled"];
 
 /// Everything that may lie at the top, besides dotfiles.
 const AT_THE_TOP: [&str; 16] = [

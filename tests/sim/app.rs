@@ -9,7 +9,7 @@ use shmesh_client::{
     Call, CallError, CallId, Client, Lane, Protocol, Ran, Served, ServedResponse, Server, SubmitError, Target, Wait,
 };
 
-use crate::call::{self, APP, HALF, Spec, To, WEB};
+use crate::call::{self, APP, HALF, Parts, Spec, To, WEB};
 use crate::journal;
 use crate::ledger::{End, Ledger};
 use crate::machine::{Machine, ProcessId};
@@ -28,6 +28,7 @@ pub struct Plan {
     /// Somebody serves behind [`APP`].
     pub served: bool,
     pub fallback: bool,
+    pub raw_streams: bool,
     /// Of calls that have one.
     pub deadline: Duration,
 }
@@ -164,6 +165,17 @@ impl Caller {
                 let ran = lane.cancel(call);
                 self.ledger.end(id, End::GivenUp(ran));
             }
+            if !self.ledger.is_calm()
+                && self.random.percent(15)
+                && let Some((call, id, _)) = flying.pop()
+            {
+                // Just when it may be forwarded.
+                lane.flush();
+                let moment = self.random.sized(8_000);
+                self.machine.sleep(moment);
+                let ran = lane.cancel(call);
+                self.ledger.end(id, End::GivenUp(ran));
+            }
             if self.random.percent(2) && !self.ledger.is_calm() {
                 // Goes away with calls in flight: they are given up.
                 for (call, id, _) in flying.drain(..) {
@@ -248,7 +260,7 @@ impl Caller {
         spec: &Spec,
         body: &[u8],
         timeout: Option<Duration>,
-    ) -> Result<(u16, Vec<u8>, Vec<u8>), CallError> {
+    ) -> Result<Parts, CallError> {
         let mut request = call::request(id, spec, &[]);
         if let Some(timeout) = timeout {
             request = request.timeout(timeout);
@@ -293,6 +305,14 @@ impl Caller {
             .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
             .and_then(|()| stream.read_to_end(&mut answer));
         match outcome {
+            // An upstream's reset that a send has seen already looks like the end of its bytes: a tunnel passes that on.
+            Ok(_)
+                if !self.ledger.is_calm()
+                    && (answer.len() < spec.answer_len || answer.is_empty())
+                    && call::answer(id, spec.answer_len).starts_with(&answer) =>
+            {
+                self.ledger.end(id, End::Failed(Ran::Maybe, "cut short".into()));
+            }
             Ok(_) => self.ledger.answered(id, 0, &[], &answer),
             Err(error) => self.ledger.end(id, End::Failed(Ran::Maybe, format!("the raw stream: {error}"))),
         }
@@ -300,7 +320,7 @@ impl Caller {
 
     /// HTTP over a stream, one request after the other.
     fn stream(&mut self, client: &Client) {
-        if self.random.percent(30) {
+        if self.random.percent(30) && self.plan.raw_streams {
             return self.raw_stream(client);
         }
         let Ok(mut stream) = client.stream(Protocol::Http, None) else { return };
@@ -336,7 +356,7 @@ impl Caller {
         }
     }
 
-    fn settle(&mut self, id: u64, outcome: Result<(u16, Vec<u8>, Vec<u8>), CallError>) {
+    fn settle(&mut self, id: u64, outcome: Result<Parts, CallError>) {
         match outcome {
             Ok((status, head, body)) => self.ledger.answered(id, status, &head, &body),
             Err(error) => self.ledger.end(id, End::Failed(call::ran(&error), error.to_string())),
@@ -374,7 +394,7 @@ fn keeps_alive(head: &[u8]) -> bool {
 }
 
 /// Status, head and body of an HTTP answer.
-fn read_answer(stream: &mut impl Read) -> std::io::Result<(u16, Vec<u8>, Vec<u8>)> {
+fn read_answer(stream: &mut impl Read) -> std::io::Result<Parts> {
     let end = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
     let mut bytes = Vec::new();
     let mut more = |bytes: &mut Vec<u8>| -> std::io::Result<bool> {
@@ -451,9 +471,10 @@ impl Provider {
             match Server::attach_spinning(&self.plan.socket, SERVING, self.plan.max_spin) {
                 Ok(mut server) => {
                     let stop = self.stop.clone();
-                    let outcome = server.serve_until(&stop, &mut |request: &Served<'_>, response: &mut ServedResponse| {
-                        self.serve(request, response, &mut client);
-                    });
+                    let outcome =
+                        server.serve_until(&stop, &mut |request: &Served<'_>, response: &mut ServedResponse| {
+                            self.serve(request, response, &mut client);
+                        });
                     journal::note(|| format!("serving ends: {outcome:?}"));
                     if outcome.is_ok() {
                         self.ledger.keep(server.lent_blocks());

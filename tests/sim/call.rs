@@ -16,6 +16,9 @@ pub const SERVICE: &str = "sim.Echo";
 /// The raw cluster.
 pub const RAW: &str = "raw";
 
+/// Status, head and body of an answer.
+pub type Parts = (u16, Vec<u8>, Vec<u8>);
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spec {
@@ -135,8 +138,7 @@ pub fn id_of_text(text: &[u8]) -> Option<u64> {
 pub fn frame(id: u64, spec: &Spec) -> Vec<u8> {
     let mut out = Vec::new();
     let argument = text(id, spec.request_len);
-    let invocation =
-        Invocation { path: SERVICE, method: "echo", argument: Some(&argument), ..Invocation::default() };
+    let invocation = Invocation { path: SERVICE, method: "echo", argument: Some(&argument), ..Invocation::default() };
     write_request(&mut out, id, true, serialization::HESSIAN2, &invocation);
     out
 }

@@ -4,7 +4,7 @@ use shmesh_client::Ran;
 use shmesh_io::Target;
 use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN};
 
-use crate::call::{self, APP, Spec, To, WEB};
+use crate::call::{self, APP, Parts, Spec, To, WEB};
 use crate::ledger::{End, Ledger};
 use crate::machine::{Machine, ProcessId};
 use crate::pipe::Pipe;
@@ -72,13 +72,7 @@ impl Downstream {
         }
     }
 
-    fn http_exchange(
-        &mut self,
-        pipe: &mut Pipe,
-        id: u64,
-        spec: &Spec,
-        host: &str,
-    ) -> Result<Option<(u16, Vec<u8>, Vec<u8>)>, Over> {
+    fn http_exchange(&mut self, pipe: &mut Pipe, id: u64, spec: &Spec, host: &str) -> Result<Option<Parts>, Over> {
         let body = call::question(id, spec.request_len);
         let mut out = call::head(id, spec, host).into_bytes();
         if spec.method() != "GET" && self.random.percent(40) {

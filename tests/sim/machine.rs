@@ -314,7 +314,8 @@ impl Machine {
         let processes = self.0.processes.borrow();
         for (index, task) in tasks.iter_mut().enumerate() {
             if let State::Waiting(waiting) = &task.state
-                && (waiting.until.is_some_and(|until| until <= now) || waiting.ready.as_ref().is_some_and(|ready| ready()))
+                && (waiting.until.is_some_and(|until| until <= now)
+                    || waiting.ready.as_ref().is_some_and(|ready| ready()))
             {
                 task.state = State::Ready;
             }

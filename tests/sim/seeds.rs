@@ -86,11 +86,13 @@ fn run_part(seeds: Range<u64>) -> ExitCode {
     let count = seeds.end - seeds.start;
     // To see how many fail, and how.
     let go_on = var("SIM_GO_ON").is_some();
+    let mut code = ExitCode::SUCCESS;
     for seed in seeds {
         let outcome = scenario::run(seed, &folder.0);
         if let Some(failure) = &outcome.failure {
             if go_on {
                 println!("seed {seed}: {failure}");
+                code = ExitCode::FAILURE;
                 continue;
             }
             report(seed, failure, &folder);
@@ -108,7 +110,7 @@ fn run_part(seeds: Range<u64>) -> ExitCode {
         turns += outcome.turns;
     }
     println!("{count} seeds: {calls} calls, {answered} answered, {turns} turns");
-    ExitCode::SUCCESS
+    code
 }
 
 /// Runs it once more, to tell what happened.

@@ -138,13 +138,8 @@ fn snapshot(settings: &Settings) -> Snapshot {
         cluster: ClusterId(3),
     };
     let routes = Routes::new(vec![to_host(WEB, 0), to_host(APP, 1), to_host(HALF, 2), dubbo]);
-    let listener = |name: &str, bind, protocol| Listener {
-        name: name.into(),
-        bind,
-        protocol,
-        cluster: None,
-        allow_uids: None,
-    };
+    let listener =
+        |name: &str, bind, protocol| Listener { name: name.into(), bind, protocol, cluster: None, allow_uids: None };
     let listeners = vec![
         listener("apps", Bind::Shm(Path::new(&settings.socket).into()), Protocol::Raw),
         listener("http", Bind::Tcp(addr(HTTP_DOWN)), Protocol::Http),

@@ -37,6 +37,7 @@ pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
     let session = session(file.session.0, &mut faults);
     let access_log = access_log(file.access_log.0, &mut faults);
     let workers = faults.read(file.workers.0, |count: &Count| count.read(1, WORKERS_MAX)).map(|count| count as usize);
+    let max_spin = faults.read(file.max_spin.0, Interval::read_spin);
     let named = clusters::read(entries(file.clusters), &timeouts, &mut faults);
     let routes = routes::read(entries(file.routes), &named, &mut faults);
     let listeners = listeners::read(entries(file.listeners), &named, &admin, &mut faults);
@@ -63,6 +64,7 @@ pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
         session,
         access_log,
         workers,
+        max_spin,
         stages: file.stages.0.is_some_and(|stages| stages.value),
     })
 }

@@ -36,6 +36,8 @@ pub(crate) struct File {
     pub access_log: Key<AccessLogEntry>,
     /// Number of worker threads. Default: as many as the process may use CPUs.
     pub workers: Key<Count>,
+    /// The longest that a worker spins for records before it sleeps, or 0s; at most 10ms. Default: 100us.
+    pub max_spin: Key<Interval>,
     /// Whether workers measure where their time goes, for /metrics and `shmesh bench --stages`; a few clock readings a
     /// turn. Default: false.
     pub stages: Key<bool>,

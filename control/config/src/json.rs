@@ -47,6 +47,9 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
     if let Some(workers) = snapshot.workers {
         object.insert("workers".into(), json!(workers));
     }
+    if let Some(max_spin) = snapshot.max_spin {
+        object.insert("max_spin".into(), json!(format!("{}us", max_spin.as_micros())));
+    }
     if snapshot.stages {
         object.insert("stages".into(), json!(true));
     }

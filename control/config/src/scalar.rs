@@ -140,6 +140,9 @@ impl Size {
     }
 }
 
+/// The longest time to spin that may be asked for: a core is not to be burnt for what a wake-up of 10 µs gives.
+const SPIN_MAX: Duration = Duration::from_millis(10);
+
 impl Interval {
     /// A length of time that is not zero.
     pub fn read(&self) -> Result<Duration, String> {
@@ -147,6 +150,18 @@ impl Interval {
             Duration::ZERO => Err(format!("`{}` leaves no time at all; write 1ms or more", self.0)),
             interval => Ok(interval),
         }
+    }
+
+    /// A short length of time, or zero.
+    pub fn read_spin(&self) -> Result<Duration, String> {
+        let text = self.0.as_str();
+        let bad =
+            || format!("`{text}` is not a time to spin; write a whole number and us or ms, to 10ms, or 0s: 100us");
+        let spin = match text.strip_suffix("us").map(|number| read_digits(number.trim_end())) {
+            Some(number) => Duration::from_micros(number.ok_or_else(bad)?),
+            None => self.read_with_zero().map_err(|_| bad())?,
+        };
+        if spin > SPIN_MAX { Err(bad()) } else { Ok(spin) }
     }
 
     /// A length of time, or zero.

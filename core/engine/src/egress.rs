@@ -1,7 +1,7 @@
 //! Records to apps: what waits in the slots of a lane goes into its ring, as far as credit and room allow.
 
 use shmesh_io::{Chunk, Driver, Slice};
-use shmesh_shm::{CallState, Flags, Header, Kind as RecordKind, NoRoom, Reset};
+use shmesh_shm::{CallState, Flags, Header, Kind as RecordKind, NoRoom, Part, Reset};
 
 use crate::call::Peer;
 use crate::lane::{First, Lane, SlotRef, User};
@@ -57,7 +57,7 @@ impl<D: Driver> Worker<D> {
         {
             turns -= 1;
             let before = lane.slots[index as usize].credit;
-            let outcome = send_slot(lane, index, &mut self.part_buffer);
+            let outcome = send_slot(lane, index);
             self.counters.copied.add(before - lane.slots[index as usize].credit);
             match outcome {
                 Sent::All => {
@@ -291,7 +291,7 @@ enum Sent {
 }
 
 /// Puts the next record of a slot.
-fn send_slot(lane: &mut Lane, index: u32, buffer: &mut Vec<u8>) -> Sent {
+fn send_slot(lane: &mut Lane, index: u32) -> Sent {
     let Lane { end, slots, serves, .. } = lane;
     let slot = &mut slots[index as usize];
     let generation = slot.generation;
@@ -330,7 +330,7 @@ fn send_slot(lane: &mut Lane, index: u32, buffer: &mut Vec<u8>) -> Sent {
         }
         wanted.min(largest - head_len)
     };
-    match put_part(end, slot, index, part as usize, serves.is_none(), buffer) {
+    match put_part(end, slot, index, part as usize, serves.is_none()) {
         Ok(()) => {}
         Err(NoRoom::Ring | NoRoom::Arena | NoRoom::TooLong) => return Sent::NoRoom,
     }
@@ -344,45 +344,28 @@ fn put_part(
     index: u32,
     part: usize,
     answers: bool,
-    buffer: &mut Vec<u8>,
 ) -> Result<(), NoRoom> {
     let generation = slot.generation;
     let head = slot.first.as_ref().map_or(Slice::empty(), |first| first.head.clone());
-    let mut parts: [&[u8]; PARTS_MAX + 1] = [&[]; PARTS_MAX + 1];
-    parts[0] = head.as_slice();
-    // Memory that another app may change is copied once before it is handed on.
-    buffer.clear();
+    let mut parts = [Part::Bytes(&[]); PARTS_MAX + 1];
+    parts[0] = Part::Bytes(head.as_slice());
     let mut gathered = 0;
     let mut count = 1;
-    let shared = slot.out.iter().any(|chunk| matches!(chunk, Chunk::Shared(_)));
-    if shared {
-        for chunk in slot.out.iter() {
-            let want = chunk.len().min(part - gathered);
-            let start = buffer.len();
-            buffer.resize(start + want, 0);
-            match chunk {
-                Chunk::Private(slice) => buffer[start..].copy_from_slice(&slice.as_slice()[..want]),
-                Chunk::Shared(slice) => slice.read_into(&mut buffer[start..]),
-            }
-            gathered += want;
-            if gathered == part {
-                break;
-            }
+    for chunk in slot.out.iter() {
+        if gathered == part || count == parts.len() {
+            break;
         }
-        parts[1] = &buffer[..];
-        count = 2;
-    } else {
-        for chunk in slot.out.iter() {
-            if gathered == part || count == parts.len() {
-                break;
-            }
-            if let Chunk::Private(slice) = chunk {
-                let want = slice.len().min(part - gathered);
-                parts[count] = &slice.as_slice()[..want];
-                gathered += want;
-                count += 1;
-            }
-        }
+        let want = chunk.len().min(part - gathered);
+        parts[count] = match chunk {
+            Chunk::Private(slice) => Part::Bytes(&slice.as_slice()[..want]),
+            // Moved from the block of one app to that of the other, without being looked at.
+            Chunk::Shared(slice) => match slice.in_block() {
+                Some((lease, from)) => Part::Block(lease, from, from + want as u32),
+                None => unreachable!("what a worker shares are blocks of lanes"),
+            },
+        };
+        gathered += want;
+        count += 1;
     }
     let last = slot.end && gathered == slot.out.len_bytes();
     let mut header = match &slot.first {
@@ -405,7 +388,7 @@ fn put_part(
         None => Header::new(RecordKind::Data, index, generation),
     };
     header.flags = header.flags.with_end(last);
-    end.put(&header, &parts[..count])?;
+    end.put_parts(&header, &parts[..count])?;
     if last && answers {
         // Release, and before the record that ends the answer is published.
         end.set_state(index, generation, CallState::Answered);

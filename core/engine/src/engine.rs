@@ -261,10 +261,7 @@ fn spawn<D: Driver>(
 }
 
 /// A worker that listens and is about to run.
-pub(crate) fn prepare<D: Driver>(
-    start: WorkerStart,
-    driver: impl FnOnce() -> io::Result<D>,
-) -> io::Result<Worker<D>> {
+pub(crate) fn prepare<D: Driver>(start: WorkerStart, driver: impl FnOnce() -> io::Result<D>) -> io::Result<Worker<D>> {
     let mut driver = driver()?;
     let mail = Postbox::new(driver.waker());
     let snapshot = start.shared.snapshot.load_full();

@@ -262,11 +262,15 @@ impl<D: Driver> Worker<D> {
                     self.fail(key, Failure::Overloaded);
                     return;
                 }
-                let first = First::answer(head.status, self.driver.pool().append(&self.scratch), match body {
+                let first = First::answer(
+                    head.status,
+                    self.driver.pool().append(&self.scratch),
+                    match body {
                         BodyKind::None => 0,
                         BodyKind::Length(length) => length,
                         BodyKind::Chunked | BodyKind::UntilClose => TOTAL_UNKNOWN,
-                    });
+                    },
+                );
                 self.slot_first(at, first);
             }
         }

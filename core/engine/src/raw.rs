@@ -76,10 +76,7 @@ impl<D: Driver> Worker<D> {
         if let Kind::Exchange(Exchange { tunnel: false, .. }) = call.kind
             && let Peer::Slot(at) = origin
         {
-            self.slot_first(
-                at,
-                crate::lane::First::answer(0, Slice::empty(), shmesh_shm::TOTAL_UNKNOWN),
-            );
+            self.slot_first(at, crate::lane::First::answer(0, Slice::empty(), shmesh_shm::TOTAL_UNKNOWN));
         }
     }
 

@@ -34,9 +34,15 @@ pub struct ClusterState {
 /// An endpoint of the current snapshot.
 pub enum EndpointState {
     Socket(AddressId),
-    Host { host: Box<str>, port: u16 },
+    Host {
+        host: Box<str>,
+        port: u16,
+    },
     /// The app of this name, and the lane on which it served when a call was last opened there.
-    Shm { name: Arc<str>, lane: Option<Key<Lane>> },
+    Shm {
+        name: Arc<str>,
+        lane: Option<Key<Lane>>,
+    },
 }
 
 /// Addresses that this worker connected to, or may.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use shmesh_io::{Driver, Event, Nanos, SockId, Target, Wait};
 use shmesh_policy::{Protocol, Snapshot};
 use shmesh_proto::http1::{HeadLimits, RequestHead, ResponseHead};
+use shmesh_shm::wait::DEFAULT_MAX_SPIN;
 use shmesh_shm::{InPlace, Step, Waiter, host};
 
 use crate::access_log::AccessLog;
@@ -29,9 +30,6 @@ use crate::stages::{Stage, Stages};
 use crate::timer::{Owner, Timers};
 use crate::token::Token;
 use crate::upstream::{AddressId, Addresses, ClusterState, clusters};
-
-/// The longest that a worker spins for records before it parks; learned downwards from what the spinning catches.
-const SPIN_MAX: Duration = Duration::from_micros(100);
 
 /// While lanes are hot, the driver is asked for events at least this often.
 const DRIVER_INTERVAL: Nanos = 10_000;
@@ -106,7 +104,6 @@ pub struct Worker<D: Driver> {
     // Scratch, kept so that a turn allocates nothing.
     pub(crate) scratch: Vec<u8>,
     pub(crate) head_bytes: Vec<u8>,
-    pub(crate) part_buffer: Vec<u8>,
     pub(crate) drained: Vec<crate::lane::SlotRef>,
     pub(crate) spare: Vec<shmesh_io::Chunks>,
     pub(crate) request_head: RequestHead,
@@ -178,7 +175,6 @@ impl<D: Driver> Worker<D> {
             stages,
             scratch: Vec::new(),
             head_bytes: Vec::new(),
-            part_buffer: Vec::new(),
             drained: Vec::new(),
             spare: Vec::new(),
             request_head: RequestHead::default(),
@@ -221,7 +217,7 @@ impl<D: Driver> Worker<D> {
             self.idle.found(now);
             return Ok(Turn::GoOn);
         }
-        match self.idle.step(now) {
+        match self.idle.step(now, self.calls.len() > 0) {
             Step::Pause => host::spin(),
             Step::Yield => host::yield_now(),
             // All lanes that could be parked are cold now, so the driver is the one to wait in.
@@ -448,6 +444,7 @@ impl<D: Driver> Worker<D> {
             }
         }
         self.stages.set(snapshot.stages);
+        self.idle.set_max_spin(snapshot.max_spin.unwrap_or(DEFAULT_MAX_SPIN));
         self.snapshot = snapshot;
         self.call_counters.snapshot_changed();
     }
@@ -607,34 +604,54 @@ impl<D: Driver> Worker<D> {
 }
 
 /// How the worker waits when a turn found nothing.
+///
+/// What it waits for decides how long spinning is worth it, and the two are learned apart: while calls are in flight their answers
+/// come soon, also when calls are rare.
 struct Idle {
-    waiter: Waiter,
+    for_answers: Waiter,
+    for_calls: Waiter,
     /// The last turn found nothing.
     waiting: bool,
+    /// Which of the two waits.
+    answers_due: bool,
     /// When the driver was asked last.
     asked: Nanos,
 }
 
 impl Idle {
     fn new(now: Nanos) -> Idle {
-        Idle { waiter: Waiter::new(SPIN_MAX), waiting: false, asked: now }
+        let waiter = Waiter::new(DEFAULT_MAX_SPIN);
+        Idle { for_answers: waiter.clone(), for_calls: waiter, waiting: false, answers_due: false, asked: now }
+    }
+
+    /// The setting `max_spin`.
+    fn set_max_spin(&mut self, max_spin: Duration) {
+        if self.for_calls.max_spin() != max_spin {
+            self.for_calls = Waiter::new(max_spin);
+            self.for_answers = Waiter::new(max_spin);
+        }
+    }
+
+    fn waiter(&mut self) -> &mut Waiter {
+        if self.answers_due { &mut self.for_answers } else { &mut self.for_calls }
     }
 
     /// A turn found something.
     fn found(&mut self, now: Nanos) {
         if self.waiting {
             self.waiting = false;
-            self.waiter.end(now);
+            self.waiter().end(now);
         }
     }
 
     /// A turn found nothing: what to do now.
-    fn step(&mut self, now: Nanos) -> Step {
+    fn step(&mut self, now: Nanos, calls_in_flight: bool) -> Step {
         if !self.waiting {
             self.waiting = true;
-            self.waiter.begin(now);
+            self.answers_due = calls_in_flight;
+            self.waiter().begin(now);
         }
-        self.waiter.step(now)
+        self.waiter().step(now)
     }
 }
 

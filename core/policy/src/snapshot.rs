@@ -34,6 +34,9 @@ pub struct Snapshot {
     pub session: SessionSpec,
     /// The access log; off when `None`.
     pub access_log: Option<AccessLog>,
+    /// The longest that a worker spins for records before it sleeps; it spins less where that catches nothing. 0: never;
+    /// `None`: 100 µs.
+    pub max_spin: Option<Duration>,
     /// Workers measure where their time goes.
     pub stages: bool,
     /// Number of workers; `None` lets the process choose by its CPU quota.

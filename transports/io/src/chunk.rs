@@ -7,7 +7,12 @@ use std::rc::Rc;
 use crate::slice::Slice;
 
 /// Keeps a block of shared memory from being given back; dropping the last `Rc` of it releases the block.
-pub trait Keep: 'static {}
+pub trait Keep: 'static {
+    /// The block, if it is one of a lane.
+    fn block(&self) -> Option<&shmesh_shm::BlockLease> {
+        None
+    }
+}
 
 /// Payload in memory that a peer may change at any time. There is no way to read it here: it can only be sent from.
 #[derive(Clone)]
@@ -57,6 +62,12 @@ impl SharedSlice {
         self.len -= n;
     }
 
+    /// The block of a lane in which the bytes lie, and where they begin in its payload.
+    pub fn in_block(&self) -> Option<(&shmesh_shm::BlockLease, u32)> {
+        let lease = self.keep.block()?;
+        Some((lease, (self.ptr as usize - lease.ptr() as usize) as u32))
+    }
+
     /// Cuts off the first `n` bytes and returns them; the block is kept until both parts are gone.
     ///
     /// # Panics
@@ -69,7 +80,11 @@ impl SharedSlice {
     }
 }
 
-impl Keep for shmesh_shm::BlockLease {}
+impl Keep for shmesh_shm::BlockLease {
+    fn block(&self) -> Option<&shmesh_shm::BlockLease> {
+        Some(self)
+    }
+}
 
 /// The payload of a record, sent from where it lies; the block goes back to its lane when the last part is gone.
 impl From<shmesh_shm::BlockLease> for SharedSlice {

@@ -111,6 +111,11 @@ impl Waiter {
         }
     }
 
+    /// The longest spin.
+    pub fn max_spin(&self) -> Duration {
+        Duration::from_nanos(self.max_spin_ns)
+    }
+
     /// Nanoseconds that the next wait may spin.
     pub fn budget_ns(&self) -> u64 {
         self.budget_ns

@@ -8,8 +8,8 @@ pub mod echo;
 pub mod run;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 

@@ -152,11 +152,15 @@ pub struct Latency {
 
 impl Report {
     pub fn json(&self, spent: Option<&Spent>) -> String {
-        let mut object = serde_json::to_value(self).unwrap_or_default();
-        if let Some(spent) = spent {
-            object["stages_ns"] = spent.json();
+        /// In the order of the table.
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            #[serde(flatten)]
+            report: &'a Report,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            stages_ns: Option<serde_json::Value>,
         }
-        object.to_string()
+        serde_json::to_string(&Whole { report: self, stages_ns: spent.map(Spent::json) }).unwrap_or_default()
     }
 
     /// Three lines for a person.
