@@ -41,6 +41,10 @@ envoy:
 bench:
     cargo bench
 
+# Instructions that a worker executes per call over shared memory, and where
+instructions:
+    benches/instructions.sh --profile
+
 # A sidecar with a configuration file: just run my.yaml
 run config:
     cargo run --release -- run --config {{config}}

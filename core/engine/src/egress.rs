@@ -76,11 +76,9 @@ impl<D: Driver> Worker<D> {
                 }
             }
         }
-        if lane.blocked {
-            if !was_blocked {
-                self.counters.ring_full.add(1);
-                self.blocked.push(key);
-            }
+        if lane.blocked && !was_blocked {
+            self.counters.ring_full.add(1);
+            self.blocked.push(key);
         }
         // A lane that waits for room is looked at; so is one whose app broke the page, which ends its session.
         if (lane.blocked || lane.end.violation().is_some()) && !lane.hot {
