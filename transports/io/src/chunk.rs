@@ -158,8 +158,10 @@ impl From<SharedSlice> for Chunk {
 #[derive(Debug, Default)]
 pub struct Chunks {
     /// Made with the first chunk: most queues of a call never see one, and cost two words then.
-    #[allow(clippy::box_collection)]
-    // the second allocation is the price of a queue that is used, not of every call
+    #[allow(
+        clippy::box_collection,
+        reason = "a second allocation for a queue that is used, two words for one that is not"
+    )]
     queue: Option<Box<VecDeque<Chunk>>>,
     bytes: usize,
 }
