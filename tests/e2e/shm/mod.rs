@@ -37,7 +37,8 @@ timeouts: { first_byte: 10s }
 ";
 
 fn before(driver: Driver, endpoint: &str) -> Sidecar {
-    Sidecar::start(driver, CONFIG, &[("up", endpoint), ("raw_cluster", "service")])
+    // One worker on any machine, so that each session has the lanes that a test counts on.
+    Sidecar::start_with(driver, CONFIG, &[("up", endpoint), ("raw_cluster", "service")], &["--workers", "1"])
 }
 
 /// Before nothing but an app that serves.
