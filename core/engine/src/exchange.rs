@@ -19,7 +19,7 @@ use crate::slab::Key;
 use crate::worker::Worker;
 
 /// Queues of chunks whose memory is kept for later calls.
-pub(crate) const SPARE_MAX: usize = 64;
+const SPARE_MAX: usize = 64;
 
 /// A request's body is kept for one more attempt up to this many bytes.
 const REPLAY_MAX: usize = 64 * 1024;
@@ -521,7 +521,7 @@ impl<D: Driver> Worker<D> {
     }
 
     pub(crate) fn keep_chunks(&mut self, mut chunks: Chunks) {
-        if self.spare.len() < SPARE_MAX {
+        if self.spare.len() < SPARE_MAX && !chunks.is_unused() {
             chunks.clear();
             self.spare.push(chunks);
         }

@@ -9,12 +9,11 @@ use shmesh_proto::http1::{
 use shmesh_shm::{CallState, Flags, Header, INLINE_KEY, InPlace, Kind as RecordKind, Protocol, TOTAL_UNKNOWN};
 
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
-use crate::exchange::SPARE_MAX;
 use crate::ingress::{Breach, COPY_MAX, deadline, remaining_us};
 use crate::lane::{Lane, SlotRef, User};
 use crate::slab::Key;
 use crate::upstream::EndpointState;
-use crate::worker::Worker;
+use crate::worker::{Worker, head_limits};
 
 /// Records up to this many bytes are moved whole; longer ones are lent, or moved in parts as credit allows.
 pub(crate) const WHOLE_MAX: usize = 16 * 1024;
@@ -276,12 +275,7 @@ impl<D: Driver> Worker<D> {
         from.end.append_payload(0..header.head_len, &mut self.head_bytes)?;
         let (known, version) = (&mut *from.known_head, self.snapshot.version);
         if known.raw != self.head_bytes || known.version != version || known.raw.is_empty() {
-            let limits = &self.snapshot.limits;
-            let limits = HeadLimits {
-                head_bytes: limits.head_bytes,
-                start_line_bytes: limits.start_line_bytes,
-                headers: limits.headers,
-            };
+            let limits = head_limits(&self.snapshot);
             if !known.learn(&self.head_bytes, version, &limits, &mut self.response_head) {
                 return Ok(false);
             }
@@ -317,12 +311,10 @@ impl<D: Driver> Worker<D> {
 
         let status = known.status;
         let waiting = !from.waiting.is_empty();
-        if !exchange.pending.is_unused() && self.spare.len() < SPARE_MAX {
-            exchange.pending.clear();
-            self.spare.push(std::mem::take(&mut exchange.pending));
-        }
+        let spare = std::mem::take(&mut exchange.pending);
         let (listener, cluster, started) = (call.listener, call.cluster, call.started);
         self.drop_call(key);
+        self.keep_chunks(spare);
         self.count(listener, cluster, status, started);
         if waiting {
             self.open_waiting(at.lane);

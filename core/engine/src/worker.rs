@@ -553,8 +553,7 @@ impl<D: Driver> Worker<D> {
     }
 
     pub(crate) fn head_limits(&self) -> HeadLimits {
-        let limits = &self.snapshot.limits;
-        HeadLimits { head_bytes: limits.head_bytes, start_line_bytes: limits.start_line_bytes, headers: limits.headers }
+        head_limits(&self.snapshot)
     }
 
     /// The worker's id for an address.
@@ -653,6 +652,12 @@ impl Idle {
         }
         self.waiter().step(now)
     }
+}
+
+/// The codec's part of the limits.
+pub(crate) fn head_limits(snapshot: &Snapshot) -> HeadLimits {
+    let limits = &snapshot.limits;
+    HeadLimits { head_bytes: limits.head_bytes, start_line_bytes: limits.start_line_bytes, headers: limits.headers }
 }
 
 /// Whether the worker goes on.
