@@ -149,7 +149,7 @@ fn two_that_call_each_other_with_all_slots_full(driver: Driver) {
         assert_eq!(outcomes(app, slots as usize), vec![504; slots as usize]);
     }
     let took = began.elapsed();
-    assert!(took >= Duration::from_millis(DEADLINE_MS) && took < SOON, "{took:?}");
+    assert!(took >= Duration::from_millis(DEADLINE_MS * 9 / 10) && took < SOON, "{took:?}");
     scene.sidecar.expect_metric("shmesh_calls_in_flight", 0.0);
     // Both come to themselves: what they find are calls that are over, and then new ones. No slot is lost.
     for round in 2..4 {

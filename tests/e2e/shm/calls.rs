@@ -302,7 +302,8 @@ fn a_deadline_ends_a_call(driver: Driver) {
         let timeout = Duration::from_millis(300);
         let outcome = client.call(Request::http("PUT", "service", "/").body(body).timeout(timeout));
         let took = started.elapsed();
-        assert!(took >= timeout && took < Duration::from_secs(3), "{took:?}");
+        // The sidecar counts from the turn in which it takes the call, which began a little before.
+        assert!(took >= timeout * 9 / 10 && took < Duration::from_secs(3), "{took:?}");
         match outcome {
             Ok(response) => assert_eq!(response.status, 504),
             Err(error) => assert!(matches!(error, CallError::Timeout { ran: Ran::Maybe, .. }), "{error:?}"),
