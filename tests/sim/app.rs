@@ -472,7 +472,7 @@ impl Provider {
                 Ok(mut server) => {
                     let stop = self.stop.clone();
                     let outcome =
-                        server.serve_until(&stop, &mut |request: &Served<'_>, response: &mut ServedResponse| {
+                        server.serve_until(&stop, &mut |request: &mut Served<'_>, response: &mut ServedResponse| {
                             self.serve(request, response, &mut client);
                         });
                     journal::note(|| format!("serving ends: {outcome:?}"));
@@ -486,7 +486,7 @@ impl Provider {
         }
     }
 
-    fn serve(&mut self, request: &Served<'_>, response: &mut ServedResponse, client: &mut Option<Client>) {
+    fn serve(&mut self, request: &mut Served<'_>, response: &mut ServedResponse, client: &mut Option<Client>) {
         let Some(id) = call::id_of_path(request.path()) else {
             return self.machine.fail(format!("an app got {:?}", String::from_utf8_lossy(request.head)));
         };

@@ -2,8 +2,15 @@
 
 use shmesh_shm::{Flags, Header, Kind, LaneEnd, NoRoom, Violation};
 
+use crate::buffers::Buffers;
+use crate::wire::Wire;
+
 /// Parts below this wait for a release instead of being cut ever smaller, in bytes.
 const SMALL_PART: u32 = 16 * 1024;
+
+/// A message longer than twice this goes in parts of it, in bytes: the sidecar takes the first while the others are written, and
+/// few blocks stay warm in the processor's caches.
+const LARGE_PART: usize = 64 * 1024;
 
 /// What this side still has to send in a slot.
 #[derive(Debug, Default)]
@@ -49,8 +56,13 @@ impl Outbound {
     /// The whole direction: an ANSWER, the bytes of its head and body, END.
     pub fn answer(&mut self, first: First, bytes: Vec<u8>) {
         self.first = Some(first);
+        self.rest(bytes, 0);
+    }
+
+    /// What follows the first `sent` of these bytes, then END.
+    pub fn rest(&mut self, bytes: Vec<u8>, sent: usize) {
         self.pending = bytes;
-        self.sent = 0;
+        self.sent = sent;
         self.ends = true;
     }
 
@@ -71,10 +83,11 @@ impl Outbound {
     }
 
     /// Bytes to send when there is room.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8], buffers: &mut Buffers) {
         if self.sent == self.pending.len() {
             self.pending.clear();
             self.sent = 0;
+            buffers.lend(&mut self.pending, bytes.len());
         }
         self.pending.extend_from_slice(bytes);
     }
@@ -98,11 +111,11 @@ impl Outbound {
         self.left() > 0 || self.first.is_some() || self.ends && !self.ended
     }
 
-    /// Puts ANSWER and DATA as far as credit, ring and arena allow.
-    pub fn pump(&mut self, lane: &mut LaneEnd, slot: u32, generation: u64) -> Pumped {
+    /// Puts ANSWER and DATA as far as credit, ring and arena allow. The sidecar sees each part but the last at once.
+    pub fn pump(&mut self, wire: &mut Wire, buffers: &mut Buffers, slot: u32, generation: u64) -> Pumped {
         while self.is_due() {
             let left = self.left();
-            let part = match part_len(lane, left, self.credit) {
+            let part = match part_len(&mut wire.end, left, self.credit) {
                 Ok(part) => part,
                 Err(blocked) => return blocked,
             };
@@ -118,7 +131,7 @@ impl Outbound {
                 header.total = first.total;
             }
             header.flags = Flags::NONE.with_end(end);
-            match lane.put(&header, &[&self.pending[self.sent..self.sent + part]]) {
+            match wire.end.put(&header, &[&self.pending[self.sent..self.sent + part]]) {
                 Ok(()) => {
                     self.first = None;
                     self.sent += part;
@@ -126,17 +139,18 @@ impl Outbound {
                 }
                 Err(NoRoom::Ring | NoRoom::Arena | NoRoom::TooLong) => return Pumped::NoRoom,
             }
+            if part < left {
+                wire.publish();
+            }
         }
-        if self.left() == 0 {
-            self.pending.clear();
-            self.sent = 0;
-        }
+        buffers.give_back(&mut self.pending);
+        self.sent = 0;
         Pumped::Empty
     }
 
     /// Forgets what was not sent.
-    pub fn abandon(&mut self) {
-        self.pending = Vec::new();
+    pub fn abandon(&mut self, buffers: &mut Buffers) {
+        buffers.give_back(&mut self.pending);
         self.sent = 0;
         self.first = None;
         self.ends = true;
@@ -147,7 +161,8 @@ impl Outbound {
 /// How many of `left` bytes the next record can carry now, or what to wait for. 0 bytes always go.
 pub(crate) fn part_len(lane: &mut LaneEnd, left: usize, credit: u64) -> Result<usize, Pumped> {
     let geometry = *lane.geometry();
-    let wanted = (left as u64).min(credit).min(u64::from(geometry.block_max)) as u32;
+    let part = if left > 2 * LARGE_PART { LARGE_PART } else { left };
+    let wanted = (part as u64).min(credit).min(u64::from(geometry.block_max)) as u32;
     if wanted == 0 && left > 0 {
         return Err(Pumped::NoCredit);
     }

@@ -27,6 +27,7 @@
 
 #[cfg(feature = "tokio")]
 mod async_stream;
+mod buffers;
 mod call;
 mod calls;
 mod client;

@@ -6,13 +6,13 @@ use shmesh_proto::http1::reason_phrase;
 use shmesh_shm::{Protocol, Reset};
 
 /// A call that came in, whole.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Served<'a> {
     pub protocol: Protocol,
     /// HTTP: request line and headers in text, with the empty line. Empty otherwise.
     pub head: &'a [u8],
-    /// HTTP: the body. Dubbo: the whole frame. Raw: the bytes.
-    pub body: &'a [u8],
+    /// HTTP: the body. Dubbo: the whole frame. Raw: the bytes. The handler may keep them, or swap them into its answer.
+    pub body: &'a mut Vec<u8>,
     /// The caller gives up after this, counted from when the sidecar sent it.
     pub timeout: Option<Duration>,
     /// No answer but that it was taken is wanted.
@@ -137,7 +137,7 @@ pub struct StreamReply {
 /// What an app does with the calls that it serves. A closure over (request, response) is one.
 pub trait Handler {
     /// Answers a call.
-    fn call(&mut self, request: &Served<'_>, response: &mut ServedResponse);
+    fn call(&mut self, request: &mut Served<'_>, response: &mut ServedResponse);
 
     /// Takes part in a byte stream. Refuses streams unless implemented.
     fn stream(&mut self, event: StreamEvent<'_>, reply: &mut StreamReply) {
@@ -147,8 +147,8 @@ pub trait Handler {
     }
 }
 
-impl<F: FnMut(&Served<'_>, &mut ServedResponse)> Handler for F {
-    fn call(&mut self, request: &Served<'_>, response: &mut ServedResponse) {
+impl<F: FnMut(&mut Served<'_>, &mut ServedResponse)> Handler for F {
+    fn call(&mut self, request: &mut Served<'_>, response: &mut ServedResponse) {
         self(request, response);
     }
 }

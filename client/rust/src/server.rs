@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use shmesh_shm::geometry::MAX_HEAD_BYTES;
 use shmesh_shm::wait::DEFAULT_MAX_SPIN;
-use shmesh_shm::{Flags, Header, Kind, Protocol, Reset, Step, Violation, Waiter, host};
+use shmesh_shm::{Flags, Header, Kind, Protocol, Reset, Step, TOTAL_UNKNOWN, Violation, Waiter, host};
 
+use crate::buffers::Buffers;
 use crate::clock;
 use crate::error::{CallError, ConnectError};
 use crate::flow::{First, Inbound, Outbound, Pumped, part_len};
@@ -31,7 +32,7 @@ const FLAG_EVERY_NS: u64 = 100_000_000;
 /// use shmesh_client::{Served, ServedResponse, Server};
 ///
 /// let mut server = Server::attach("/run/shmesh/shmesh.sock", "my-app")?;
-/// server.serve_forever(&mut |request: &Served<'_>, response: &mut ServedResponse| {
+/// server.serve_forever(&mut |request: &mut Served<'_>, response: &mut ServedResponse| {
 ///     response.header("content-type", "text/plain");
 ///     response.body.extend_from_slice(request.body);
 /// })?;
@@ -102,6 +103,7 @@ pub struct ServingLane {
     response: ServedResponse,
     reply: StreamReply,
     status_line: Vec<u8>,
+    buffers: Buffers,
     /// The last pump stopped for lack of room.
     full: bool,
 }
@@ -135,6 +137,7 @@ impl ServingLane {
             response: ServedResponse::default(),
             reply: StreamReply::default(),
             status_line: Vec::new(),
+            buffers: Buffers::default(),
             full: false,
         }
     }
@@ -178,6 +181,9 @@ impl ServingLane {
             }
             let window = self.wire.end.geometry().window;
             state.begin(header, window)?;
+            if header.total != TOTAL_UNKNOWN {
+                self.buffers.lend(&mut state.body, header.total as usize);
+            }
             self.wire.end.append_payload(0..header.head_len, &mut state.head)?;
             if state.stream {
                 let opened = StreamEvent::Opened(self.stream_id(header), protocol(header)?);
@@ -268,7 +274,7 @@ impl ServingLane {
         if let Some(why) = self.reply.reset {
             return self.reset(slot, why, String::new());
         }
-        state.out.push(&self.reply.bytes);
+        state.out.push(&self.reply.bytes, &mut self.buffers);
         if self.reply.end {
             state.out.end();
         }
@@ -279,15 +285,15 @@ impl ServingLane {
     fn answer(&mut self, slot: u32, handler: &mut impl Handler) {
         let state = &mut self.slots[slot as usize];
         let Some(protocol) = state.protocol else { return };
-        let request = Served {
+        let mut request = Served {
             protocol,
             head: &state.head,
-            body: &state.body,
+            body: &mut state.body,
             timeout: (state.deadline_us > 0).then(|| Duration::from_micros(u64::from(state.deadline_us))),
             one_way: state.one_way,
         };
         self.response.clear();
-        handler.call(&request, &mut self.response);
+        handler.call(&mut request, &mut self.response);
         if let Some((why, sentence)) = self.response.failure.take() {
             return self.reset(slot, why, sentence);
         }
@@ -307,31 +313,44 @@ impl ServingLane {
             return self.reset(slot, Reset::Malformed, sentence);
         }
         let first = First { code, head_len: head_len as u32, total: self.response.body.len() as u64 };
-        if !self.put_whole(slot, &first) {
+        if !self.put_answer(slot, &first) {
             let parts = [&self.status_line, &self.response.headers, &self.response.body];
             self.slots[slot as usize].out.answer(first, parts.map(|part| &part[..]).concat());
             self.enqueue(slot);
         }
     }
 
-    /// Puts the answer as one record, if it fits into one now.
-    fn put_whole(&mut self, slot: u32, first: &First) -> bool {
+    /// Puts the answer, or its head and the first part of its body and keeps the rest. False: there is no room for that now.
+    fn put_answer(&mut self, slot: u32, first: &First) -> bool {
         let state = &mut self.slots[slot as usize];
-        let len = first.head_len as usize + self.response.body.len();
-        if part_len(&mut self.wire.end, len, state.out.credit()) != Ok(len) {
+        let head_len = first.head_len as usize;
+        let len = head_len + self.response.body.len();
+        let Ok(part) = part_len(&mut self.wire.end, len, state.out.credit()) else { return false };
+        if part < head_len {
             return false;
         }
         let mut header = Header::new(Kind::Answer, slot, state.generation);
-        header.flags = Flags::END;
+        header.flags = Flags::NONE.with_end(part == len);
         header.code = first.code;
         header.head_len = first.head_len;
         header.total = first.total;
-        let parts = [&self.status_line[..], &self.response.headers, &self.response.body];
-        if self.wire.end.put(&header, &parts).is_err() {
+        let body = &self.response.body[..part - head_len];
+        if self.wire.end.put(&header, &[&self.status_line[..], &self.response.headers, body]).is_err() {
             return false;
         }
-        state.out.was_put(len, true);
-        self.close_if_over(slot);
+        state.out.was_put(part, part == len);
+        if part == len {
+            self.close_if_over(slot);
+        } else {
+            self.buffers.give_back(&mut state.body);
+            let mut rest = Vec::new();
+            self.buffers.lend(&mut rest, self.response.body.len());
+            std::mem::swap(&mut rest, &mut self.response.body);
+            state.out.rest(rest, part - head_len);
+            self.enqueue(slot);
+            self.wire.publish();
+            self.pump();
+        }
         true
     }
 
@@ -358,18 +377,17 @@ impl ServingLane {
     }
 
     fn pump_slot(&mut self, slot: u32) -> Pumped {
-        let end = &mut self.wire.end;
-        let window = end.geometry().window;
+        let window = self.wire.end.geometry().window;
         let state = &mut self.slots[slot as usize];
         if !state.busy {
             return Pumped::Empty;
         }
-        let pumped = state.out.pump(end, slot, state.generation);
+        let pumped = state.out.pump(&mut self.wire, &mut self.buffers, slot, state.generation);
         if state.out.left() < window as usize {
             state.inbound.used(std::mem::take(&mut state.held));
         }
         if let Some(bytes) = state.inbound.due() {
-            if end.put(&Header::credit(slot, state.generation, bytes), &[]).is_err() {
+            if self.wire.end.put(&Header::credit(slot, state.generation, bytes), &[]).is_err() {
                 return Pumped::NoRoom;
             }
             state.inbound.granted();
@@ -400,10 +418,8 @@ impl ServingLane {
     fn close(&mut self, slot: u32) {
         let state = &mut self.slots[slot as usize];
         state.busy = false;
-        state.out.abandon();
-        if state.body.capacity() > 64 << 10 {
-            state.body = Vec::new();
-        }
+        state.out.abandon(&mut self.buffers);
+        self.buffers.give_back(&mut state.body);
     }
 
     fn stream_id(&self, header: &Header) -> StreamId {

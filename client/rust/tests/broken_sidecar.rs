@@ -111,7 +111,7 @@ fn streams_end_in_time() {
 struct Echo;
 
 impl Handler for Echo {
-    fn call(&mut self, request: &Served<'_>, response: &mut ServedResponse) {
+    fn call(&mut self, request: &mut Served<'_>, response: &mut ServedResponse) {
         response.body.extend_from_slice(request.body);
     }
 

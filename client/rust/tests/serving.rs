@@ -22,7 +22,7 @@ struct Echo {
 }
 
 impl Handler for Echo {
-    fn call(&mut self, request: &Served<'_>, response: &mut ServedResponse) {
+    fn call(&mut self, request: &mut Served<'_>, response: &mut ServedResponse) {
         if request.path() == b"/fail" {
             return response.fail(Reset::Overloaded, "too much");
         }
@@ -127,7 +127,7 @@ fn a_handler_may_fail_a_call_and_serve_on() {
 
 #[test]
 fn dubbo_frames_and_raw_bytes_are_served_without_heads() {
-    let app = app(Settings::default(), |request: &Served<'_>, response: &mut ServedResponse| {
+    let app = app(Settings::default(), |request: &mut Served<'_>, response: &mut ServedResponse| {
         assert!(request.head.is_empty());
         response.body.extend_from_slice(request.body);
         if request.protocol == Protocol::Dubbo2 {
@@ -183,7 +183,7 @@ fn streams_are_served_with_backpressure_and_ends() {
 
 #[test]
 fn a_handler_that_takes_no_streams_refuses_them() {
-    let app = app(Settings::default(), |_: &Served<'_>, _: &mut ServedResponse| {});
+    let app = app(Settings::default(), |_: &mut Served<'_>, _: &mut ServedResponse| {});
     let stream = ToApp { protocol: Protocol::Raw, stream: true, head: Vec::new(), ..http("/", b"bytes") };
     assert_eq!(app.answer(stream), FromApp::Reset(Reset::Refused));
     app.end().unwrap();

@@ -14,6 +14,13 @@ const PARTS_MAX: usize = 16;
 /// Payload of one record towards an app. Smaller than the window, so that taking and giving back overlap.
 const PART_MAX: u64 = 64 * 1024;
 
+/// Payload that is copied from a lane in one turn, and to all of them, before what is longer than [`SMALL_PART`] waits for the next
+/// turn: a call waits for no more than that of the others' payloads.
+pub(crate) const TURN_BYTES: u64 = PART_MAX;
+
+/// Parts that never wait for another turn.
+const SMALL_PART: u64 = 4096;
+
 /// Bytes that an app is given back at a time, unless its window is nearly used up: fewer CREDIT records.
 const GRANT_MIN: u64 = 64 * 1024;
 
@@ -21,6 +28,16 @@ const GRANT_MIN: u64 = 64 * 1024;
 const GRANT_MAX: u64 = 1 << 30;
 
 impl<D: Driver> Worker<D> {
+    /// Another turn: those that had to wait for it go first.
+    pub(crate) fn begin_flush(&mut self) {
+        if !self.deferred.is_empty() {
+            self.deferred.append(&mut self.dirty_lanes);
+            std::mem::swap(&mut self.deferred, &mut self.dirty_lanes);
+        }
+        self.overlooked = 0;
+        self.put_bytes = 0;
+    }
+
     /// Sends what waits, and rings the apps that sleep.
     pub(crate) fn flush_lanes(&mut self) {
         self.lending_returned();
@@ -52,13 +69,16 @@ impl<D: Driver> Worker<D> {
         let was_blocked = lane.blocked;
         lane.blocked = false;
         let mut turns = lane.queue.len();
+        let put_before = self.put_bytes;
         while turns > 0
             && let Some(index) = lane.queue.pop_front()
         {
             turns -= 1;
             let before = lane.slots[index as usize].credit;
-            let outcome = send_slot(lane, index);
-            self.counters.copied.add(before - lane.slots[index as usize].credit);
+            let outcome = send_slot(lane, index, self.put_bytes >= TURN_BYTES);
+            let bytes = before - lane.slots[index as usize].credit;
+            self.put_bytes += bytes;
+            self.counters.copied.add(bytes);
             match outcome {
                 Sent::All => {
                     lane.slots[index as usize].queued = false;
@@ -69,11 +89,23 @@ impl<D: Driver> Worker<D> {
                     lane.queue.push_back(index);
                     turns += 1;
                 }
+                Sent::Later => {
+                    lane.queue.push_back(index);
+                    lane.listed = true;
+                }
                 Sent::NoRoom => {
                     lane.queue.push_front(index);
                     lane.blocked = true;
                     break;
                 }
+            }
+        }
+        if lane.listed {
+            if self.put_bytes == put_before {
+                self.deferred.insert(self.overlooked, key);
+                self.overlooked += 1;
+            } else {
+                self.deferred.push(key);
             }
         }
         if lane.blocked && !was_blocked {
@@ -284,12 +316,14 @@ enum Sent {
     All,
     /// There is more, and room for it.
     Part,
+    /// The next part is for the next turn.
+    Later,
     NoCredit,
     NoRoom,
 }
 
-/// Puts the next record of a slot.
-fn send_slot(lane: &mut Lane, index: u32) -> Sent {
+/// Puts the next record of a slot, unless it is large and only small ones may go.
+fn send_slot(lane: &mut Lane, index: u32, only_small: bool) -> Sent {
     let Lane { end, slots, serves, .. } = lane;
     let slot = &mut slots[index as usize];
     let generation = slot.generation;
@@ -319,6 +353,9 @@ fn send_slot(lane: &mut Lane, index: u32) -> Sent {
     }
     let inline = u64::from(end.geometry().inline_max());
     let wanted = (slot.out.len_bytes() as u64).min(slot.credit - head_len).min(PART_MAX);
+    if only_small && wanted > SMALL_PART {
+        return Sent::Later;
+    }
     let part = if head_len + wanted <= inline {
         wanted
     } else {

@@ -9,6 +9,7 @@ use shmesh_shm::{
 
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::Pipe;
+use crate::egress::TURN_BYTES;
 use crate::lane::{Lane, Partial, SlotRef, User};
 use crate::quota::Quota;
 use crate::route_key::RouteKey;
@@ -112,7 +113,8 @@ impl<D: Driver> Worker<D> {
     /// Takes records from one lane; says how many.
     fn lane_ingress(&mut self, key: Key<Lane>, now: u64) -> Result<usize, Breach> {
         let mut taken = 0;
-        while taken < RECORDS_PER_TURN {
+        let copied = self.counters.copied.get();
+        while taken < RECORDS_PER_TURN && self.counters.copied.get() - copied < TURN_BYTES {
             let Some(lane) = self.lanes.get_mut(key) else { return Ok(taken) };
             let Some(header) = lane.end.peek()? else { break };
             taken += 1;

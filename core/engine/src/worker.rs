@@ -74,6 +74,12 @@ pub struct Worker<D: Driver> {
     pub(crate) ready: Vec<Key<Call>>,
     pub(crate) dirty_conns: Vec<Key<Conn>>,
     pub(crate) dirty_lanes: Vec<Key<Lane>>,
+    /// Lanes whose next part was too much for this turn, those that had none of it before those that had.
+    pub(crate) deferred: Vec<Key<Lane>>,
+    /// How many had none.
+    pub(crate) overlooked: usize,
+    /// Payload that this turn has put into rings of apps.
+    pub(crate) put_bytes: u64,
     /// Conns whose input is to be looked at again.
     pub(crate) revisit: Vec<Key<Conn>>,
     pub(crate) hot: Vec<Key<Lane>>,
@@ -155,6 +161,9 @@ impl<D: Driver> Worker<D> {
             ready: Vec::new(),
             dirty_conns: Vec::new(),
             dirty_lanes: Vec::new(),
+            deferred: Vec::new(),
+            overlooked: 0,
+            put_bytes: 0,
             revisit: Vec::new(),
             hot: Vec::new(),
             blocked: Vec::new(),
@@ -195,12 +204,12 @@ impl<D: Driver> Worker<D> {
 
     /// One turn: everything that is there is handled once; with nothing there, it waits a little, or parks in the driver.
     pub(crate) fn turn(&mut self) -> io::Result<Turn> {
-        if self.hot.is_empty() && self.revisit.is_empty() {
+        if self.hot.is_empty() && self.revisit.is_empty() && self.deferred.is_empty() {
             // Nothing to look at but what the driver brings.
             return self.parked_turn();
         }
         // Hot lanes are looked at each turn, the driver when sockets are busy, or else now and then.
-        let mut worked = !self.revisit.is_empty();
+        let mut worked = !self.revisit.is_empty() || !self.deferred.is_empty();
         let asked = self.idle.asked;
         if !self.idle.waiting || self.socket_calls > 0 || self.driver.now().saturating_sub(asked) >= DRIVER_INTERVAL {
             worked |= self.drive(Wait::Now)?;
@@ -282,6 +291,7 @@ impl<D: Driver> Worker<D> {
             }
         }
         self.stages.mark(Stage::Driver);
+        self.begin_flush();
         loop {
             self.forward_ready();
             self.settle_in_place();

@@ -218,7 +218,7 @@ fn an_app_says_status_headers_and_failures(driver: Driver) {
     let sidecar = before_app(driver);
     let stop = AtomicBool::new(false);
     let mut server = Server::attach(sidecar.path("apps.sock"), "my-app").expect("it attaches");
-    let mut answer = |request: &Served<'_>, response: &mut ServedResponse| {
+    let mut answer = |request: &mut Served<'_>, response: &mut ServedResponse| {
         assert_eq!(request.header("host"), Some(&b"local"[..]));
         match request.path() {
             b"/teapot" => {

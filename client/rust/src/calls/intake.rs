@@ -1,6 +1,6 @@
 //! Records that come in, and the end of calls.
 
-use shmesh_shm::{Header, Kind, Violation};
+use shmesh_shm::{Header, Kind, TOTAL_UNKNOWN, Violation};
 
 use super::Calls;
 use super::judgement::ran;
@@ -42,6 +42,9 @@ impl Calls {
             Kind::Answer => {
                 state.begun = true;
                 state.response.status = header.code;
+                if !state.paced && header.total != TOTAL_UNKNOWN {
+                    self.buffers.lend(&mut state.response.body, header.total as usize);
+                }
                 self.wire.end.append_payload(0..header.head_len, &mut state.response.head)?;
                 self.take_body(header, header.head_len)?;
             }
@@ -109,7 +112,7 @@ impl Calls {
             if state.paced {
                 return;
             }
-            state.out.abandon();
+            state.out.abandon(&mut self.buffers);
             self.resets.push_back(CallId { slot, generation: state.generation });
         }
         if !state.paced {
@@ -135,7 +138,7 @@ impl Calls {
     pub(super) fn close(&mut self, slot: u32) {
         let state = &mut self.slots[slot as usize];
         state.busy = false;
-        state.out.abandon();
+        state.out.abandon(&mut self.buffers);
         if state.deadline != 0 {
             state.deadline = 0;
             self.deadlines -= 1;

@@ -7,15 +7,17 @@ mod sending;
 mod slot;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use shmesh_shm::geometry::MAX_HEAD_BYTES;
 use shmesh_shm::{Flags, Header, INLINE_KEY, Kind, MAX_GENERATION, NoRoom, Protocol, TOTAL_UNKNOWN};
 
+use crate::buffers::{Buffers, LARGE};
 use crate::call::{Answer, Call, CallId, Response, Route, SubmitError, Target, Wait};
 use crate::clock;
 use crate::error::CallError;
-use crate::flow::{Outbound, part_len};
+use crate::flow::part_len;
 use crate::routes::Routes;
 use crate::wire::{Waited, Wire};
 use slot::Slot;
@@ -42,6 +44,7 @@ pub(crate) struct Calls {
     resets: VecDeque<CallId>,
     ready: VecDeque<Answer>,
     spare: Vec<Response>,
+    buffers: Buffers,
     routes: Routes,
     active: usize,
     detached: usize,
@@ -64,6 +67,7 @@ impl Calls {
             resets: VecDeque::new(),
             ready: VecDeque::new(),
             spare: Vec::new(),
+            buffers: Buffers::default(),
             routes: Routes::new(),
             active: 0,
             detached: 0,
@@ -121,8 +125,8 @@ impl Calls {
         self.routes.get(protocol, key).is_some()
     }
 
-    /// Puts an OPEN, and DATA as far as it goes; the rest is kept and sent while receiving. Not visible before `flush`
-    /// or `receive`.
+    /// Puts an OPEN, and DATA as far as it goes; the rest is kept and sent while receiving. The last record, which is mostly the
+    /// only one, is not visible before `flush` or `receive`.
     pub fn submit(&mut self, call: &Call<'_>, opening: Opening) -> Result<CallId, SubmitError> {
         self.check()?;
         // The sidecar must learn that a slot is free before it is used again.
@@ -166,7 +170,7 @@ impl Calls {
                 TOTAL_UNKNOWN
             }
         };
-        if put_gathered(&mut self.wire, &header, key, call.payload, part).is_err() {
+        if put_gathered(&mut self.wire, &header, key, call.payload, 0, part).is_err() {
             return Err(SubmitError::Full);
         }
         self.free.pop();
@@ -180,13 +184,39 @@ impl Calls {
             self.deadlines += 1;
         }
         if !whole {
-            push_rest(&mut state.out, call.payload, part - key.len());
+            self.put_rest(slot, call.payload, part - key.len(), body, ends);
+        }
+        Ok(CallId { slot, generation })
+    }
+
+    /// Puts what follows the first `sent` of the payload's `body` bytes as far as it goes, and keeps what is left then. The
+    /// sidecar works on a part while the next one is written.
+    fn put_rest(&mut self, slot: u32, payload: &[&[u8]], mut sent: usize, body: usize, ends: bool) {
+        while sent < body {
+            self.flush();
+            let Slot { out, generation, .. } = &mut self.slots[slot as usize];
+            let Ok(part) = part_len(&mut self.wire.end, body - sent, out.credit()) else { break };
+            let end = ends && sent + part == body;
+            let mut header = Header::new(Kind::Data, slot, *generation);
+            header.flags = Flags::NONE.with_end(end);
+            if put_gathered(&mut self.wire, &header, &[], payload, sent, part).is_err() {
+                break;
+            }
+            out.was_put(part, end);
+            sent += part;
+        }
+        if sent < body {
+            let out = &mut self.slots[slot as usize].out;
+            for piece in payload {
+                let skipped = sent.min(piece.len());
+                sent -= skipped;
+                out.push(&piece[skipped..], &mut self.buffers);
+            }
             if ends {
-                state.out.end();
+                out.end();
             }
             self.enqueue(slot);
         }
-        Ok(CallId { slot, generation })
     }
 
     /// Makes everything that was put visible to the sidecar.
@@ -282,7 +312,8 @@ impl Calls {
 
     /// Gives a response back so that its memory is used again.
     pub fn recycle(&mut self, mut response: Response) {
-        if self.spare.len() < SPARE_MAX && response.body.capacity() <= 64 << 10 {
+        self.buffers.give_back(&mut response.body);
+        if self.spare.len() < SPARE_MAX && response.head.capacity() <= LARGE {
             response.clear();
             self.spare.push(response);
         }
@@ -303,31 +334,31 @@ fn deadline_us(timeout: Duration) -> u32 {
     u32::try_from(timeout.as_micros()).unwrap_or(u32::MAX).max(1)
 }
 
-/// Puts a record of `len` bytes: the key, then as much of the payload as belongs to it.
-fn put_gathered(wire: &mut Wire, header: &Header, key: &[u8], payload: &[&[u8]], len: usize) -> Result<(), NoRoom> {
+/// Puts a record of `len` bytes: the key, then what follows the first `from` bytes of the payload.
+fn put_gathered(
+    wire: &mut Wire,
+    header: &Header,
+    key: &[u8],
+    payload: &[&[u8]],
+    mut from: usize,
+    len: usize,
+) -> Result<(), NoRoom> {
     let mut left = len - key.len();
-    let cut = |piece: &&'_ [u8]| -> usize {
-        let part = piece.len().min(left);
-        left -= part;
-        part
-    };
     match payload {
         [] => wire.end.put(header, &[key]),
-        [one] => wire.end.put(header, &[key, &one[..len - key.len()]]),
+        [one] => wire.end.put(header, &[key, &one[from..from + left]]),
         many => {
-            let lengths: Vec<usize> = many.iter().map(cut).collect();
-            let pieces = many.iter().zip(lengths).map(|(piece, len)| &piece[..len]);
+            let cut = |piece: &&'_ [u8]| -> Range<usize> {
+                let begin = from.min(piece.len());
+                let part = left.min(piece.len() - begin);
+                from -= begin;
+                left -= part;
+                begin..begin + part
+            };
+            let ranges: Vec<_> = many.iter().map(cut).collect();
+            let pieces = many.iter().zip(ranges).map(|(piece, range)| &piece[range]);
             let all: Vec<&[u8]> = std::iter::once(key).chain(pieces).collect();
             wire.end.put(header, &all)
         }
-    }
-}
-
-/// Keeps what follows the first `sent` bytes of the payload.
-fn push_rest(out: &mut Outbound, payload: &[&[u8]], mut sent: usize) {
-    for piece in payload {
-        let skipped = sent.min(piece.len());
-        sent -= skipped;
-        out.push(&piece[skipped..]);
     }
 }

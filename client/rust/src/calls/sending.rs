@@ -48,7 +48,7 @@ impl Calls {
             }
             state.inbound.granted();
         }
-        state.out.pump(&mut self.wire.end, slot, state.generation)
+        state.out.pump(&mut self.wire, &mut self.buffers, slot, state.generation)
     }
 
     pub(super) fn enqueue(&mut self, slot: u32) {

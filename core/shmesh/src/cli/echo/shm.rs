@@ -52,7 +52,7 @@ struct ByteStream {
 }
 
 impl Handler for ShmEcho {
-    fn call(&mut self, request: &Served<'_>, response: &mut ServedResponse) {
+    fn call(&mut self, request: &mut Served<'_>, response: &mut ServedResponse) {
         match request.protocol {
             Protocol::Http if self.check && is_wrong(request.body) => {
                 response.fail(Reset::Malformed, "the payload is not one that a bench sends");
@@ -60,10 +60,10 @@ impl Handler for ShmEcho {
             Protocol::Http => {
                 response.header("content-type", "application/octet-stream");
                 if request.method() != b"HEAD" {
-                    response.body.extend_from_slice(request.body);
+                    std::mem::swap(request.body, &mut response.body);
                 }
             }
-            Protocol::Raw => response.body.extend_from_slice(request.body),
+            Protocol::Raw => std::mem::swap(request.body, &mut response.body),
             Protocol::Dubbo2 => {
                 if let Err(sentence) = answer_dubbo(request.body, &mut response.body) {
                     response.fail(Reset::Malformed, &sentence);
