@@ -1,5 +1,7 @@
 //! One side of one lane: both rings, both arenas, the flags. What engine and shim talk through.
 
+mod open_block;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering as StdOrdering};
@@ -14,6 +16,7 @@ use crate::region::Mapping;
 use crate::release::{Reclaim, Releases};
 use crate::ring::{Consumer, Producer};
 use crate::violation::Violation;
+pub use open_block::OpenBlock;
 
 /// `parked`: asleep until there are records.
 const FOR_RECORDS: u64 = 1;
@@ -80,6 +83,8 @@ pub struct LaneEnd {
     releases: Releases,
     reclaim: Reclaim,
     returns: Arc<Returns>,
+    /// Blocks of this side that were opened and not put.
+    unused: Arc<Returns>,
     /// Means something while `is_peeked`.
     peeked: Entry,
     is_peeked: bool,
@@ -110,6 +115,7 @@ impl LaneEnd {
             releases: Releases::new(mine, geometry, lane_at),
             reclaim: Reclaim::new(theirs, geometry, lane_at),
             returns: Arc::default(),
+            unused: Arc::default(),
             peeked: Entry::NONE,
             is_peeked: false,
             broken: None,
@@ -320,7 +326,8 @@ impl LaneEnd {
 
     /// Makes puts, consumption and releases visible. True if the peer sleeps for one of them and must be rung.
     pub fn publish(&mut self) -> bool {
-        self.returns.drain_into(&mut self.releases);
+        let releases = &mut self.releases;
+        self.returns.drain(|block| releases.put(block));
         let put = self.producer.publish();
         let taken = self.consumer.publish();
         let given_back = self.releases.publish();
@@ -391,7 +398,7 @@ impl LaneEnd {
 
     /// Whether leases were given back that the peer has not been told of: `publish` is due.
     pub fn has_returns(&self) -> bool {
-        self.returns.any.load(StdOrdering::Relaxed)
+        self.returns.is_any()
     }
 
     /// Blocks of this side's arena that are lent to the peer, after taking back what it released.
@@ -487,13 +494,14 @@ impl LaneEnd {
         if length > u64::from(self.geometry.block_max) {
             return Err(NoRoom::TooLong);
         }
-        if self.reclaim.is_due() {
+        if self.reclaim.is_due() || self.unused.is_any() {
             self.take_back();
         }
         self.arena.alloc(length as u32).ok_or(NoRoom::Arena)
     }
 
     fn take_back(&mut self) {
+        self.take_unused();
         if let Err(violation) = self.reclaim.collect_into(&mut self.arena) {
             self.broken = Some(violation);
         }
@@ -610,15 +618,17 @@ impl Returns {
         self.any.store(true, StdOrdering::Release);
     }
 
-    fn drain_into(&self, releases: &mut Releases) {
-        // Relaxed is enough to decide; the lock orders the blocks. A return that is missed is seen by the next publish.
-        if !self.any.load(StdOrdering::Relaxed) {
+    /// Relaxed is enough to decide; the lock orders the blocks. A return that is missed is seen by the next look.
+    fn is_any(&self) -> bool {
+        self.any.load(StdOrdering::Relaxed)
+    }
+
+    fn drain(&self, take: impl FnMut(u32)) {
+        if !self.is_any() {
             return;
         }
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         self.any.store(false, StdOrdering::Relaxed);
-        for block in blocks.drain(..) {
-            releases.put(block);
-        }
+        blocks.drain(..).for_each(take);
     }
 }
