@@ -19,7 +19,7 @@ use crate::lane::{First, SlotRef};
 use crate::slab::Key;
 use crate::worker::Worker;
 
-/// Id of our own heartbeats; a call's id has its top byte clear.
+/// Id of our own heartbeats; no table has so many calls that one of them had it.
 const HEARTBEAT_ID: u64 = u64::MAX;
 
 /// Frames of the largest size that may wait on one connection because its peer is slow.
@@ -313,8 +313,7 @@ impl<D: Driver> Worker<D> {
             return;
         }
         let id = Key::<Call>::from_bits(header.id);
-        let known = id.to_bits() == header.id
-            && self.calls.get(id).is_some_and(|call| call.dest == Some(Peer::Conn(key)) && call.forwarded);
+        let known = self.calls.get(id).is_some_and(|call| call.dest == Some(Peer::Conn(key)) && call.forwarded);
         if !known {
             self.counters.late_answers.add(1);
             return;

@@ -2,16 +2,13 @@
 
 use shmesh_io::Tag;
 
-use crate::conn::Conn;
-use crate::slab::Key;
-
 /// What an event is about.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Token {
     /// A listener, by its index in the worker.
     Listener(usize),
-    /// A connection.
-    Conn(Key<Conn>),
+    /// A connection, as `Key::to_tag` says it.
+    Conn(u64),
     /// A session's doorbell.
     Session(u64),
     /// A socket that nobody owns yet.
@@ -26,7 +23,7 @@ impl Token {
         match self {
             Token::None => 0,
             Token::Listener(index) => 1 << SHIFT | index as u64,
-            Token::Conn(key) => 2 << SHIFT | key.to_bits(),
+            Token::Conn(key) => 2 << SHIFT | key,
             Token::Session(id) => 3 << SHIFT | id,
         }
     }
@@ -36,7 +33,7 @@ impl Token {
         let rest = tag & ((1 << SHIFT) - 1);
         match tag >> SHIFT {
             1 => Token::Listener(rest as usize),
-            2 => Token::Conn(Key::from_bits(rest)),
+            2 => Token::Conn(rest),
             3 => Token::Session(rest),
             _ => Token::None,
         }

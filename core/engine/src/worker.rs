@@ -362,6 +362,7 @@ impl<D: Driver> Worker<D> {
     /// The conn that an event is about, unless it is gone.
     fn conn_of(&self, tag: u64, sock: SockId) -> Option<Key<Conn>> {
         let Token::Conn(key) = Token::of(tag) else { return None };
+        let key = self.conns.tagged(key)?;
         let conn = self.conns.get(key)?;
         (conn.pipe == Pipe::Socket(sock)).then_some(key)
     }
@@ -578,7 +579,7 @@ impl<D: Driver> Worker<D> {
         let pipe = conn.pipe;
         let key = self.conns.insert(conn);
         if let Pipe::Socket(sock) = pipe {
-            self.driver.set_tag(sock, Token::Conn(key).tag());
+            self.driver.set_tag(sock, Token::Conn(key.to_tag()).tag());
         }
         key
     }
