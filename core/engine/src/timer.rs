@@ -1,8 +1,8 @@
 //! One timer for each conn, call and lane, re-armed lazily.
 //!
 //! A deadline that moves later costs nothing: the entry that is in the wheel fires at its old time, the owner looks at its
-//! real deadline and arms again. A table index has at most a few entries however many calls use it one after
-//! the other, so a million calls a second do not fill the wheel.
+//! real deadline and arms again. One that moves earlier takes its entry along. So a table index has one entry however many calls
+//! use it one after the other, with whatever deadlines their apps think of.
 
 use shmesh_io::Nanos;
 
@@ -25,48 +25,100 @@ pub enum Owner {
 
 /// A wheel of timers.
 pub struct Timers {
-    wheel: Vec<Vec<(Nanos, Owner)>>,
+    /// The first timer of each slot.
+    wheel: Vec<Link>,
+    /// The timers of all owners.
+    timers: Vec<Timer>,
     /// The tick up to which everything has fired.
     tick: u64,
     len: usize,
     /// Not later than the first entry's time; exact after a pass.
     next: Nanos,
-    /// Earliest entry in the wheel for each index, `Nanos::MAX` if none.
-    armed_conns: Vec<Nanos>,
-    armed_calls: Vec<Nanos>,
-    armed_lanes: Vec<Nanos>,
+}
+
+/// Position in `Timers::timers`, or `NONE`.
+type Link = u32;
+const NONE: Link = Link::MAX;
+
+/// One owner's timer, linked with the others of its slot.
+#[derive(Clone)]
+struct Timer {
+    /// `Nanos::MAX` when it is in no slot.
+    at: Nanos,
+    slot: u32,
+    before: Link,
+    behind: Link,
+}
+
+const UNARMED: Timer = Timer { at: Nanos::MAX, slot: 0, before: NONE, behind: NONE };
+
+impl Owner {
+    /// Owners take turns in one table.
+    fn link(self) -> Link {
+        match self {
+            Owner::Conn(index) => index * 3,
+            Owner::Call(index) => index * 3 + 1,
+            Owner::Lane(index) => index * 3 + 2,
+        }
+    }
+
+    fn of(link: Link) -> Owner {
+        match link % 3 {
+            0 => Owner::Conn(link / 3),
+            1 => Owner::Call(link / 3),
+            _ => Owner::Lane(link / 3),
+        }
+    }
 }
 
 impl Timers {
     /// An empty wheel.
     pub fn new(now: Nanos) -> Timers {
-        Timers {
-            wheel: (0..SLOTS).map(|_| Vec::new()).collect(),
-            tick: now / TICK,
-            len: 0,
-            next: Nanos::MAX,
-            armed_conns: Vec::new(),
-            armed_calls: Vec::new(),
-            armed_lanes: Vec::new(),
-        }
+        Timers { wheel: vec![NONE; SLOTS], timers: Vec::new(), tick: now / TICK, len: 0, next: Nanos::MAX }
     }
 
     /// Makes sure that the owner is looked at not later than one tick after `at`.
     #[inline]
     pub fn arm(&mut self, owner: Owner, at: Nanos) {
-        if *self.armed(owner) > at {
+        if self.timers.get(owner.link() as usize).is_none_or(|timer| timer.at > at) {
             self.enter(owner, at);
         }
     }
 
     #[cold]
     fn enter(&mut self, owner: Owner, at: Nanos) {
-        *self.armed(owner) = at;
+        let link = owner.link();
+        if self.timers.len() <= link as usize {
+            self.timers.resize(link as usize + 1, UNARMED);
+        }
+        // Its owner looks at its deadline when the earlier time comes, and arms again for the later one.
+        self.leave(link);
         // One tick further than the time's own, so that nothing fires early; never in a slot already passed.
         let tick = (at / TICK + 1).max(self.tick + 1);
-        self.wheel[tick as usize % SLOTS].push((at, owner));
+        let slot = (tick % SLOTS as u64) as u32;
+        let behind = std::mem::replace(&mut self.wheel[slot as usize], link);
+        if let Some(behind) = self.timers.get_mut(behind as usize) {
+            behind.before = link;
+        }
+        self.timers[link as usize] = Timer { at, slot, before: NONE, behind };
         self.len += 1;
         self.next = self.next.min(tick * TICK);
+    }
+
+    /// Takes a timer out of its slot, if it is in one.
+    fn leave(&mut self, link: Link) {
+        let timer = std::mem::replace(&mut self.timers[link as usize], UNARMED);
+        if timer.at == Nanos::MAX {
+            return;
+        }
+        match self.timers.get_mut(timer.before as usize) {
+            Some(before) => before.behind = timer.behind,
+            None => self.wheel[timer.slot as usize] = timer.behind,
+        }
+        if let Some(behind) = self.timers.get_mut(timer.behind as usize) {
+            behind.before = timer.before;
+        }
+        self.len -= 1;
     }
 
     /// When `expire` has to be called next; `None` if nothing is armed.
@@ -86,22 +138,14 @@ impl Timers {
         let target = now / TICK;
         let steps = (target.saturating_sub(self.tick)).min(SLOTS as u64);
         for step in 1..=steps {
-            let slot = (self.tick + step) as usize % SLOTS;
-            let mut entries = std::mem::take(&mut self.wheel[slot]);
-            entries.retain(|&(at, owner)| {
-                if at / TICK + 1 > target {
-                    return true;
+            let mut link = self.wheel[(self.tick + step) as usize % SLOTS];
+            while let Some(&Timer { at, behind, .. }) = self.timers.get(link as usize) {
+                if at / TICK < target {
+                    self.leave(link);
+                    fired.push(Owner::of(link));
                 }
-                let armed = self.armed(owner);
-                // A later entry of the same index was overtaken by an earlier one that is gone: still fire, it is harmless.
-                if *armed == at {
-                    *armed = Nanos::MAX;
-                }
-                fired.push(owner);
-                self.len -= 1;
-                false
-            });
-            self.wheel[slot] = entries;
+                link = behind;
+            }
         }
         self.tick = target;
         self.next = self.first_from(target);
@@ -112,23 +156,9 @@ impl Timers {
         if self.len == 0 {
             return Nanos::MAX;
         }
-        let ahead = (1..=SLOTS as u64)
-            .find(|step| !self.wheel[(tick + step) as usize % SLOTS].is_empty())
-            .unwrap_or(SLOTS as u64);
+        let ahead =
+            (1..=SLOTS as u64).find(|step| self.wheel[(tick + step) as usize % SLOTS] != NONE).unwrap_or(SLOTS as u64);
         (tick + ahead) * TICK
-    }
-
-    #[inline]
-    fn armed(&mut self, owner: Owner) -> &mut Nanos {
-        let (table, index) = match owner {
-            Owner::Conn(index) => (&mut self.armed_conns, index as usize),
-            Owner::Call(index) => (&mut self.armed_calls, index as usize),
-            Owner::Lane(index) => (&mut self.armed_lanes, index as usize),
-        };
-        if table.len() <= index {
-            table.resize(index + 1, Nanos::MAX);
-        }
-        &mut table[index]
     }
 }
 
@@ -161,7 +191,40 @@ mod tests {
         }
         assert_eq!(timers.len, 1);
         timers.arm(Owner::Call(0), 1_000_000);
-        assert_eq!(timers.len, 2);
+        assert_eq!(timers.next(), Some(TICK));
+        assert_eq!(timers.len, 1, "an earlier one takes its place");
+    }
+
+    /// An app chooses the deadlines of its calls: ever shorter ones, or a short one after each long one.
+    #[test]
+    fn no_order_of_deadlines_fills_the_wheel() {
+        let mut timers = Timers::new(0);
+        for call in 0..100_000u64 {
+            timers.arm(Owner::Call(0), 15_000_000_000 - call);
+        }
+        assert_eq!(timers.len, 1);
+        let mut timers = Timers::new(0);
+        for now in (0..1000).map(|turn| turn * 3 * TICK) {
+            fire(&mut timers, now);
+            timers.arm(Owner::Call(0), now + 15_000_000_000);
+            timers.arm(Owner::Call(0), now + TICK / 2);
+        }
+        assert_eq!(timers.len, 1);
+    }
+
+    #[test]
+    fn timers_of_one_slot_leave_it_in_any_order() {
+        for first in 0..4 {
+            let mut timers = Timers::new(0);
+            (0..4).for_each(|index| timers.arm(Owner::Lane(index), 100 * TICK));
+            timers.arm(Owner::Lane(first), 50 * TICK);
+            assert_eq!(fire(&mut timers, 60 * TICK), [Owner::Lane(first)]);
+            let mut rest = fire(&mut timers, 101 * TICK);
+            rest.sort_unstable_by_key(|owner| owner.link());
+            let others = (0..4).filter(|&index| index != first).map(Owner::Lane);
+            assert_eq!(rest, others.collect::<Vec<_>>());
+            assert_eq!((timers.len, timers.next()), (0, None));
+        }
     }
 
     #[test]
