@@ -98,7 +98,7 @@ impl<D: Driver> Worker<D> {
         self.hot.retain(|&hot| hot != key);
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let session = lane.session;
-        tracing::warn!(session, app = %lane.app, reason = %breach, "an app broke shm-v1; its session is ended");
+        tracing::warn!(session, app = ?lane.app, reason = %breach, "an app broke shm-v1; its session is ended");
         lane.hot = false;
         self.shared.registry.breached(breach.reason());
         self.detach(session);
@@ -110,7 +110,7 @@ impl<D: Driver> Worker<D> {
         self.shared.sessions.quotas.refused(quota);
         let Some(lane) = self.lanes.get(key) else { return };
         if lane.usage.session().tell() {
-            tracing::warn!(session = lane.session, app = %lane.app, limit = quota.name(), "an app is over a quota");
+            tracing::warn!(session = lane.session, app = ?lane.app, limit = quota.name(), "an app is over a quota");
         }
     }
 

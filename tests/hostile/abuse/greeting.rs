@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use shmesh_shm::geometry::PUBLISHED;
 use shmesh_shm::handshake::{self, Lookup, MAX_DESCRIPTORS, Message, SILENCE_MS_MAX};
 use shmesh_shm::{Protocol, doorbell};
 
@@ -22,6 +23,7 @@ on_each_driver!(
     two_thousand_hellos_that_are_none,
     lookups_whose_answers_nobody_reads,
     a_second_hello,
+    a_name_that_looks_like_lines_of_the_log,
 );
 
 fn connect(scene: &Scene) -> UnixStream {
@@ -203,4 +205,17 @@ fn a_second_hello(driver: Driver) {
     scene.others_are_served();
     drop(app);
     scene.nothing_is_left(descriptors);
+}
+
+fn a_name_that_looks_like_lines_of_the_log(driver: Driver) {
+    let scene = Scene::start(driver);
+    let app = App::attach_patiently(&scene.sidecar.path("apps.sock"), 1, Some("x\nFORGED \u{1b}[31mERROR all is lost"));
+    // Whatever it is told about goes into the log: that it came, and what it broke.
+    app.to_proxy.store_release(app.lanes[0].at + PUBLISHED, 1 << 40);
+    app.ring(0);
+    assert!(app.ends_within(PATIENCE));
+    until("it is told", || scene.sidecar.log().contains("broke shm-v1"));
+    let log = scene.sidecar.log();
+    assert!(!log.lines().any(|line| line.starts_with("FORGED")), "a line of the log that an app wrote: {log}");
+    assert!(!log.contains('\u{1b}'), "an app speaks to the terminal: {log:?}");
 }
