@@ -53,4 +53,5 @@ mod upstream;
 
 mod abuse;
 mod deadlock;
+mod leftovers;
 mod storm;

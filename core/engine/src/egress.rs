@@ -6,6 +6,7 @@ use shmesh_shm::{CallState, Flags, Header, Kind as RecordKind, NoRoom, Part, Res
 use crate::call::Peer;
 use crate::lane::{First, Lane, SlotRef, User};
 use crate::slab::Key;
+use crate::timer::Owner;
 use crate::worker::Worker;
 
 /// Pieces of one record's payload; more are sent as another record.
@@ -70,6 +71,7 @@ impl<D: Driver> Worker<D> {
         lane.blocked = false;
         let mut turns = lane.queue.len();
         let put_before = self.put_bytes;
+        let mut without_credit = false;
         while turns > 0
             && let Some(index) = lane.queue.pop_front()
         {
@@ -84,7 +86,10 @@ impl<D: Driver> Worker<D> {
                     lane.slots[index as usize].queued = false;
                     drained.push(SlotRef { lane: key, slot: index, generation: lane.slots[index as usize].generation });
                 }
-                Sent::NoCredit => lane.slots[index as usize].queued = false,
+                Sent::NoCredit => {
+                    lane.slots[index as usize].queued = false;
+                    without_credit = true;
+                }
                 Sent::Part => {
                     lane.queue.push_back(index);
                     turns += 1;
@@ -107,6 +112,10 @@ impl<D: Driver> Worker<D> {
             } else {
                 self.deferred.push(key);
             }
+        }
+        if lane.blocked || without_credit {
+            let until = self.driver.now() + self.snapshot.timeouts.idle.as_nanos() as u64;
+            self.timers.arm(Owner::Lane(key.index() as u32), until);
         }
         if lane.blocked && !was_blocked {
             self.counters.ring_full.add(1);

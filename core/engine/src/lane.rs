@@ -79,6 +79,17 @@ pub struct Slot {
     pub credit: u64,
     /// In `Lane::queue`.
     pub queued: bool,
+    /// What waited here when the lane's timer looked.
+    pub leftover: Leftover,
+}
+
+/// The rest of an answer that is complete, while its app takes none of it.
+#[derive(Copy, Clone, Default)]
+pub struct Leftover {
+    pub generation: u64,
+    pub bytes: usize,
+    /// When it is given up, unless it gets less.
+    pub until: Nanos,
 }
 
 /// What occupies a slot.
@@ -149,6 +160,7 @@ impl Slot {
             reset: None,
             credit: 0,
             queued: false,
+            leftover: Leftover::default(),
         }
     }
 
@@ -172,6 +184,19 @@ impl Slot {
         self.end = false;
         self.sent_end = false;
         self.reset = None;
+    }
+
+    /// Until when the rest of an answer may wait for its app; `later` if there is less of it than when this was asked last. Nothing
+    /// if none waits.
+    pub fn leftover_until(&mut self, later: Nanos) -> Option<Nanos> {
+        let bytes = self.out.len_bytes();
+        if bytes == 0 {
+            return None;
+        }
+        if self.leftover.generation != self.generation || self.leftover.bytes != bytes {
+            self.leftover = Leftover { generation: self.generation, bytes, until: later };
+        }
+        Some(self.leftover.until)
     }
 
     /// Something is there to be sent, credit or not.

@@ -1,4 +1,4 @@
-//! Dubbo frames that apps send in parts: held until they are whole, within limits, and not for ever.
+//! Dubbo frames that apps send in parts: held until they are whole, within limits, and not for ever. And the lane's timer.
 
 use shmesh_io::{Driver, Slice};
 use shmesh_proto::dubbo::HEADER_LEN;
@@ -52,23 +52,36 @@ impl<D: Driver> Worker<D> {
         Ok(())
     }
 
-    /// Gives up the frames of a lane that do not get whole.
+    /// Gives up the frames of a lane that do not get whole, and answers that its app does not take: the blocks in which they lie may
+    /// be those of another app.
     pub(crate) fn lane_timer(&mut self, key: Key<Lane>, now: u64) {
-        let Some(lane) = self.lanes.get(key) else { return };
-        let waiting = lane.slots.iter().enumerate().filter_map(|(slot, state)| {
-            let until = state.partial.as_ref().filter(|_| state.user == User::Partial)?.until;
-            Some((until, SlotRef { lane: key, slot: slot as u32, generation: state.generation }))
-        });
-        let (late, waiting): (Vec<_>, Vec<_>) = waiting.partition(|(until, _)| *until <= now);
-        if let Some(next) = waiting.iter().map(|(until, _)| *until).min() {
+        let idle = self.snapshot.timeouts.idle.as_nanos() as u64;
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let (mut late, mut next) = (Vec::new(), u64::MAX);
+        for (index, slot) in lane.slots.iter_mut().enumerate() {
+            let (until, sentence) = match slot.user {
+                User::Partial => (
+                    slot.partial.as_ref().map(|partial| partial.until),
+                    "the frame did not come whole by its deadline, or timeouts.idle passed without another part of it",
+                ),
+                User::Discard => {
+                    (slot.leftover_until(now + idle), "timeouts.idle passed and nothing of the answer was taken")
+                }
+                User::Free | User::Call(_) | User::Stream(_) => continue,
+            };
+            match until {
+                Some(until) if until <= now => {
+                    late.push((SlotRef { lane: key, slot: index as u32, generation: slot.generation }, sentence));
+                }
+                Some(until) => next = next.min(until),
+                None => {}
+            }
+        }
+        if next != u64::MAX {
             self.timers.arm(Owner::Lane(key.index() as u32), next);
         }
-        for (_, at) in late {
-            self.slot_reset(
-                at,
-                Failure::Timeout.reset(),
-                "the frame did not come whole by its deadline, or timeouts.idle passed without another part of it",
-            );
+        for (at, sentence) in late {
+            self.slot_reset(at, Failure::Timeout.reset(), sentence);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Quotas: what apps may take of the sidecar, for each session, each uid, and all together.
 //!
-//! Lanes and bytes are taken when a session attaches and given back when the last that belongs to it is gone. Calls are counted by
+//! Lanes and bytes are taken when a session attaches and given back when the last that belongs to it is gone, its mappings
+//! included. Calls are counted by
 //! each lane for itself; a lane leases a few from its session's and uid's counts at a time, so that a call costs a compare.
 //! Once one of these counts is half used, leases are exact.
 
@@ -99,7 +100,7 @@ struct Use {
     tight: AtomicBool,
 }
 
-/// What a session uses. Given back when the session thread and all its lanes are done with it.
+/// What a session uses. Given back when the session thread, all its lanes and its mappings are done with it.
 #[derive(Debug)]
 pub struct SessionUse {
     own: Use,

@@ -31,6 +31,9 @@ pub const HANDSHAKES_MAX: usize = 64;
 /// Look-ups of one session; more are not answered.
 pub const LOOKUPS_MAX: usize = 1024;
 
+/// Bytes of the keys in these; more are not answered.
+pub const LOOKUP_BYTES_MAX: usize = 512 * 1024;
+
 /// Lanes of one session at most, so that their descriptors fit one message.
 pub const LANES_MAX: usize = 200;
 
@@ -68,6 +71,8 @@ struct Session {
     _usage: Arc<SessionUse>,
     serves: Option<String>,
     lookups: BTreeMap<u32, (Lookup, Vec<String>)>,
+    /// Bytes of their keys.
+    lookup_bytes: usize,
 }
 
 /// Why a connection is closed.
@@ -319,8 +324,9 @@ impl Desk {
         let to_proxy = segment::create("shmesh-to-proxy", bytes)?;
         let to_app = segment::create("shmesh-to-app", bytes)?;
         let for_app = segment::for_app(&to_app, peer.uid)?;
-        let to_proxy_map = Arc::new(Mapping::read_only(&to_proxy, bytes)?);
-        let to_app_map = Arc::new(Mapping::read_write(&to_app, bytes)?);
+        // They count until they are unmapped, which blocks that are still on their way put off.
+        let to_proxy_map = Arc::new(Mapping::read_only(&to_proxy, bytes)?.keeping(usage.clone()));
+        let to_app_map = Arc::new(Mapping::read_write(&to_app, bytes)?.keeping(usage.clone()));
         let worker_bells: Vec<OwnedFd> = (0..workers).map(|_| doorbell::worker_bell()).collect::<io::Result<_>>()?;
         let mut lane_bells = Vec::with_capacity(lanes.len());
         for _ in &lanes {
@@ -384,7 +390,7 @@ impl Desk {
 
         let serves = hello.serving.then(|| hello.name.clone());
         self.names.extend(serves.clone());
-        peer.session = Some(Session { id: session, _usage: usage, serves, lookups: BTreeMap::new() });
+        peer.session = Some(Session { id: session, _usage: usage, serves, lookups: BTreeMap::new(), lookup_bytes: 0 });
         tracing::info!(
             session,
             app = ?hello.name,
@@ -423,9 +429,12 @@ impl Desk {
     fn look_up(&mut self, id: u64, lookup: Lookup) -> Result<(), Close> {
         let snapshot = self.shared.snapshot.load_full();
         let Some(Peer { socket, session: Some(session), .. }) = self.peers.get_mut(&id) else { return Ok(()) };
-        if session.lookups.len() >= LOOKUPS_MAX && !session.lookups.contains_key(&lookup.id) {
+        let known = session.lookups.get(&lookup.id).map(|(known, _)| known.key.len());
+        let bytes = session.lookup_bytes - known.unwrap_or(0) + lookup.key.len();
+        if known.is_none() && session.lookups.len() >= LOOKUPS_MAX || bytes > LOOKUP_BYTES_MAX {
             return Ok(());
         }
+        session.lookup_bytes = bytes;
         let endpoints = endpoints(&snapshot, &lookup);
         let answer = Message::Endpoints(Endpoints { id: lookup.id, endpoints: endpoints.clone() });
         session.lookups.insert(lookup.id, (lookup, endpoints));

@@ -77,11 +77,13 @@ impl Mapping {
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod mapped {
+    use std::any::Any;
     use std::fs::File;
     use std::io;
     use std::mem::ManuallyDrop;
     use std::os::fd::AsFd;
     use std::ptr::NonNull;
+    use std::sync::Arc;
 
     use memmap2::{Advice, MmapOptions, MmapRaw};
     use nix::sys::mman::{MmapAdvise, madvise};
@@ -109,6 +111,8 @@ mod mapped {
         writable: bool,
         /// The process that mapped it. A child of `fork` has nothing there, or by now something else.
         process: u32,
+        /// Dropped when it is unmapped.
+        kept: Option<Arc<dyn Any + Send + Sync>>,
     }
 
     // SAFETY: `start` points into `memory`, which is owned and neither moves nor unmaps before drop; every access is an
@@ -152,7 +156,23 @@ mod mapped {
             let words = len / 8;
             let writable_words = if writable { words } else { 0 };
             let process = std::process::id();
-            Mapping { memory: ManuallyDrop::new(memory), start, len, words, writable_words, writable, process }
+            Mapping {
+                memory: ManuallyDrop::new(memory),
+                start,
+                len,
+                words,
+                writable_words,
+                writable,
+                process,
+                kept: None,
+            }
+        }
+
+        /// Keeps something for as long as it is mapped.
+        #[must_use]
+        pub fn keeping(mut self, what: Arc<dyn Any + Send + Sync>) -> Mapping {
+            self.kept = Some(what);
+            self
         }
 
         /// Bytes that are mapped.
