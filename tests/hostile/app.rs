@@ -251,10 +251,15 @@ impl App {
         let taken = self.take(lane)?;
         self.release(lane, &taken.entry);
         self.consume(lane);
-        if self.to_app.load(self.lanes[lane].at + PARKED) & 2 != 0 {
+        if self.is_room_wanted(lane) {
             self.ring(lane);
         }
         Some(taken)
+    }
+
+    /// The sidecar sleeps until there is room.
+    pub fn is_room_wanted(&self, lane: usize) -> bool {
+        self.to_app.load(self.lanes[lane].at + PARKED) & 2 != 0
     }
 
     /// Waits for a record.

@@ -52,6 +52,7 @@ mod strict;
 mod upstream;
 
 mod abuse;
+mod asleep;
 mod deadlock;
 mod leftovers;
 mod storm;

@@ -148,9 +148,18 @@ impl<D: Driver> Worker<D> {
             };
             if lane.end.has_returns() {
                 self.touch_lane(key);
+            } else if !lane.end.has_leases() {
+                lane.lends = false;
+                self.lending.swap_remove(index);
+                continue;
             }
             index += 1;
         }
+    }
+
+    /// Whether blocks wait to be given back, as those do that the flush itself was done with.
+    pub(crate) fn has_returns(&self) -> bool {
+        self.lending.iter().any(|&key| self.lanes.get(key).is_some_and(|lane| lane.end.has_returns()))
     }
 
     /// All that a slot had to say was put: its source may go on, and a call that is over frees it.

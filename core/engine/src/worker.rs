@@ -418,8 +418,13 @@ impl<D: Driver> Worker<D> {
         calls + unfinished.count() as u64 + unread.count() as u64 + u64::from(accepting)
     }
 
-    /// How long the driver may wait.
+    /// How long the driver may wait. Not at all while something is left for the next turn: room that an app made without a ring is found
+    /// by the flush that ends a turn, and what that flush makes possible nobody would wake us for.
     fn next_wake(&self) -> Wait {
+        let left = self.revisit.len() + self.ready.len() + self.dirty_conns.len() + self.dirty_lanes.len();
+        if left > 0 || self.has_returns() {
+            return Wait::Now;
+        }
         let timer = self.timers.next();
         let listeners =
             (self.draining && self.listeners.iter().any(Option::is_some)).then_some(self.listeners_close_at);

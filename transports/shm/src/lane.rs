@@ -401,6 +401,11 @@ impl LaneEnd {
         self.returns.is_any()
     }
 
+    /// Whether leases of the peer's blocks are out.
+    pub fn has_leases(&self) -> bool {
+        Arc::strong_count(&self.returns) > 1
+    }
+
     /// Blocks of this side's arena that are lent to the peer, after taking back what it released.
     pub fn lent_blocks(&mut self) -> u32 {
         self.take_back();
