@@ -1,5 +1,6 @@
 //! Apps that wait for each other, or that stand still with their hands full: everybody else goes on, and what is stuck ends.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use shmesh_client::{Client, DubboKey, Request};
@@ -8,10 +9,11 @@ use shmesh_proto::dubbo::{HEADER_LEN, Invocation, serialization, write_request};
 use crate::app::App;
 use crate::corpus::SERVICE;
 use crate::entry::{
-    ANSWER, CODE, CREDIT, CREDITS, DEADLINE, DUBBO, END, Entry, FLAGS, GENERATION, HEAD_LEN, HTTP, KIND, NONE, OPEN,
-    RESET, ROUTE, SLOT,
+    ANSWER, BLOCK, CODE, CREDIT, CREDITS, DEADLINE, DEFINE, DUBBO, END, Entry, FLAGS, GENERATION, HEAD_LEN, HTTP, KIND,
+    LENGTH, NONE, OPEN, RESET, ROUTE, SLOT,
 };
 use crate::idle::expect_idle;
+use crate::neighbour::percentiles;
 use crate::process::{PATIENCE, until};
 use crate::service::{Service, http};
 use crate::sidecar::{Driver, Sidecar};
@@ -21,6 +23,7 @@ on_each_driver!(
     two_that_call_each_other_with_all_slots_full,
     one_that_stands_still_on_a_shared_connection,
     arenas_that_are_full_in_both_directions,
+    rings_full_of_the_longest_keys,
 );
 
 const CONFIG: &str = "
@@ -266,4 +269,50 @@ fn arenas_that_are_full_in_both_directions(driver: Driver) {
     assert_eq!(outcomes(&mut app, slots), vec![200; slots]);
     scene.others_go_on(&other);
     assert!(!app.is_over());
+}
+
+/// Lanes of the app that keeps them full.
+const FULL_LANES: u16 = 60;
+
+/// Records that take long to handle do not come before those of others by the ringful.
+fn rings_full_of_the_longest_keys(driver: Driver) {
+    let scene = Scene::start(driver);
+    let other = scene.client();
+    let mut app = App::attach_patiently(&scene.sidecar.path("apps.sock"), FULL_LANES, None);
+    let line = format!("X: {}\r\n", "x".repeat(1_000));
+    let key = format!("GET / HTTP/1.1\r\nHost: service\r\n{}\r\n", line.repeat(60)).into_bytes();
+    let lanes = app.lanes.len();
+    assert_eq!(lanes, usize::from(FULL_LANES));
+    // The same block again and again: it is this app that spoils its own payload.
+    let define = Entry::new(DEFINE, 0, 0).with(CODE, HTTP).with(LENGTH, key.len() as u64).with(BLOCK, 0);
+    let entries = u64::from(app.geometry.entries);
+    let ended = AtomicBool::new(false);
+    let mut times = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            (0..lanes).for_each(|lane| app.put(lane, define, &key));
+            while !ended.load(Ordering::Relaxed) {
+                for lane in 0..lanes {
+                    while app.lanes[lane].put - app.consumed(lane) < entries {
+                        app.put(lane, define, &[]);
+                    }
+                    app.publish(lane);
+                    app.ring(lane);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        let call = |_| {
+            let began = Instant::now();
+            let response =
+                other.call(Request::http("GET", "service", "/").timeout(PATIENCE)).expect("the others go on");
+            assert_eq!(response.status, 200);
+            began.elapsed()
+        };
+        let times: Vec<Duration> = (0..25).map(call).collect();
+        ended.store(true, Ordering::Relaxed);
+        times
+    });
+    let (p50, _) = percentiles(&mut times);
+    assert!(p50 < Duration::from_millis(100), "{times:?}");
 }

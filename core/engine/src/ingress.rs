@@ -113,8 +113,8 @@ impl<D: Driver> Worker<D> {
     /// Takes records from one lane; says how many.
     fn lane_ingress(&mut self, key: Key<Lane>, now: u64) -> Result<usize, Breach> {
         let mut taken = 0;
-        let copied = self.counters.copied.get();
-        while taken < RECORDS_PER_TURN && self.counters.copied.get() - copied < TURN_BYTES {
+        let handled = self.handled();
+        while taken < RECORDS_PER_TURN && self.handled() - handled < TURN_BYTES {
             let Some(lane) = self.lanes.get_mut(key) else { return Ok(taken) };
             let Some(header) = lane.end.peek()? else { break };
             taken += 1;
@@ -131,6 +131,11 @@ impl<D: Driver> Worker<D> {
             self.touch_lane(key);
         }
         Ok(taken)
+    }
+
+    /// Bytes that were copied, or read as keys and heads, ever.
+    fn handled(&self) -> u64 {
+        self.counters.copied.get() + self.parsed
     }
 
     fn record(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
@@ -182,6 +187,7 @@ impl<D: Driver> Worker<D> {
         let Some(lane) = self.lanes.get_mut(key) else { return Err(Breach::UnknownCall) };
         let protocol = header.protocol().ok_or(Violation::Code)?;
         let mut bytes = vec![0; length as usize];
+        self.parsed += u64::from(length);
         lane.end.read_payload(0, &mut bytes)?;
         let read = RouteKey::read(protocol, &bytes, &limits, &mut self.request_head, &mut self.scratch);
         Ok(read.unwrap_or_else(|failure| RouteKey::unusable(protocol, failure)))

@@ -26,6 +26,7 @@ impl<D: Driver> Worker<D> {
         let too_long =
             partial.frame.len() + header.length as usize > frame_max || held > PARTIAL_FRAMES_MAX * frame_max;
         if !too_long {
+            self.counters.copied.add(header.length.into());
             lane.end.append_payload(0..header.length, &mut partial.frame)?;
             partial.until = partial.hard_deadline.min(until);
         }

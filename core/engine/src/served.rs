@@ -107,6 +107,7 @@ impl<D: Driver> Worker<D> {
         let mut bytes = std::mem::take(&mut self.head_bytes);
         bytes.clear();
         let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
+        self.parsed += u64::from(header.head_len);
         lane.end.append_payload(0..header.head_len, &mut bytes)?;
         let chunk = self.take_payload(at.lane, header, header.head_len)?;
         let body_len = u64::from(header.length - header.head_len);
@@ -154,6 +155,7 @@ impl<D: Driver> Worker<D> {
             let partial = lane.slots[at.slot as usize].partial.as_mut();
             let whole = match partial {
                 Some(partial) if partial.frame.len() + header.length as usize <= frame_max => {
+                    self.counters.copied.add(header.length.into());
                     lane.end.append_payload(0..header.length, &mut partial.frame)?;
                     header.flags.end().then(|| std::mem::take(&mut partial.frame))
                 }

@@ -91,6 +91,8 @@ pub struct Worker<D: Driver> {
     pub(crate) unsettled: usize,
     /// Lanes whose blocks are being sent from where they lie.
     pub(crate) lending: Vec<Key<Lane>>,
+    /// Bytes of records that were read as keys and heads, ever.
+    pub(crate) parsed: u64,
 
     pub(crate) timers: Timers,
     pub(crate) counters: Arc<WorkerCounters>,
@@ -170,6 +172,7 @@ impl<D: Driver> Worker<D> {
             in_place: Vec::new(),
             unsettled: 0,
             lending: Vec::new(),
+            parsed: 0,
             timers: Timers::new(now),
             counters,
             call_counters,
