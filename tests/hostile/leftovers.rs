@@ -2,11 +2,16 @@
 
 use std::io::{Read, Write};
 
+use shmesh_proto::dubbo::{Invocation, serialization, write_request};
 use shmesh_shm::Protocol;
 use shmesh_shm::handshake::{Lookup, Message};
 
 use crate::app::App;
-use crate::entry::{ANSWER, CODE, END, Entry, FLAGS, GENERATION, HEAD_LEN, HTTP, KIND, NONE, OPEN, RESET, ROUTE, SLOT};
+use crate::corpus::SERVICE;
+use crate::entry::{
+    ANSWER, CODE, CREDIT, DATA, DUBBO, END, Entry, FLAGS, GENERATION, HEAD_LEN, HTTP, KIND, NONE, OPEN, RESET, ROUTE,
+    SLOT,
+};
 use crate::process::{PATIENCE, until};
 use crate::sidecar::{Driver, Sidecar};
 
@@ -14,13 +19,17 @@ on_each_driver!(
     answers_that_nobody_takes_go_back,
     files_that_are_still_needed_count,
     keys_to_look_up_are_bounded_in_bytes,
+    frames_that_wait_count_for_who_sent_them,
 );
 
 const CONFIG: &str = "
 listeners: [ { name: apps, shm: $dir/apps.sock } ]
-routes: [ { match: { host: a }, cluster: a } ]
+routes:
+  - { match: { host: a }, cluster: a }
+  - { match: { service: com.demo.GreetService }, cluster: a }
 clusters: [ { name: a, endpoints: [ \"shm:a\" ] } ]
-timeouts: { idle: $idle }
+timeouts: { idle: $idle, first_byte: 60s }
+session: { bytes_per_session: 64MiB }
 workers: 1
 ";
 
@@ -105,6 +114,60 @@ fn keys_to_look_up_are_bounded_in_bytes(driver: Driver) {
     });
     let grown = sidecar.process.resident().saturating_sub(resident);
     assert!(grown < 8 << 20, "the sidecar has grown by {grown} bytes");
+}
+
+/// An app that takes nothing, and another one that calls it with the longest frames.
+fn frames_that_wait_count_for_who_sent_them(driver: Driver) {
+    let sidecar = start(driver, "60s");
+    let path = sidecar.path("apps.sock");
+    let serving = App::attach_patiently(&path, 0, Some("a"));
+    let mut calling = App::attach_patiently(&path, 1, None);
+    let resident = sidecar.process.resident();
+    let mut key = Vec::new();
+    shmesh_shm::key::DubboKey { service: SERVICE, method: "sayHello", group: None, version: None }.encode(&mut key);
+    let argument = vec![b'a'; 4_000_000];
+    let invocation = Invocation {
+        path: SERVICE,
+        version: None,
+        group: None,
+        method: "sayHello",
+        argument: Some(&argument),
+        timeout_ms: None,
+    };
+    let mut refused = 0;
+    for slot in 0..u64::from(calling.geometry.slots) {
+        let mut frame = Vec::new();
+        write_request(&mut frame, slot, true, serialization::HESSIAN2, &invocation);
+        let (first, rest) = frame.split_at(1_000);
+        let open = Entry::new(OPEN, slot, 1).with(CODE, DUBBO).with(ROUTE, NONE).with(HEAD_LEN, key.len() as u64);
+        calling.say(0, open, &[&key, first].concat());
+        let mut credit = u64::from(calling.geometry.window) - (key.len() + first.len()) as u64;
+        let mut parts = rest.chunks(100_000).peekable();
+        while let Some(part) = parts.next() {
+            while credit < part.len() as u64 {
+                let taken = calling.await_next(0, PATIENCE).expect("credit, or the end of the call");
+                // What else comes is the end of this call, or of one before.
+                if taken.entry.get(SLOT) == slot && taken.entry.get(KIND) == RESET {
+                    assert_eq!(taken.payload, b"shmesh: session.bytes_per_session is reached");
+                    refused += 1;
+                    break;
+                }
+                credit += taken.entry.get(CREDIT);
+            }
+            if credit < part.len() as u64 {
+                break;
+            }
+            credit -= part.len() as u64;
+            let end = if parts.peek().is_none() { END } else { 0 };
+            calling.say(0, Entry::new(DATA, slot, 1).with(FLAGS, end), part);
+        }
+    }
+    assert!(refused > 40, "only {refused} calls are refused");
+    assert!(sidecar.metric("shmesh_session_bytes") <= f64::from(128 << 20));
+    let grown = sidecar.process.resident().saturating_sub(resident);
+    assert!(grown < 100 << 20, "the sidecar has grown by {grown} bytes");
+    drop(calling);
+    sidecar.expect_metric("shmesh_session_bytes", (2 * serving.geometry.segment_bytes(1)) as f64);
 }
 
 /// Reads until so many answers to this look-up came.

@@ -6,7 +6,7 @@ use shmesh_proto::dubbo::FrameHeader;
 
 use crate::conn::Conn;
 use crate::lane::SlotRef;
-use crate::quota::Quota;
+use crate::quota::{Held, Quota};
 use crate::slab::Key;
 use shmesh_shm::InPlace;
 
@@ -103,6 +103,8 @@ pub struct Dubbo {
     pub header: FrameHeader,
     /// The body until it was forwarded.
     pub body: Chunks,
+    /// What it counts for the app that sent it, if that is long.
+    pub held: Option<Held>,
 }
 
 impl Call {

@@ -111,7 +111,7 @@ impl<D: Driver> Worker<D> {
         body: Chunks,
         cluster: u32,
     ) -> Key<Call> {
-        self.new_call(origin, listener, cluster, Kind::Dubbo(Dubbo { header, body }))
+        self.new_call(origin, listener, cluster, Kind::Dubbo(Dubbo { header, body, held: None }))
     }
 
     /// Sends a call on its way, or answers in its place.

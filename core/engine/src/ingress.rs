@@ -4,13 +4,13 @@ use shmesh_io::{Chunk, Chunks, Driver, SharedSlice, Slice};
 use shmesh_policy::Protocol as Spoken;
 use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN, PeekOutcome, peek_request, service_version};
 use shmesh_shm::{
-    CallState, Flags, Header, INLINE_KEY, Kind as RecordKind, Protocol, ROUTE_IDS, Reset, TOTAL_UNKNOWN, Violation,
+    CallState, Header, INLINE_KEY, Kind as RecordKind, Protocol, ROUTE_IDS, Reset, TOTAL_UNKNOWN, Violation,
 };
 
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::Pipe;
 use crate::egress::TURN_BYTES;
-use crate::lane::{Lane, Partial, SlotRef, User};
+use crate::lane::{Lane, Partial, SlotRef, Terms, User};
 use crate::quota::Quota;
 use crate::route_key::RouteKey;
 use crate::slab::Key;
@@ -26,6 +26,9 @@ pub(crate) const COPY_MAX: u32 = 4096;
 
 /// Frames that come in parts, and heads, never exceed what they declare; this is what is set aside at first.
 pub(crate) const PARTIAL_RESERVE: usize = 64 * 1024;
+
+/// Frames up to this many bytes do not count for the bytes of their session: the number of its calls bounds them.
+const UNCOUNTED_MAX: usize = 16 * 1024;
 
 /// The longest body whose length is said to a peer: some keep it in a signed word, as the HTTP codec assumes of all.
 pub(crate) const LENGTH_MAX: u64 = i64::MAX as u64;
@@ -318,24 +321,23 @@ impl<D: Driver> Worker<D> {
             if header.route == INLINE_KEY { Some(self.read_key(at.lane, header, header.head_len)?) } else { None };
         let hard_deadline = deadline(self.driver.now(), header.deadline_us);
         let until = hard_deadline.min(self.driver.now() + self.snapshot.timeouts.idle.as_nanos() as u64);
+        let one_way = header.flags.one_way();
+        let mut terms = Terms { key: inline, route: header.route, one_way, hard_deadline, held: None };
         if header.flags.end() {
             let frame = self.copy_payload(at.lane, header, header.head_len)?;
-            return self.dubbo_frame(at, frame, inline, header.route, header.flags, hard_deadline);
+            return self.dubbo_frame(at, frame, terms);
         }
         let frame = self.copy_payload(at.lane, header, header.head_len)?;
+        terms.held = self.hold(at, None, frame.len());
+        if terms.held.is_none() {
+            return Ok(());
+        }
         let mut held = Vec::with_capacity(PARTIAL_RESERVE);
         held.extend_from_slice(frame.as_slice());
         let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
         if let Some(slot) = lane.slot_mut(at) {
             slot.user = User::Partial;
-            slot.partial = Some(Box::new(Partial {
-                key: inline,
-                route: header.route,
-                frame: held,
-                one_way: header.flags.one_way(),
-                hard_deadline,
-                until,
-            }));
+            slot.partial = Some(Box::new(Partial { terms, frame: held, until }));
         }
         self.timers.arm(Owner::Lane(at.lane.index() as u32), until);
         self.consumed(at, u64::from(header.length));
@@ -343,20 +345,12 @@ impl<D: Driver> Worker<D> {
     }
 
     /// A whole Dubbo frame from an app: its header must be the record's, its strings the key's.
-    pub(crate) fn dubbo_frame(
-        &mut self,
-        at: SlotRef,
-        mut frame: Slice,
-        inline: Option<RouteKey>,
-        route: u32,
-        flags: Flags,
-        hard_deadline: u64,
-    ) -> Result<(), Breach> {
+    pub(crate) fn dubbo_frame(&mut self, at: SlotRef, mut frame: Slice, terms: Terms) -> Result<(), Breach> {
+        let Terms { key: mut own, route, one_way, hard_deadline, mut held } = terms;
         let snapshot = self.snapshot.clone();
         let body_max = snapshot.limits.dubbo_body_bytes;
         let Some(lane) = self.lanes.get_mut(at.lane) else { return Ok(()) };
         let listener = lane.listener;
-        let mut own = inline;
         let key = match own.as_mut() {
             Some(key) => key,
             None => lane.routes.get_mut(route as usize).and_then(Option::as_mut).ok_or(Breach::UndefinedRoute)?,
@@ -369,7 +363,7 @@ impl<D: Driver> Worker<D> {
                     header = Some(parsed);
                     let body = &frame.as_slice()[HEADER_LEN..];
                     if body.len() == parsed.body_len as usize
-                        && parsed.two_way != flags.one_way()
+                        && parsed.two_way != one_way
                         && key.protocol == Protocol::Dubbo2
                         && frame_agrees(key, parsed.serialization, body)
                     {
@@ -387,6 +381,12 @@ impl<D: Driver> Worker<D> {
             self.slot_reset(at, Failure::MalformedRequest.reset(), "the payload is not a Dubbo2 request frame");
             return Ok(());
         };
+        if held.is_none() && frame.len() > UNCOUNTED_MAX {
+            held = self.hold(at, None, frame.len());
+            if held.is_none() {
+                return Ok(());
+            }
+        }
         frame.advance(HEADER_LEN);
         let mut body = self.spare_chunks();
         body.push(Chunk::Private(frame));
@@ -394,6 +394,9 @@ impl<D: Driver> Worker<D> {
         self.occupy(at, User::Call(call));
         if let Some(state) = self.calls.get_mut(call) {
             state.hard_deadline = hard_deadline;
+            if let Kind::Dubbo(dubbo) = &mut state.kind {
+                dubbo.held = held;
+            }
         }
         self.dubbo_go(call, routed.err());
         Ok(())

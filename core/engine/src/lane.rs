@@ -8,7 +8,7 @@ use shmesh_shm::{LaneEnd, Reset};
 
 use crate::call::Call;
 use crate::conn::Conn;
-use crate::quota::LaneUse;
+use crate::quota::{Held, LaneUse};
 use crate::route_key::RouteKey;
 use crate::slab::Key;
 use crate::whole::KnownHead;
@@ -106,13 +106,21 @@ pub enum User {
 
 /// A Dubbo frame that comes in parts.
 pub struct Partial {
-    pub key: Option<RouteKey>,
-    pub route: u32,
+    pub terms: Terms,
     pub frame: Vec<u8>,
-    pub one_way: bool,
-    pub hard_deadline: Nanos,
     /// When it is given up, unless another part comes.
     pub until: Nanos,
+}
+
+/// What came with a Dubbo frame's first record.
+pub struct Terms {
+    /// The key, or its id.
+    pub key: Option<RouteKey>,
+    pub route: u32,
+    pub one_way: bool,
+    pub hard_deadline: Nanos,
+    /// What the frame counts for the app, if it is long.
+    pub held: Option<Held>,
 }
 
 /// The first record of our direction.

@@ -2,11 +2,12 @@
 
 use shmesh_io::{Driver, Slice};
 use shmesh_proto::dubbo::HEADER_LEN;
-use shmesh_shm::{Flags, Header};
+use shmesh_shm::{Header, Reset};
 
 use crate::call::Failure;
 use crate::ingress::Breach;
-use crate::lane::{Lane, SlotRef, User};
+use crate::lane::{Lane, Partial, SlotRef, User};
+use crate::quota::Held;
 use crate::slab::Key;
 use crate::timer::Owner;
 use crate::worker::Worker;
@@ -28,7 +29,7 @@ impl<D: Driver> Worker<D> {
         if !too_long {
             self.counters.copied.add(header.length.into());
             lane.end.append_payload(0..header.length, &mut partial.frame)?;
-            partial.until = partial.hard_deadline.min(until);
+            partial.until = partial.terms.hard_deadline.min(until);
         }
         lane.end.advance();
         if too_long {
@@ -40,17 +41,48 @@ impl<D: Driver> Worker<D> {
             );
             return Ok(());
         }
+        if !self.hold_part(at, header.length as usize) {
+            return Ok(());
+        }
         self.consumed(at, u64::from(header.length));
         if header.flags.end() {
             let partial = self.lanes.get_mut(at.lane).and_then(|lane| lane.slots[at.slot as usize].partial.take());
             if let Some(partial) = partial {
-                let flags = if partial.one_way { Flags::ONE_WAY } else { Flags::NONE };
                 self.occupy(at, User::Discard);
-                let frame = Slice::from_vec(partial.frame);
-                return self.dubbo_frame(at, frame, partial.key, partial.route, flags, partial.hard_deadline);
+                return self.dubbo_frame(at, Slice::from_vec(partial.frame), partial.terms);
             }
         }
         Ok(())
+    }
+
+    /// Counts another part of the frame that a slot holds; false as [`Worker::hold`] says.
+    pub(crate) fn hold_part(&mut self, at: SlotRef, bytes: usize) -> bool {
+        let held = self.partial(at).and_then(|partial| partial.terms.held.take());
+        let held = self.hold(at, held, bytes);
+        let grown = held.is_some();
+        if let Some(partial) = self.partial(at) {
+            partial.terms.held = held;
+        }
+        grown
+    }
+
+    fn partial(&mut self, at: SlotRef) -> Option<&mut Partial> {
+        self.lanes.get_mut(at.lane)?.slot_mut(at)?.partial.as_deref_mut()
+    }
+
+    /// Counts bytes that are held for an app; `None` if that is over a quota, and then the app was told.
+    pub(crate) fn hold(&mut self, at: SlotRef, held: Option<Held>, bytes: usize) -> Option<Held> {
+        let quotas = &self.snapshot.session.quotas;
+        let bytes_max = self.shared.sessions.quotas.bytes_max(quotas);
+        let mut held = held.or_else(|| Some(self.lanes.get(at.lane)?.usage.held()))?;
+        match held.grow(bytes as u64, quotas, bytes_max) {
+            Ok(()) => Some(held),
+            Err(quota) => {
+                self.over_quota(at.lane, quota);
+                self.slot_reset(at, Reset::Overloaded, quota.sentence());
+                None
+            }
+        }
     }
 
     /// Gives up the frames of a lane that do not get whole, and answers that its app does not take: the blocks in which they lie may

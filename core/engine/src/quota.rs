@@ -63,6 +63,9 @@ impl Quota {
                 "shmesh: session.route_ids_per_session is reached; the route id is not defined"
             }
             Quota::RouteIdsPerUid => "shmesh: session.route_ids_per_uid is reached; the route id is not defined",
+            Quota::Bytes => "shmesh: session.bytes_max is reached",
+            Quota::BytesPerSession => "shmesh: session.bytes_per_session is reached",
+            Quota::BytesPerUid => "shmesh: session.bytes_per_uid is reached",
             Quota::KeyBytes => "shmesh: KEY_BYTES_MAX of this lane is reached; the route id is not defined",
             _ => "shmesh: a quota of sessions is reached",
         }
@@ -168,7 +171,8 @@ impl QuotaDesk {
         (self.all.bytes.load(Relaxed), self.bytes_max(quotas))
     }
 
-    fn bytes_max(&self, quotas: &Quotas) -> u64 {
+    /// `session.bytes_max`.
+    pub fn bytes_max(&self, quotas: &Quotas) -> u64 {
         quotas.bytes_max.unwrap_or_else(|| self.bytes_default.load(Relaxed))
     }
 
@@ -192,17 +196,35 @@ impl SessionUse {
 
     /// A route id is defined that was not.
     pub fn take_route_id(&self, quotas: &Quotas) -> Result<(), Quota> {
-        take(&self.own.route_ids, 1, quotas.route_ids_per_session).map_err(|()| Quota::RouteIdsPerSession)?;
-        take(&self.uid.route_ids, 1, quotas.route_ids_per_uid).map_err(|()| {
+        take(&self.own.route_ids, 1, quotas.route_ids_per_session.into()).map_err(|()| Quota::RouteIdsPerSession)?;
+        take(&self.uid.route_ids, 1, quotas.route_ids_per_uid.into()).map_err(|()| {
             self.own.route_ids.fetch_sub(1, Relaxed);
             Quota::RouteIdsPerUid
         })
     }
 
+    fn take_bytes(&self, bytes: u64, quotas: &Quotas, bytes_max: u64) -> Result<(), Quota> {
+        let rules = [
+            (Quota::BytesPerSession, quotas.bytes_per_session),
+            (Quota::BytesPerUid, quotas.bytes_per_uid.unwrap_or(u64::MAX)),
+            (Quota::Bytes, bytes_max),
+        ];
+        for (index, (place, (quota, most))) in self.places().into_iter().zip(rules).enumerate() {
+            if take(&place.bytes, bytes, most).is_err() {
+                for place in &self.places()[..index] {
+                    place.bytes.fetch_sub(bytes, Relaxed);
+                }
+                return Err(quota);
+            }
+        }
+        Ok(())
+    }
+
     fn take_calls(&self, calls: u32, quotas: &Quotas) -> Result<(), Quota> {
-        take(&self.own.calls, calls, quotas.calls_per_session).map_err(|()| Quota::CallsPerSession)?;
-        take(&self.uid.calls, calls, quotas.calls_per_uid).map_err(|()| {
-            self.own.calls.fetch_sub(u64::from(calls), Relaxed);
+        let calls = u64::from(calls);
+        take(&self.own.calls, calls, quotas.calls_per_session.into()).map_err(|()| Quota::CallsPerSession)?;
+        take(&self.uid.calls, calls, quotas.calls_per_uid.into()).map_err(|()| {
+            self.own.calls.fetch_sub(calls, Relaxed);
             Quota::CallsPerUid
         })
     }
@@ -244,6 +266,29 @@ impl Drop for SessionUse {
     }
 }
 
+/// Memory of the sidecar's own that holds what an app sent. It counts like the session's files until it is dropped.
+pub struct Held {
+    session: Arc<SessionUse>,
+    bytes: u64,
+}
+
+impl Held {
+    /// Holds more. `bytes_max` is [`QuotaDesk::bytes_max`]. An error says which quota that is too much for; nothing was taken then.
+    pub fn grow(&mut self, bytes: u64, quotas: &Quotas, bytes_max: u64) -> Result<(), Quota> {
+        self.session.take_bytes(bytes, quotas, bytes_max)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for place in self.session.places() {
+            place.bytes.fetch_sub(self.bytes, Relaxed);
+        }
+    }
+}
+
 /// A lane's calls.
 pub struct LaneUse {
     session: Arc<SessionUse>,
@@ -260,6 +305,11 @@ impl LaneUse {
 
     pub fn session(&self) -> &SessionUse {
         &self.session
+    }
+
+    /// Nothing yet of what its app sent.
+    pub fn held(&self) -> Held {
+        Held { session: self.session.clone(), bytes: 0 }
     }
 
     /// A slot is taken. An error says which quota that is too much for; the slot counts all the same until
@@ -300,8 +350,8 @@ impl LaneUse {
 }
 
 /// Adds unless that were more than `most`.
-fn take(count: &AtomicU64, n: u32, most: u32) -> Result<(), ()> {
-    let add = |used: u64| Some(used + u64::from(n)).filter(|&sum| sum <= u64::from(most));
+fn take(count: &AtomicU64, n: u64, most: u64) -> Result<(), ()> {
+    let add = |used: u64| Some(used + n).filter(|&sum| sum <= most);
     count.fetch_update(Relaxed, Relaxed, add).map(drop).map_err(drop)
 }
 
@@ -353,6 +403,23 @@ mod tests {
         assert_eq!(refusal(desk.admit(1, 1, 300, &of_uid)), Some((Quota::BytesPerUid, 500)));
         let _other = desk.admit(2, 1, 500, &of_uid).expect("room");
         assert_eq!(refusal(desk.admit(3, 1, 300, &of_uid)), Some((Quota::Bytes, 1000)));
+    }
+
+    #[test]
+    fn what_is_held_counts_until_it_is_dropped() {
+        let (desk, spec) = (QuotaDesk::default(), spec(|quotas| quotas.bytes_per_session = 300));
+        let session = desk.admit(1, 1, 100, &spec).expect("room");
+        let other = desk.admit(1, 1, 300, &spec).expect("room");
+        let (mut first, mut second) = (LaneUse::new(session.clone()).held(), LaneUse::new(session).held());
+        first.grow(150, &spec.quotas, 1000).expect("room");
+        assert_eq!(second.grow(60, &spec.quotas, 1000), Err(Quota::BytesPerSession));
+        assert_eq!(second.grow(40, &spec.quotas, 580), Err(Quota::Bytes));
+        second.grow(40, &spec.quotas, 1000).expect("what was refused took nothing");
+        assert_eq!(desk.all.bytes.load(Relaxed), 590);
+        drop(first);
+        assert_eq!(desk.all.bytes.load(Relaxed), 440);
+        drop((second, other));
+        assert_eq!(desk.all.bytes.load(Relaxed), 0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use shmesh_shm::{Header, INLINE_KEY, TOTAL_UNKNOWN};
 
 use crate::call::{Call, Exchange, Failure, Kind};
 use crate::ingress::{Breach, LENGTH_MAX, PARTIAL_RESERVE};
-use crate::lane::{Lane, Partial, SlotRef, User};
+use crate::lane::{Lane, Partial, SlotRef, Terms, User};
 use crate::slab::Key;
 use crate::worker::Worker;
 
@@ -67,15 +67,13 @@ impl<D: Driver> Worker<D> {
         let mut held = Vec::with_capacity(PARTIAL_RESERVE);
         held.extend_from_slice(frame.as_slice());
         if let Some(slot) = self.lanes.get_mut(at.lane).and_then(|lane| lane.slot_mut(at)) {
-            slot.partial = Some(Box::new(Partial {
-                key: None,
-                route: INLINE_KEY,
-                frame: held,
-                one_way: false,
-                hard_deadline: u64::MAX,
-                // Its call has deadlines of its own.
-                until: u64::MAX,
-            }));
+            // Its call has deadlines of its own.
+            let terms = Terms { key: None, route: INLINE_KEY, one_way: false, hard_deadline: u64::MAX, held: None };
+            slot.partial = Some(Box::new(Partial { terms, frame: held, until: u64::MAX }));
+        }
+        if !self.hold_part(at, header.length as usize) {
+            self.fail(call, Failure::Overloaded);
+            return Ok(());
         }
         self.consumed(at, u64::from(header.length));
         Ok(())
@@ -166,6 +164,10 @@ impl<D: Driver> Worker<D> {
                 }
             };
             lane.end.advance();
+            if whole.is_none() && !self.hold_part(at, header.length as usize) {
+                self.fail(call, Failure::Overloaded);
+                return Ok(());
+            }
             self.consumed(at, u64::from(header.length));
             if let Some(frame) = whole {
                 self.slot_finish(at);
