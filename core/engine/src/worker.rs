@@ -424,8 +424,8 @@ impl<D: Driver> Worker<D> {
     /// How long the driver may wait. Not at all while something is left for the next turn: room that an app made without a ring is found
     /// by the flush that ends a turn, and what that flush makes possible nobody would wake us for.
     fn next_wake(&self) -> Wait {
-        let left = self.revisit.len() + self.ready.len() + self.dirty_conns.len() + self.dirty_lanes.len();
-        if left > 0 || self.has_returns() {
+        let lanes = self.dirty_lanes.len() + self.deferred.len();
+        if lanes + self.revisit.len() + self.ready.len() + self.dirty_conns.len() > 0 || self.has_returns() {
             return Wait::Now;
         }
         let timer = self.timers.next();
