@@ -79,6 +79,12 @@ impl Actor {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
     }
 
+    /// Whether a SIGSTOP has arrived.
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
+    }
+
     /// Kills it with SIGKILL; it is gone when this returns.
     pub fn kill(mut self) {
         self.end();

@@ -97,6 +97,7 @@ fn stopped_for(driver: Driver, time: Duration) {
     actor.expect("serving");
     assert_eq!(scene.sidecar.connect("web").ask(TO_LOCAL).status(), 200);
     actor.signal(Signal::SIGSTOP);
+    crate::process::until("it stands still", || actor.is_stopped());
     let until = Instant::now() + time;
     let began = Instant::now();
     let answer = scene.sidecar.connect("web").ask(TO_LOCAL);
