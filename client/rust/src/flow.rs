@@ -173,7 +173,7 @@ pub(crate) fn part_len(lane: &mut LaneEnd, left: usize, credit: u64) -> Result<u
         return Ok(wanted as usize);
     }
     let largest = lane.largest_part().max(geometry.inline_max());
-    if largest >= wanted.min(SMALL_PART) || lane.lent_blocks() == 0 {
+    if largest >= wanted.min(SMALL_PART) || lane.lent_bytes() == 0 {
         return Ok(wanted.min(largest) as usize);
     }
     Err(Pumped::NoRoom)

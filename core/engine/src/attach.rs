@@ -50,6 +50,7 @@ impl<D: Driver> Worker<D> {
                 usage: LaneUse::new(new.usage.clone()),
                 key_bytes: 0,
                 blocked: false,
+                waits_for_room: false,
                 active: now,
                 looked: 0,
             });

@@ -243,7 +243,7 @@ impl<D: Driver> Worker<D> {
             }
             None => return,
         }
-        self.spare.push(body);
+        self.keep_chunks(body);
         if !header.two_way {
             self.dubbo_one_way_done(key);
         }

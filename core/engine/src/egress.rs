@@ -59,15 +59,18 @@ impl<D: Driver> Worker<D> {
                 self.flush_lane(key);
             }
         }
-        let lanes = &self.lanes;
-        self.blocked.retain(|&key| lanes.get(key).is_some_and(|lane| lane.blocked));
+        let lanes = &mut self.lanes;
+        self.blocked.retain(|&key| {
+            let Some(lane) = lanes.get_mut(key) else { return false };
+            lane.waits_for_room = lane.blocked;
+            lane.blocked
+        });
     }
 
     fn flush_lane(&mut self, key: Key<Lane>) {
         let mut drained = std::mem::take(&mut self.drained);
         let Some(lane) = self.lanes.get_mut(key) else { return };
         lane.listed = false;
-        let was_blocked = lane.blocked;
         lane.blocked = false;
         let mut turns = lane.queue.len();
         let put_before = self.put_bytes;
@@ -117,7 +120,8 @@ impl<D: Driver> Worker<D> {
             let until = self.driver.now() + self.snapshot.timeouts.idle.as_nanos() as u64;
             self.timers.arm(Owner::Lane(key.index() as u32), until);
         }
-        if lane.blocked && !was_blocked {
+        if lane.blocked && !lane.waits_for_room {
+            lane.waits_for_room = true;
             self.counters.ring_full.add(1);
             self.blocked.push(key);
         }

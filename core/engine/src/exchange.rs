@@ -355,7 +355,7 @@ impl<D: Driver> Worker<D> {
                     }
                     Peer::Conn(conn) => self.cut_conn(conn),
                     Peer::Slot(at) if exchange.http && !begun && failure != Failure::Withdrawn => {
-                        self.own_answer(at, failure);
+                        self.own_answer(at, failure, exchange.head_only);
                     }
                     Peer::Slot(at) => self.slot_reset(at, failure.reset(), failure.sentence()),
                 }
@@ -442,7 +442,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Answers an app's HTTP call in the upstream's place.
-    fn own_answer(&mut self, at: crate::lane::SlotRef, failure: Failure) {
+    fn own_answer(&mut self, at: crate::lane::SlotRef, failure: Failure, head_only: bool) {
         self.scratch.clear();
         write_own_response(&mut self.scratch, failure.http_status(), failure.reason(), failure.sentence(), false, true);
         let mut head = std::mem::take(&mut self.response_head);
@@ -455,7 +455,7 @@ impl<D: Driver> Worker<D> {
                 version: Version::Http11,
             };
             write_response(&mut text, &head, &own, &how);
-            let body = format!("{}\n", failure.sentence());
+            let body = if head_only { String::new() } else { format!("{}\n", failure.sentence()) };
             let first = First::answer(failure.http_status(), Slice::from_vec(text), body.len() as u64);
             self.slot_first(at, first);
             self.slot_push(at, Chunk::Private(Slice::from_vec(body.into_bytes())));

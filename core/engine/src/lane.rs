@@ -46,6 +46,8 @@ pub struct Lane {
     pub key_bytes: usize,
     /// Waits for the app to make room.
     pub blocked: bool,
+    /// In the worker's list of such lanes.
+    pub waits_for_room: bool,
     /// When it last had a record.
     pub active: Nanos,
     /// When it was last looked at, while stages are measured.

@@ -251,6 +251,8 @@ fn failures_are_told_as_http_tells_them(driver: Driver) {
     let response = get(&to_nobody, "elsewhere");
     assert_eq!((response.status, response.header("x-shmesh-reason")), (404, Some(&b"no-route"[..])));
     assert!(response.body.starts_with(b"shmesh: no route"));
+    let response = to_nobody.call(Request::http("HEAD", "elsewhere", "/")).expect("an answer of the sidecar's own");
+    assert_eq!((response.status, response.body.len()), (404, 0), "an answer to HEAD has no body");
     let response = get(&to_nobody, "service");
     assert_eq!((response.status, response.header("x-shmesh-reason")), (503, Some(&b"upstream-refused"[..])));
     let dies = Service::tcp(|mut wire| {
