@@ -30,6 +30,12 @@ const TURNS_MAX: u64 = 400_000;
 /// Accesses of one task between two signs of life ([`Machine::turned`]), if it gives any.
 const STEPS_PER_TURN_MAX: u64 = 200_000;
 
+/// Bytes of payload that are copied in a nanosecond.
+const COPIED_PER_NS: u64 = 10;
+
+/// What an access to shared memory takes, in nanoseconds.
+const STEP_NS: Nanos = 4;
+
 /// How tasks are interrupted.
 #[derive(Clone, Debug)]
 pub struct Pace {
@@ -65,6 +71,7 @@ struct Process {
     name: String,
     alive: bool,
     stopped_until: Nanos,
+    worked: Cell<Nanos>,
 }
 
 struct Task {
@@ -131,7 +138,7 @@ impl Machine {
     /// A process without a task yet.
     pub fn process(&self, name: &str) -> ProcessId {
         let mut processes = self.0.processes.borrow_mut();
-        processes.push(Process { name: name.to_owned(), alive: true, stopped_until: 0 });
+        processes.push(Process { name: name.to_owned(), alive: true, stopped_until: 0, worked: Cell::new(0) });
         ProcessId(processes.len() - 1)
     }
 
@@ -238,6 +245,25 @@ impl Machine {
             task.turning = true;
             task.steps = 0;
         }
+    }
+
+    /// The time that a process has worked, as its accesses to shared memory and its copies of payload account for it.
+    pub fn worked(&self, process: ProcessId) -> Nanos {
+        self.0.processes.borrow()[process.0].worked.get()
+    }
+
+    /// What it takes to copy so much payload.
+    pub fn copying(bytes: u64) -> Nanos {
+        bytes / COPIED_PER_NS
+    }
+
+    /// For tasks: does this without being interrupted.
+    pub fn at_once<T>(&self, what: impl FnOnce() -> T) -> T {
+        let left = host::steps_left();
+        host::enter(true, u64::MAX);
+        let outcome = what();
+        host::enter(true, left);
+        outcome
     }
 
     /// For tasks: waits until this is true, or until then.
@@ -385,6 +411,7 @@ impl Machine {
         host::enter(true, steps);
         let outcome = catch_unwind(AssertUnwindSafe(|| coroutine.resume()));
         let used = steps - host::steps_left().min(steps);
+        let work = STEP_NS * used + Machine::copying(host::take_copied());
         host::enter(true, u64::MAX);
         swap_stores(&mut stores);
         inner.running.set(None);
@@ -407,6 +434,8 @@ impl Machine {
                 arrive(stores);
             }
             task.steps += used;
+            let worked = &inner.processes.borrow()[task.process].worked;
+            worked.set(worked.get() + work);
             if task.turning && task.steps > STEPS_PER_TURN_MAX {
                 let what = format!("{} spins: {} steps without the end of a turn", task.name, task.steps);
                 inner.failure.borrow_mut().get_or_insert(what);
@@ -415,7 +444,7 @@ impl Machine {
         let mix = inner.fingerprint.get() ^ (index as u64) ^ (used << 8) ^ (self.now() << 20);
         inner.fingerprint.set(mix.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23));
         // Running takes time.
-        let spent = 30 + 4 * used + inner.random.borrow_mut().below(60);
+        let spent = 30 + work + inner.random.borrow_mut().below(60);
         inner.world.advance_to(self.now() + spent);
         journal::set_now(self.now());
     }

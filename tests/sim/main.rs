@@ -21,6 +21,8 @@ mod ledger;
 #[cfg(shmesh_sim)]
 mod machine;
 #[cfg(shmesh_sim)]
+mod neighbour;
+#[cfg(shmesh_sim)]
 mod pipe;
 #[cfg(shmesh_sim)]
 mod random;

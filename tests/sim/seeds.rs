@@ -9,10 +9,14 @@ use std::process::{Child, Command, ExitCode};
 use std::time::Instant;
 
 use crate::journal;
+use crate::neighbour;
 use crate::scenario::{self, Outcome};
 
 /// Seeds that are run unless told otherwise.
 const SEEDS: u64 = 10_000;
+
+/// Seeds with which the neighbour's world is run.
+const NEIGHBOUR_SEEDS: u64 = 4;
 
 /// Each of so many seeds is run twice, to see that nothing but the seed decides.
 const TWICE_EVERY: u64 = 100;
@@ -39,6 +43,13 @@ pub fn main() -> ExitCode {
     if let Some(seed) = argument.or_else(|| var("SIM_SEED")).and_then(|text| text.parse().ok()) {
         return run_aloud(seed);
     }
+    match beside_a_neighbour() {
+        Ok(found) => println!("{found}"),
+        Err(failure) => {
+            eprintln!("{failure}");
+            return ExitCode::FAILURE;
+        }
+    }
     let seeds = var("SIM_SEEDS").and_then(|text| range(&text)).unwrap_or(0..SEEDS);
     match run_all(seeds) {
         Ok(code) => code,
@@ -59,6 +70,14 @@ fn range(text: &str) -> Option<Range<u64>> {
         Some((from, to)) => Some(from.parse().ok()?..to.parse().ok()?),
         None => Some(0..text.parse().ok()?),
     }
+}
+
+/// How long records wait beside a saturating neighbour.
+fn beside_a_neighbour() -> Result<String, String> {
+    let folder = Folder::new().map_err(|error| error.to_string())?;
+    let waits = (0..NEIGHBOUR_SEEDS).map(|seed| neighbour::longest_wait(seed, &folder.0));
+    let waits = waits.collect::<Result<Vec<f64>, String>>()?;
+    neighbour::verdict(waits.into_iter().fold(0.0, f64::max))
 }
 
 fn run_all(seeds: Range<u64>) -> io::Result<ExitCode> {

@@ -94,6 +94,12 @@ impl Lane {
         self.calls().is_lost()
     }
 
+    /// For the simulation: the sidecar has taken the call from the ring.
+    #[cfg(shmesh_sim)]
+    pub fn is_taken(&self, id: CallId) -> bool {
+        self.calls().wire.end.state(id.slot).0 >= id.generation
+    }
+
     /// For the simulation: blocks that the sidecar has not given back.
     #[cfg(shmesh_sim)]
     pub fn lent_blocks(&mut self) -> u32 {

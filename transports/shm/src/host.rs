@@ -3,6 +3,8 @@
 //! that waits or looks at a clock does it through here.
 
 #[cfg(not(shmesh_sim))]
+pub(crate) use real::in_pieces;
+#[cfg(not(shmesh_sim))]
 pub use real::{await_readable, now, poll, sleep, spin, yield_now};
 #[cfg(shmesh_sim)]
 pub use simulated::*;
@@ -45,6 +47,12 @@ mod real {
         ppoll(fds, timeout.map(TimeSpec::from_duration), None)
     }
 
+    /// Copies `len` bytes of payload in one piece: `copy(from, len)`.
+    #[inline(always)]
+    pub(crate) fn in_pieces(len: usize, mut copy: impl FnMut(usize, usize)) {
+        copy(0, len);
+    }
+
     /// Before a read of a blocking socket, whose own timeout does this: nothing.
     #[inline]
     pub fn await_readable(_socket: BorrowedFd<'_>, _timeout: Duration) -> bool {
@@ -82,7 +90,11 @@ mod simulated {
         static SCHEDULER: RefCell<Option<Rc<dyn Scheduler>>> = const { RefCell::new(None) };
         static STEPS_LEFT: Cell<u64> = const { Cell::new(u64::MAX) };
         static ALIVE: Cell<bool> = const { Cell::new(true) };
+        static COPIED: Cell<u64> = const { Cell::new(0) };
     }
+
+    /// Payload is copied in pieces of at most so many bytes, with an access to shared memory each.
+    const PIECE_MAX: usize = 4096;
 
     /// Puts a scheduler on this thread, or takes it away.
     pub fn install(scheduler: Option<Rc<dyn Scheduler>>) {
@@ -118,6 +130,24 @@ mod simulated {
             STEPS_LEFT.set(left - 1);
         }
         ALIVE.get()
+    }
+
+    /// Copies `len` bytes of payload: `copy(from, len)` for each piece, as long as the process lives. In two pieces at least, so
+    /// that it can be interrupted in the middle.
+    pub(crate) fn in_pieces(len: usize, mut copy: impl FnMut(usize, usize)) {
+        let piece_max = len.div_ceil(2).clamp(1, PIECE_MAX);
+        let mut from = 0;
+        while from < len && step() {
+            let piece = piece_max.min(len - from);
+            COPIED.set(COPIED.get() + piece as u64);
+            copy(from, piece);
+            from += piece;
+        }
+    }
+
+    /// Bytes of payload that were copied since this was asked last.
+    pub fn take_copied() -> u64 {
+        COPIED.take()
     }
 
     #[cold]

@@ -91,6 +91,7 @@ mod mapped {
     use crate::atomics::{AtomicU32, AtomicU64, Ordering};
     #[cfg(shmesh_sim)]
     use crate::delayed::{self, Width};
+    use crate::host;
 
     #[cfg(not(shmesh_sim))]
     type Memory = MmapRaw;
@@ -236,9 +237,12 @@ mod mapped {
         /// Copies bytes out. What arrives in `dst` is what the memory held during the call and will not change any more.
         #[inline]
         pub fn read_bytes(&self, at: usize, dst: &mut [u8]) {
+            host::in_pieces(dst.len(), |from, len| self.read_piece(at + from, &mut dst[from..from + len]));
+        }
+
+        #[inline]
+        fn read_piece(&self, at: usize, dst: &mut [u8]) {
             let src = self.pointer(at, dst.len());
-            #[cfg(shmesh_sim)]
-            crate::host::step();
             // SAFETY: `src` is valid for `dst.len()` bytes (checked by `pointer`); `dst` is a private slice, so they
             // cannot overlap. The peer may write meanwhile: the bytes are then any mix, and nothing was decided on them.
             unsafe { std::ptr::copy_nonoverlapping(src, dst.as_mut_ptr(), dst.len()) };
@@ -248,9 +252,12 @@ mod mapped {
         /// As [`Mapping::read_bytes`], appended to `out`.
         #[inline]
         pub fn append_bytes(&self, at: usize, len: usize, out: &mut Vec<u8>) {
+            host::in_pieces(len, |from, len| self.append_piece(at + from, len, out));
+        }
+
+        #[inline]
+        fn append_piece(&self, at: usize, len: usize, out: &mut Vec<u8>) {
             let src = self.pointer(at, len);
-            #[cfg(shmesh_sim)]
-            crate::host::step();
             out.reserve(len);
             let dst = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
             // SAFETY: `src` is valid for `len` bytes (checked by `pointer`), `dst` too (reserved above) and private.
@@ -265,23 +272,12 @@ mod mapped {
         /// Copies bytes in.
         #[inline]
         pub fn write_bytes(&self, at: usize, src: &[u8]) {
-            // In two halves, so that a process can die between them.
-            #[cfg(shmesh_sim)]
-            if src.len() > 1 {
-                let (first, second) = src.split_at(src.len() / 2);
-                self.write_half(at, first);
-                return self.write_half(at + first.len(), second);
-            }
-            self.write_half(at, src);
+            host::in_pieces(src.len(), |from, len| self.write_piece(at + from, &src[from..from + len]));
         }
 
         #[inline]
-        fn write_half(&self, at: usize, src: &[u8]) {
+        fn write_piece(&self, at: usize, src: &[u8]) {
             let dst = self.pointer_mut(at, src.len());
-            #[cfg(shmesh_sim)]
-            if !crate::host::step() {
-                return;
-            }
             // SAFETY: `dst` is valid and writable for `src.len()` bytes (checked by `pointer_mut`); `src` is private.
             unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), dst, src.len()) };
         }
@@ -289,12 +285,13 @@ mod mapped {
         /// Copies bytes from another segment into this one, without deciding anything on them.
         #[inline]
         pub fn copy_from(&self, at: usize, source: &Mapping, from: usize, len: usize) {
+            host::in_pieces(len, |piece, len| self.copy_piece(at + piece, source, from + piece, len));
+        }
+
+        #[inline]
+        fn copy_piece(&self, at: usize, source: &Mapping, from: usize, len: usize) {
             let src = source.pointer(from, len);
             let dst = self.pointer_mut(at, len);
-            #[cfg(shmesh_sim)]
-            if !crate::host::step() {
-                return;
-            }
             // SAFETY: both are valid for `len` bytes (checked); `copy` allows them to overlap.
             unsafe { std::ptr::copy(src, dst, len) };
         }

@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 
-use super::LOOK_EVERY;
 use super::bells::Bells;
 use super::connection::{EndId, Owner};
 use super::network::{Happening, ListenerId, VirtualClock};
@@ -282,7 +281,7 @@ impl Driver for SimDriver {
         if wait != Wait::Now && events.len() == before && !self.node.0.due.get() {
             self.wait(wait, events);
             self.check_alive()?;
-        } else if self.polls.is_multiple_of(LOOK_EVERY) {
+        } else if self.polls.is_multiple_of(self.world.look_every()) {
             self.look_at_bells(events);
         }
         self.now = self.clock.now.get();

@@ -15,7 +15,7 @@
 //!
 //! * A doorbell that is watched ([`Driver::watch`](crate::Driver::watch)) and the driver's [`Waker`](crate::Waker)
 //!   are real. They are looked at before the driver waits, after it has waited, and at every
-//!   [`LOOK_EVERY`]th `poll`, so that a `poll` with nothing to do costs a few loads. (A waker says in memory that it was
+//!   [`LOOK_EVERY`]th `poll` ([`World::set_look_every`]), so that a `poll` with nothing to do costs a few loads. (A waker says in memory that it was
 //!   used, and is always noticed at once.) The simulator reads them to see the next edge, which nothing else may do.
 //! * A bell that is rung ([`Driver::ring`](crate::Driver::ring)) is real.
 //! * What is listened on or adopted comes from [`World::listener`] and [`World::pair`]: a memfd that says

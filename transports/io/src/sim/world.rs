@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::LOOK_EVERY;
 use super::actor::{ActorConn, ActorListener};
 use super::connection::{EndId, Owner};
 use super::faults::{Faults, Link};
@@ -26,6 +27,7 @@ pub struct World(Rc<Shell>);
 struct Shell {
     clock: Rc<VirtualClock>,
     tick: Cell<Nanos>,
+    look_every: Cell<u32>,
     net: RefCell<Net>,
     blocker: RefCell<Option<Blocker>>,
     /// For those who script the world; apart from the network's, so that neither disturbs the other.
@@ -76,6 +78,7 @@ impl World {
         Self(Rc::new(Shell {
             clock,
             tick: Cell::new(0),
+            look_every: Cell::new(LOOK_EVERY),
             net: RefCell::new(net),
             blocker: RefCell::new(None),
             random: RefCell::new(Random::seeded(seeds.next())),
@@ -104,6 +107,11 @@ impl World {
     /// time has passed needs that, or somebody who moves the clock meanwhile.
     pub fn set_tick(&self, nanos: Nanos) {
         self.0.tick.set(nanos);
+    }
+
+    /// Makes drivers look at real descriptors in every so manyth `poll` that does not wait ([`LOOK_EVERY`] at first); not 0.
+    pub fn set_look_every(&self, polls: u32) {
+        self.0.look_every.set(polls);
     }
 
     /// A random number of the world's: for whoever scripts it.
@@ -273,6 +281,10 @@ impl World {
         if tick != 0 {
             self.advance_to(self.now() + tick);
         }
+    }
+
+    pub(super) fn look_every(&self) -> u32 {
+        self.0.look_every.get()
     }
 
     pub(super) fn settle_in(&self, name: &str) -> io::Result<(Node, Waker, Random)> {

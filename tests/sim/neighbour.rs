@@ -1,0 +1,168 @@
+//! A neighbour that saturates its lane with large payloads: how long the records of another app wait in their ring.
+//!
+//! The wait is counted in the time that the worker works between the moment in which a record is published and the one in which it is
+//! taken, and told in units of one large part's handling: the copy of a block.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use shmesh_client::{Call, Client, Protocol, Served, ServedResponse, Server, Target, Wait};
+use shmesh_io::Nanos;
+use shmesh_io::sim::World;
+use shmesh_shm::Geometry;
+
+use crate::call::{self, APP};
+use crate::machine::{Machine, Pace};
+use crate::random::Random;
+use crate::sidecar::{SERVING, Settings, Sidecar};
+
+/// What holds now.
+const HOLDS: f64 = 16.0;
+
+/// What is to hold.
+const GOAL: f64 = 2.0;
+
+/// Payload of the neighbour's calls, both ways.
+const LARGE: usize = 1 << 20;
+
+/// The neighbour's calls in flight.
+const LARGE_IN_FLIGHT: usize = 16;
+
+/// Payload of the calls that are looked at.
+const SMALL: usize = 64;
+
+/// How many of them.
+const CALLS: usize = 200;
+
+/// The longest that everything may take.
+const PATIENCE: Nanos = 20_000_000_000;
+
+/// Runs it with a seed; says how long a record waited at most, in large parts.
+pub fn longest_wait(seed: u64, folder: &Path) -> Result<f64, String> {
+    let mut random = Random::new(seed);
+    let world = World::new(random.next());
+    // A ring is heard with the next look at the driver, as on the others.
+    world.set_look_every(1);
+    let pace = Pace { steps: 3, store_depth: 0, yield_max: 8_000 };
+    let machine = Machine::new(&world, pace, random.fork());
+    let settings = Settings {
+        socket: folder.join("sidecar.sock"),
+        workers: 1,
+        geometry: Geometry::default(),
+        buffered: 256 * 1024,
+        first_byte: Duration::from_secs(10),
+        pool_slots: 32,
+    };
+    let sidecar = Sidecar::start(&machine, &settings);
+    let stop = Arc::new(AtomicBool::new(false));
+    serve(&machine, &settings, &stop);
+    machine.run(World::EPOCH + 50_000_000, || sidecar.control.sessions() > 0);
+    machine.run(machine.now() + 1_000_000, || false);
+    saturate(&machine, &settings, &stop);
+    let watched = Rc::new(Watched::default());
+    watch(&machine, &settings, &sidecar, &watched, random.fork());
+    let done = watched.clone();
+    if !machine.run(machine.now() + PATIENCE, || done.done.get()) && machine.failure().is_none() {
+        machine.fail(format!("it never ends: {}", machine.places()));
+    }
+    let failure = machine.failure();
+    stop.store(true, Ordering::Relaxed);
+    machine.end();
+    let part = Machine::copying(u64::from(settings.geometry.block_max)) as f64;
+    let longest = watched.waits.borrow().iter().copied().max().unwrap_or(Nanos::MAX);
+    failure.map_or(Ok(longest as f64 / part), Err)
+}
+
+/// Whether the wait is within the bound that holds, in words.
+pub fn verdict(longest: f64) -> Result<String, String> {
+    let found = format!("a record beside a saturating neighbour waits {longest:.1} large parts at most");
+    if longest > HOLDS {
+        return Err(format!("{found}; {HOLDS} held before"));
+    }
+    Ok(if longest > GOAL { format!("{found}; {GOAL} is to be reached") } else { found })
+}
+
+#[derive(Default)]
+struct Watched {
+    waits: RefCell<Vec<Nanos>>,
+    done: Cell<bool>,
+}
+
+fn serve(machine: &Machine, settings: &Settings, stop: &Arc<AtomicBool>) {
+    let (socket, stop) = (settings.socket.clone(), stop.clone());
+    machine.spawn(machine.process("provider"), "serve", move || {
+        let mut server = Server::attach_spinning(&socket, SERVING, Duration::from_micros(50)).expect("a sidecar");
+        let _ = server.serve_until(&stop, &mut |request: &mut Served<'_>, response: &mut ServedResponse| {
+            response.body.extend_from_slice(request.body);
+        });
+    });
+}
+
+fn connect(settings: &Settings) -> Client {
+    let builder = Client::builder().socket(&settings.socket).lanes(1).sessions_max(1).fallback(false);
+    builder.max_wait_spin(Duration::from_micros(50)).connect().expect("a sidecar")
+}
+
+fn key() -> Vec<u8> {
+    format!("PUT / HTTP/1.1\r\nHost: {APP}\r\n\r\n").into_bytes()
+}
+
+/// The neighbour.
+fn saturate(machine: &Machine, settings: &Settings, stop: &Arc<AtomicBool>) {
+    let (owner, settings, stop) = (machine.clone(), settings.clone(), stop.clone());
+    machine.spawn(machine.process("large"), "call", move || {
+        let client = connect(&settings);
+        let mut lane = client.lane().expect("a lane");
+        let (key, body) = (key(), call::question(1, LARGE));
+        while !stop.load(Ordering::Relaxed) {
+            while lane.in_flight() < LARGE_IN_FLIGHT
+                && lane.submit(&Call::new(Target::Key(Protocol::Http, &key), &[&body])).is_ok()
+            {}
+            match lane.receive(Wait::Forever) {
+                Ok(Some(answer)) if answer.outcome.as_ref().is_ok_and(|answer| answer.body == body) => {}
+                other => return owner.fail(format!("a large call ended with {:?}", other.map(|_| "another answer"))),
+            }
+        }
+    });
+}
+
+/// The app that is looked at: one small call after the other, with a pause before each.
+fn watch(machine: &Machine, settings: &Settings, sidecar: &Sidecar, watched: &Rc<Watched>, mut random: Random) {
+    let (owner, settings, watched) = (machine.clone(), settings.clone(), watched.clone());
+    let worker = sidecar.process;
+    machine.spawn(machine.process("small"), "call", move || {
+        let machine = owner;
+        let client = connect(&settings);
+        let lane = Rc::new(RefCell::new(client.lane().expect("a lane")));
+        let (key, body) = (key(), call::question(2, SMALL));
+        // Until the neighbour is at it.
+        machine.sleep(2_000_000);
+        for _ in 0..CALLS {
+            machine.sleep(random.range(1_000, 400_000));
+            let published = machine.at_once(|| {
+                let mut lane = lane.borrow_mut();
+                let call = lane.submit(&Call::new(Target::Key(Protocol::Http, &key), &[&body]));
+                lane.flush();
+                call.map(|call| (call, machine.worked(worker)))
+            });
+            let Ok((call, began)) = published else { return machine.fail("a small call cannot be made") };
+            let (looker, looked, watched) = (machine.clone(), lane.clone(), watched.clone());
+            machine.wait(None, move || {
+                let taken = looked.borrow().is_taken(call);
+                if taken {
+                    watched.waits.borrow_mut().push(looker.worked(worker) - began);
+                }
+                taken
+            });
+            match lane.borrow_mut().receive(Wait::Forever) {
+                Ok(Some(answer)) if answer.outcome.as_ref().is_ok_and(|answer| answer.body == body) => {}
+                _ => return machine.fail("a small call was not answered"),
+            }
+        }
+        watched.done.set(true);
+    });
+}
