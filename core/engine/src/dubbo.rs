@@ -419,8 +419,11 @@ impl<D: Driver> Worker<D> {
         if !broken && down.waiting > 0 {
             return;
         }
-        for call in self.calls_where(|call| call.origin == Peer::Conn(key)) {
-            self.cancel(call);
+        // What is left of a consumer that ended in order are one-way calls, for which nobody waits.
+        if broken {
+            for call in self.calls_where(|call| call.origin == Peer::Conn(key)) {
+                self.cancel(call);
+            }
         }
         self.drop_conn(key);
     }

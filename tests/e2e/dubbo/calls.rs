@@ -13,6 +13,7 @@ use crate::sidecar::{Driver, Sidecar};
 on_each_driver!(
     two_way_calls_are_answered_under_their_own_ids,
     one_way_calls_are_forwarded_and_not_answered,
+    one_way_calls_outlive_their_connection,
     every_golden_request_passes_untouched,
     every_golden_answer_passes_untouched,
     large_arguments_pass,
@@ -58,6 +59,20 @@ fn one_way_calls_are_forwarded_and_not_answered(driver: Driver) {
     assert_eq!(seen.len(), 11);
     assert!(seen[..10].iter().all(|(two_way, body)| !two_way && *body == one_way[16..]));
     assert_eq!(sidecar.requests("rpc", "greeter", 20), 11.0);
+}
+
+fn one_way_calls_outlive_their_connection(driver: Driver) {
+    let seen = Arc::new(Mutex::new(0));
+    let count = seen.clone();
+    let service = provider(move |_, _| *count.lock().expect("no panic") += 1);
+    let sidecar = before(driver, &service.endpoint);
+    let one_way = request(5, false, serialization::HESSIAN2, &invocation("notice"));
+    for round in 1..=10 {
+        let mut wire = sidecar.connect("rpc");
+        wire.send(&one_way);
+        drop(wire);
+        until("the provider has it", || *seen.lock().expect("no panic") == round);
+    }
 }
 
 fn every_golden_request_passes_untouched(driver: Driver) {
