@@ -1,20 +1,15 @@
-//! Apps: the real shim, used as applications use it.
+//! Apps that call: the real shim, used as applications use it.
 
 use std::io::{Read, Write};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use shmesh_client::{
-    Call, CallError, CallId, Client, Lane, Protocol, Ran, Served, ServedResponse, Server, SubmitError, Target, Wait,
-};
+use shmesh_client::{Call, CallError, CallId, Client, Lane, Protocol, Ran, SubmitError, Target, Wait};
 
-use crate::call::{self, APP, HALF, Parts, Spec, To, WEB};
+use crate::call::{self, APP, HALF, Parts, RAW, RAW_APP, SERVICE, SERVICE_APP, Spec, To, WEB};
 use crate::journal;
 use crate::ledger::{End, Ledger};
 use crate::machine::{Machine, ProcessId};
 use crate::random::Random;
-use crate::sidecar::SERVING;
 
 /// How one app calls.
 #[derive(Clone, Debug)]
@@ -112,11 +107,15 @@ impl Caller {
         let to = match self.random.below(10) {
             0..=3 => To::Http(WEB),
             4..=6 if self.plan.served => To::Http(APP),
-            7 => To::Dubbo,
-            8 => To::Raw,
+            7 => To::Dubbo(if self.plan.served && self.random.percent(50) { SERVICE_APP } else { SERVICE }),
+            8 => To::Raw(self.raw_cluster()),
             _ => To::Http(if self.random.percent(70) { WEB } else { HALF }),
         };
         Spec::draw(&mut self.random, to, self.plan.bytes_max, self.ledger.is_calm())
+    }
+
+    fn raw_cluster(&mut self) -> &'static str {
+        if self.plan.served && self.random.percent(50) { RAW_APP } else { RAW }
     }
 
     fn timeout(&mut self) -> Option<Duration> {
@@ -165,13 +164,13 @@ impl Caller {
                 let ran = lane.cancel(call);
                 self.ledger.end(id, End::GivenUp(ran));
             }
-            if !self.ledger.is_calm()
-                && self.random.percent(15)
-                && let Some((call, id, _)) = flying.pop()
-            {
-                // Just when it may be forwarded.
+            if !self.ledger.is_calm() && self.random.percent(15) && !flying.is_empty() {
+                // At any moment of its life, most often just when it may be forwarded.
+                let at = self.random.below(flying.len() as u64) as usize;
+                let (call, id, _) = flying.swap_remove(at);
                 lane.flush();
-                let moment = self.random.sized(8_000);
+                let longest = self.random.pick(&[8_000, 8_000, 200_000, 4_000_000]);
+                let moment = self.random.sized(longest);
                 self.machine.sleep(moment);
                 let ran = lane.cancel(call);
                 self.ledger.end(id, End::GivenUp(ran));
@@ -217,12 +216,12 @@ impl Caller {
                 key.extend_from_slice(b"\r\n");
                 Protocol::Http
             }
-            To::Dubbo => {
-                call::DUBBO_KEY.encode(&mut key);
+            To::Dubbo(service) => {
+                call::dubbo_key(service).encode(&mut key);
                 Protocol::Dubbo2
             }
-            To::Raw => {
-                key.extend_from_slice(call::RAW.as_bytes());
+            To::Raw(cluster) => {
+                key.extend_from_slice(cluster.as_bytes());
                 Protocol::Raw
             }
         };
@@ -230,7 +229,7 @@ impl Caller {
         let target = route.map_or(Target::Key(protocol, &key), Target::Route);
         let cut = self.random.below(payload.len() as u64 + 1) as usize;
         let pieces = [&payload[..cut], &payload[cut..]];
-        let call = Call { target, payload: &pieces, timeout, one_way: false };
+        let call = Call { target, payload: &pieces, timeout, one_way: spec.one_way };
         match lane.submit(&call) {
             Ok(call) => Ok((call, id, spec)),
             Err(error) => {
@@ -244,13 +243,22 @@ impl Caller {
     fn paced(&mut self, client: &Client) {
         let mut spec = self.spec();
         if !matches!(spec.to, To::Http(_)) {
-            spec.to = To::Http(WEB);
+            spec = Spec { to: To::Http(WEB), one_way: false, ..spec };
         }
         let timeout = self.timeout();
         let id = self.ledger.begin(self.process, spec);
         let body = call::question(id, spec.request_len);
-        let outcome = self.exchange(client, id, &spec, &body, timeout);
-        self.settle(id, outcome);
+        let patience = self.patience();
+        match self.exchange(client, id, &spec, &body, timeout, patience) {
+            Err(None) => self.ledger.end(id, End::GivenUp(Ran::Maybe)),
+            Err(Some(error)) => self.settle(id, Err(error)),
+            Ok(parts) => self.settle(id, Ok(parts)),
+        }
+    }
+
+    /// Pieces that are written and read before a call is given up.
+    fn patience(&mut self) -> u64 {
+        if !self.ledger.is_calm() && self.random.percent(25) { self.random.sized(40) } else { u64::MAX }
     }
 
     fn exchange(
@@ -260,7 +268,12 @@ impl Caller {
         spec: &Spec,
         body: &[u8],
         timeout: Option<Duration>,
-    ) -> Result<Parts, CallError> {
+        mut patience: u64,
+    ) -> Result<Parts, Option<CallError>> {
+        let mut goes_on = || {
+            patience = patience.saturating_sub(1);
+            if patience > 0 { Ok(()) } else { Err(None) }
+        };
         let mut request = call::request(id, spec, &[]);
         if let Some(timeout) = timeout {
             request = request.timeout(timeout);
@@ -269,6 +282,7 @@ impl Caller {
         let mut exchange = client.exchange(&request, total)?;
         let mut rest = body;
         while !rest.is_empty() {
+            goes_on()?;
             let len = (self.random.sized(rest.len() as u64) as usize).max(1).min(rest.len());
             match exchange.write_body(&rest[..len])? {
                 0 => break,
@@ -278,12 +292,14 @@ impl Caller {
                 self.machine.sleep(20_000);
             }
         }
+        goes_on()?;
         // Also when the answer came before everything was written.
         exchange.finish()?;
         let (status, head) = exchange.head()?;
         let mut answer = Vec::new();
         let mut piece = vec![0; self.random.range(1, 3000) as usize];
         loop {
+            goes_on()?;
             match exchange.read_body(&mut piece)? {
                 0 => return Ok((status, head, answer)),
                 len => answer.extend_from_slice(&piece[..len]),
@@ -293,27 +309,27 @@ impl Caller {
 
     /// A raw stream: the call, the end of this direction, the answer until the other one ends.
     fn raw_stream(&mut self, client: &Client) {
-        let Ok(mut stream) = client.stream(Protocol::Raw, Some(call::RAW)) else { return };
+        let cluster = self.raw_cluster();
+        let Ok(mut stream) = client.stream(Protocol::Raw, Some(cluster)) else { return };
         stream.set_read_timeout(Some(Duration::from_secs(3)));
         stream.set_write_timeout(Some(Duration::from_secs(3)));
-        let mut spec = self.spec();
-        spec.to = To::Raw;
+        let spec = Spec { to: To::Raw(cluster), one_way: false, ..self.spec() };
         let id = self.ledger.begin(self.process, spec);
+        let question = call::raw_question(id, spec.request_len);
+        if self.patience() < u64::MAX {
+            let cut = self.random.below(question.len() as u64 + 1) as usize;
+            let _ = stream.write_all(&question[..cut]);
+            let moment = self.random.sized(500_000);
+            self.machine.sleep(moment);
+            return self.ledger.end(id, End::GivenUp(Ran::Maybe));
+        }
         let mut answer = Vec::new();
         let outcome = stream
-            .write_all(&call::raw_question(id, spec.request_len))
+            .write_all(&question)
             .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
             .and_then(|()| stream.read_to_end(&mut answer));
         match outcome {
-            // An upstream's reset that a send has seen already looks like the end of its bytes: a tunnel passes that on.
-            Ok(_)
-                if !self.ledger.is_calm()
-                    && (answer.len() < spec.answer_len || answer.is_empty())
-                    && call::answer(id, spec.answer_len).starts_with(&answer) =>
-            {
-                self.ledger.end(id, End::Failed(Ran::Maybe, "cut short".into()));
-            }
-            Ok(_) => self.ledger.answered(id, 0, &[], &answer),
+            Ok(_) => self.ledger.answered_raw(id, &answer),
             Err(error) => self.ledger.end(id, End::Failed(Ran::Maybe, format!("the raw stream: {error}"))),
         }
     }
@@ -338,6 +354,13 @@ impl Caller {
             }
             out.extend_from_slice(b"\r\n");
             out.extend_from_slice(&body);
+            if self.patience() < u64::MAX {
+                out.truncate(self.random.below(out.len() as u64 + 1) as usize);
+                let _ = stream.write_all(&out);
+                let moment = self.random.sized(500_000);
+                self.machine.sleep(moment);
+                return self.ledger.end(id, End::GivenUp(Ran::Maybe));
+            }
             // An answer may come, and the stream end, before everything was taken.
             let sent = stream.write_all(&out);
             let outcome = read_answer(&mut stream).or_else(|error| sent.and(Err(error)));
@@ -449,99 +472,6 @@ fn read_answer(stream: &mut impl Read) -> std::io::Result<Parts> {
         None => {
             while more(&mut bytes)? {}
             Ok((status, head, bytes))
-        }
-    }
-}
-
-/// An app that serves.
-pub struct Provider {
-    pub machine: Machine,
-    pub ledger: Ledger,
-    pub random: Random,
-    pub plan: Plan,
-    pub stop: Arc<AtomicBool>,
-    /// Calls somebody itself while it serves a call: its own process.
-    pub calls: Option<ProcessId>,
-}
-
-impl Provider {
-    pub fn run(mut self) {
-        let mut client = None;
-        while !self.stop.load(std::sync::atomic::Ordering::Relaxed) {
-            match Server::attach_spinning(&self.plan.socket, SERVING, self.plan.max_spin) {
-                Ok(mut server) => {
-                    let stop = self.stop.clone();
-                    let outcome =
-                        server.serve_until(&stop, &mut |request: &mut Served<'_>, response: &mut ServedResponse| {
-                            self.serve(request, response, &mut client);
-                        });
-                    journal::note(|| format!("serving ends: {outcome:?}"));
-                    if outcome.is_ok() {
-                        self.ledger.keep(server.lent_blocks());
-                    }
-                }
-                Err(error) => journal::note(|| format!("an app cannot serve: {error}")),
-            }
-            self.machine.sleep(1_000_000);
-        }
-    }
-
-    fn serve(&mut self, request: &mut Served<'_>, response: &mut ServedResponse, client: &mut Option<Client>) {
-        let Some(id) = call::id_of_path(request.path()) else {
-            return self.machine.fail(format!("an app got {:?}", String::from_utf8_lossy(request.head)));
-        };
-        let Some(spec) = self.ledger.spec(id) else { return };
-        if let Err(what) = call::same(&call::question(id, spec.request_len), request.body) {
-            self.ledger.mixed_up(id, &format!("arrived with another body: {what}"));
-        }
-        self.ledger.executed(id);
-        if let Some(process) = self.calls
-            && self.random.percent(20)
-        {
-            self.call_back(process, client);
-        }
-        if spec.manner == call::Manner::Slow {
-            let time = self.random.range(1_000, 500_000);
-            self.machine.sleep(time);
-        }
-        if !spec.manner.answers() {
-            return response.fail(shmesh_client::Reset::Died, "no answer to this");
-        }
-        response.header("x-id", id.to_string()).header("x-padding", "p".repeat(spec.padding));
-        response.body = call::answer(id, spec.answer_len);
-    }
-
-    /// A calls B while B calls A: with a deadline, as this thread is the only one that serves.
-    fn call_back(&mut self, process: ProcessId, kept: &mut Option<Client>) {
-        if kept.is_none() {
-            let builder = Client::builder().socket(&self.plan.socket).lanes(1).sessions_max(1).fallback(false);
-            *kept = builder.patience(Duration::from_millis(5)).connect().ok();
-        }
-        let Some(client) = kept.clone() else { return };
-        let to = if self.random.percent(30) { APP } else { WEB };
-        let spec = Spec::draw(&mut self.random, To::Http(to), self.plan.bytes_max.min(2000), true);
-        // It may time out: nobody must expect it to succeed.
-        let spec = Spec { manner: if to == APP { call::Manner::Silent } else { spec.manner }, ..spec };
-        if self.ledger.is_calm() && to == APP {
-            return;
-        }
-        let id = self.ledger.begin(process, spec);
-        let payload = call::payload(id, &spec);
-        let timeout = Duration::from_millis(if self.ledger.is_calm() { 900 } else { 5 });
-        let outcome = client.call(call::request(id, &spec, &payload).timeout(timeout));
-        match outcome {
-            Ok(response) => {
-                self.ledger.answered(id, response.status, &response.head, &response.body);
-                // What was taken is told when the lane is used next, which may be never.
-                if let Ok(mut lane) = client.lane() {
-                    let _ = lane.receive(Wait::No);
-                }
-            }
-            Err(error) => {
-                self.ledger.end(id, End::Failed(call::ran(&error), error.to_string()));
-                // Nobody would take what still comes in this session.
-                *kept = None;
-            }
         }
     }
 }

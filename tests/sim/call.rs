@@ -11,10 +11,14 @@ pub const WEB: &str = "web";
 pub const APP: &str = "app";
 /// Host of a cluster whose first endpoint is not there.
 pub const HALF: &str = "half";
-/// The Dubbo service.
+/// The Dubbo service over TCP.
 pub const SERVICE: &str = "sim.Echo";
+/// The Dubbo service of the app that serves.
+pub const SERVICE_APP: &str = "sim.EchoApp";
 /// The raw cluster.
 pub const RAW: &str = "raw";
+/// The raw cluster of the app that serves.
+pub const RAW_APP: &str = "raw-app";
 
 /// Status, head and body of an answer.
 pub type Parts = (u16, Vec<u8>, Vec<u8>);
@@ -29,14 +33,16 @@ pub struct Spec {
     /// Bytes of a header of the answer that is there to be long.
     pub padding: usize,
     pub manner: Manner,
+    /// Dubbo: nobody waits for an answer.
+    pub one_way: bool,
 }
 
-/// Over what, to whom.
+/// Over what, to which host, service or cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To {
     Http(&'static str),
-    Dubbo,
-    Raw,
+    Dubbo(&'static str),
+    Raw(&'static str),
 }
 
 /// How the upstream behaves.
@@ -61,12 +67,14 @@ pub enum Manner {
     HangsUp,
     /// Never answers.
     Silent,
+    /// Loses its power in the middle of the answer (a serving app: does not answer).
+    Vanishes,
 }
 
 impl Manner {
     /// Whether a call to it ends with an answer when nothing goes wrong.
     pub fn answers(self) -> bool {
-        !matches!(self, Manner::Dies | Manner::HangsUp | Manner::Silent)
+        !matches!(self, Manner::Dies | Manner::HangsUp | Manner::Silent | Manner::Vanishes)
     }
 }
 
@@ -74,17 +82,27 @@ impl Spec {
     /// Draws one. `bytes_max` bounds its bodies; `tame`: to an upstream that answers.
     pub fn draw(random: &mut Random, to: To, bytes_max: u64, tame: bool) -> Spec {
         let calm = [Manner::Plain, Manner::Plain, Manner::Plain, Manner::Chunked, Manner::Slow, Manner::Dribble];
-        let wild = [Manner::UntilClose, Manner::Closes, Manner::Early, Manner::Dies, Manner::HangsUp, Manner::Silent];
+        let wild = [
+            Manner::UntilClose,
+            Manner::Closes,
+            Manner::Early,
+            Manner::Dies,
+            Manner::HangsUp,
+            Manner::Silent,
+            Manner::Vanishes,
+        ];
         let manner = if tame || random.percent(75) { random.pick(&calm) } else { random.pick(&wild) };
         // A longer text is sent in pieces, which are not looked for here.
-        let bytes_max = if to == To::Dubbo { bytes_max.min(20_000) } else { bytes_max };
+        let is_dubbo = matches!(to, To::Dubbo(_));
+        let bytes_max = if is_dubbo { bytes_max.min(20_000) } else { bytes_max };
         Spec {
             to,
             idempotent: random.percent(40),
-            request_len: random.sized(bytes_max) as usize,
-            answer_len: random.sized(bytes_max) as usize,
+            request_len: len(random, bytes_max),
+            answer_len: len(random, bytes_max),
             padding: if !tame && random.percent(5) { random.sized(20_000) as usize } else { 0 },
             manner,
+            one_way: is_dubbo && random.percent(25),
         }
     }
 
@@ -95,6 +113,11 @@ impl Spec {
             (false, _) => "POST",
         }
     }
+}
+
+/// Of any order of magnitude; now and then the longest.
+fn len(random: &mut Random, bytes_max: u64) -> usize {
+    if random.percent(5) { bytes_max as usize } else { random.sized(bytes_max) as usize }
 }
 
 /// The body of the request of a call.
@@ -138,12 +161,15 @@ pub fn id_of_text(text: &[u8]) -> Option<u64> {
 pub fn frame(id: u64, spec: &Spec) -> Vec<u8> {
     let mut out = Vec::new();
     let argument = text(id, spec.request_len);
-    let invocation = Invocation { path: SERVICE, method: "echo", argument: Some(&argument), ..Invocation::default() };
-    write_request(&mut out, id, true, serialization::HESSIAN2, &invocation);
+    let path = if let To::Dubbo(service) = spec.to { service } else { SERVICE };
+    let invocation = Invocation { path, method: "echo", argument: Some(&argument), ..Invocation::default() };
+    write_request(&mut out, id, !spec.one_way, serialization::HESSIAN2, &invocation);
     out
 }
 
-pub const DUBBO_KEY: DubboKey<'static> = DubboKey { service: SERVICE, method: "echo", group: None, version: None };
+pub const fn dubbo_key(service: &str) -> DubboKey<'_> {
+    DubboKey { service, method: "echo", group: None, version: None }
+}
 
 /// A request head up to, without, the empty line, as a client on a socket writes it.
 pub fn head(id: u64, spec: &Spec, host: &str) -> String {
@@ -164,8 +190,8 @@ pub fn id_of_path(path: &[u8]) -> Option<u64> {
 pub fn request<'a>(id: u64, spec: &Spec, payload: &'a [u8]) -> Request<'a> {
     let request = match spec.to {
         To::Http(host) => Request::http(spec.method(), host, &path(id)).body(payload),
-        To::Dubbo => Request::dubbo(DUBBO_KEY, payload),
-        To::Raw => Request::raw(RAW, payload),
+        To::Dubbo(service) => Request::dubbo(dubbo_key(service), payload),
+        To::Raw(cluster) => Request::raw(cluster, payload),
     };
     request.idempotent(spec.idempotent)
 }
@@ -174,8 +200,8 @@ pub fn request<'a>(id: u64, spec: &Spec, payload: &'a [u8]) -> Request<'a> {
 pub fn payload(id: u64, spec: &Spec) -> Vec<u8> {
     match spec.to {
         To::Http(_) => question(id, spec.request_len),
-        To::Dubbo => frame(id, spec),
-        To::Raw => raw_question(id, spec.request_len),
+        To::Dubbo(_) => frame(id, spec),
+        To::Raw(_) => raw_question(id, spec.request_len),
     }
 }
 
@@ -190,7 +216,12 @@ pub fn check(id: u64, spec: &Spec, status: u16, head: &[u8], body: &[u8]) -> Res
             }
             same(&answer(id, spec.answer_len), body)
         }
-        To::Dubbo => {
+        // It says that the frame was handed on.
+        To::Dubbo(_) if spec.one_way => match (status, body) {
+            (20, []) => Ok(()),
+            _ => Err(format!("status {status}, {} bytes for a call that is one-way", body.len())),
+        },
+        To::Dubbo(_) => {
             let expected = text(id, spec.request_len);
             if status != 20 || !body.windows(expected.len()).any(|part| part == expected) {
                 return Err(format!("status {status}, {} bytes without the text", body.len()));
@@ -200,7 +231,7 @@ pub fn check(id: u64, spec: &Spec, status: u16, head: &[u8], body: &[u8]) -> Res
             }
             Ok(())
         }
-        To::Raw => same(&answer(id, spec.answer_len), body),
+        To::Raw(_) => same(&answer(id, spec.answer_len), body),
     }
 }
 

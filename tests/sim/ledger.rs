@@ -125,7 +125,7 @@ impl Ledger {
             self.wrong(id, &format!("ended twice: {before:?}, then {end:?}"));
         }
         match &end {
-            End::Answered if executed == 0 => self.wrong(id, "was answered and never ran"),
+            End::Answered if executed == 0 && !spec.one_way => self.wrong(id, "was answered and never ran"),
             End::Failed(Ran::No, _) | End::GivenUp(Ran::No) if executed > 0 => {
                 self.wrong(id, &format!("ran, and was judged not to have run: {end:?}"));
             }
@@ -145,16 +145,28 @@ impl Ledger {
         let own = match spec.to {
             To::Http(_) => call::excuse(&spec, status, head),
             // The sidecar's own answers have another status than OK.
-            To::Dubbo if status != 20 => Some((Ran::Maybe, format!("status {status}"))),
+            To::Dubbo(_) if status != 20 => Some((Ran::Maybe, format!("status {status}"))),
             // A raw answer that does not come is an empty one.
-            To::Raw if !spec.manner.answers() && body.is_empty() => Some((Ran::Maybe, "no answer".into())),
-            To::Dubbo | To::Raw => None,
+            To::Raw(_) if !spec.manner.answers() && body.is_empty() => Some((Ran::Maybe, "no answer".into())),
+            To::Dubbo(_) | To::Raw(_) => None,
         };
         match (own, call::check(id, &spec, status, head, body)) {
             (Some((ran, why)), _) => self.end(id, End::Failed(ran, why)),
             (None, Ok(())) => self.end(id, End::Answered),
             (None, Err(what)) => self.mixed_up(id, &format!("has another answer: {what}")),
         }
+    }
+
+    /// The bytes of a raw connection came to their end. They have no framing: whatever breaks off between its ends may look like an
+    /// end in order.
+    pub fn answered_raw(&self, id: u64, answer: &[u8]) {
+        let Some(spec) = self.spec(id) else { return };
+        let ran = self.0.calls.borrow().get(&id).is_some_and(|entry| entry.executed > 0);
+        let cut = !self.0.calm && (answer.len() < spec.answer_len || answer.is_empty() || !ran);
+        if cut && call::answer(id, spec.answer_len).starts_with(answer) {
+            return self.end(id, End::Failed(Ran::Maybe, "cut short".into()));
+        }
+        self.answered(id, 0, &[], answer);
     }
 
     /// Bytes that are not what they should be.
@@ -167,7 +179,7 @@ impl Ledger {
         self.0.machine.fail(format!("call {id} {what} ({spec:?})"));
     }
 
-    /// At the end: every call ended whose caller lived.
+    /// At the end: every call ended whose caller lived, and what nobody waited for ran, too.
     pub fn close(&self) {
         let calls = self.0.calls.borrow();
         let open = calls.iter().find(|(_, entry)| entry.end.is_none() && self.0.machine.is_alive(entry.caller));
@@ -175,6 +187,13 @@ impl Ledger {
             let id = *id;
             drop(calls);
             self.wrong(id, "never ended");
+            return;
+        }
+        let lost = calls.iter().find(|(_, entry)| self.0.calm && entry.spec.one_way && entry.executed == 0);
+        if let Some((id, _)) = lost {
+            let id = *id;
+            drop(calls);
+            self.wrong(id, "was handed on and never ran");
         }
     }
 

@@ -25,6 +25,8 @@ mod neighbour;
 #[cfg(shmesh_sim)]
 mod pipe;
 #[cfg(shmesh_sim)]
+mod provider;
+#[cfg(shmesh_sim)]
 mod random;
 #[cfg(shmesh_sim)]
 mod scenario;

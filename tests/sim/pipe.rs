@@ -15,11 +15,19 @@ pub struct Pipe {
     input: Vec<u8>,
     /// Gives up then, whatever is missing.
     pub deadline: Option<Nanos>,
+    /// Reads while it waits to write: for one who asks ahead.
+    pub reads_ahead: bool,
 }
 
 impl Pipe {
     pub fn new(machine: &Machine, conn: ActorConn) -> Pipe {
-        Pipe { machine: machine.clone(), conn: Some(Rc::new(conn)), input: Vec::new(), deadline: None }
+        Pipe {
+            machine: machine.clone(),
+            conn: Some(Rc::new(conn)),
+            input: Vec::new(),
+            deadline: None,
+            reads_ahead: false,
+        }
     }
 
     fn conn(&self) -> Result<Rc<ActorConn>, Over> {
@@ -54,8 +62,11 @@ impl Pipe {
         while !bytes.is_empty() {
             match conn.send(bytes) {
                 Ok(0) => {
-                    let waiting = conn.clone();
-                    self.wait(move || waiting.is_writable())?;
+                    let (waiting, reads_ahead) = (conn.clone(), self.reads_ahead);
+                    self.wait(move || waiting.is_writable() || reads_ahead && waiting.is_readable())?;
+                    if reads_ahead && !matches!(conn.recv(&mut self.input), Read::Bytes(_) | Read::Nothing) {
+                        return Err(Over);
+                    }
                 }
                 Ok(sent) => bytes = &bytes[sent..],
                 Err(_) => return Err(Over),
@@ -161,6 +172,13 @@ impl Pipe {
     pub fn drain(&mut self) {
         while matches!(self.fill(), Ok(true)) {
             self.input.clear();
+        }
+    }
+
+    /// Is never heard of again.
+    pub fn vanish(&mut self) {
+        if let Some(conn) = self.conn.take().and_then(Rc::into_inner) {
+            conn.vanish();
         }
     }
 

@@ -60,7 +60,7 @@ struct Serving {
 }
 
 impl Handler for Serving {
-    fn call(&mut self, request: &Served<'_>, response: &mut ServedResponse) {
+    fn call(&mut self, request: &mut Served<'_>, response: &mut ServedResponse) {
         match request.protocol {
             Protocol::Http => self.http(request, response),
             Protocol::Dubbo2 => self.dubbo(request, response),
@@ -84,7 +84,7 @@ impl Handler for Serving {
 }
 
 impl Serving {
-    fn http(&mut self, request: &Served<'_>, response: &mut ServedResponse) {
+    fn http(&mut self, request: &mut Served<'_>, response: &mut ServedResponse) {
         let Some(id) = call::id_of_path(request.path()) else {
             return self.app.machine.fail(format!("an app got {:?}", String::from_utf8_lossy(request.head)));
         };
@@ -99,7 +99,7 @@ impl Serving {
         response.body = call::answer(id, spec.answer_len);
     }
 
-    fn dubbo(&mut self, request: &Served<'_>, response: &mut ServedResponse) {
+    fn dubbo(&mut self, request: &mut Served<'_>, response: &mut ServedResponse) {
         let parsed = request.body.first_chunk::<HEADER_LEN>().map(|bytes| FrameHeader::parse(bytes, u32::MAX));
         let Some(Ok(header)) = parsed else { return self.app.machine.fail("an app got what is no Dubbo frame") };
         let Some((id, value)) = argument(&header, &request.body[HEADER_LEN..]) else {
@@ -118,7 +118,7 @@ impl Serving {
         }
     }
 
-    fn raw(&mut self, request: &Served<'_>, response: &mut ServedResponse) {
+    fn raw(&mut self, request: &mut Served<'_>, response: &mut ServedResponse) {
         let Some(id) = request.body.first_chunk().map(|id| u64::from_be_bytes(*id)) else {
             return self.app.machine.fail("an app got a raw call without its id");
         };

@@ -11,11 +11,12 @@ use shmesh_io::sim::{Faults, Link, World};
 use shmesh_io::{Nanos, Target};
 use shmesh_shm::Geometry;
 
-use crate::app::{Caller, Plan, Provider};
+use crate::app::{Caller, Plan};
 use crate::downstream::Downstream;
 use crate::journal;
 use crate::ledger::Ledger;
 use crate::machine::{Machine, Pace, ProcessId};
+use crate::provider::Provider;
 use crate::random::Random;
 use crate::sidecar::{DUBBO_UP, HTTP_UP, HTTP_UP_TOO, RAW_UP, Settings, Sidecar, addr};
 use crate::upstream::{self, Service};
@@ -47,6 +48,8 @@ enum Trouble {
     KillCaller(usize),
     StopCaller(usize, Nanos),
     KillSidecar,
+    /// Its machine is never heard of again.
+    LoseSidecar,
     StartSidecar,
     StopSidecar(Nanos),
     KillProvider,
@@ -117,6 +120,7 @@ impl Run {
             pool_slots: random.pick(&[8, 32]),
         };
         let served = random.percent(70);
+        let largest = if random.percent(10) { 1_100_000 } else { 120_000 };
         let plan = Plan {
             socket: settings.socket.clone(),
             rounds: random.range(1, 5),
@@ -126,7 +130,7 @@ impl Run {
                 64,
                 1_000,
                 u64::from(geometry.block_max) * 2,
-                (u64::from(geometry.window) * 3).min(120_000),
+                (u64::from(geometry.window) * 4).min(largest),
             ]),
             max_spin: Duration::from_micros(random.pick(&[0, 0, 5, 100])),
             served,
@@ -221,10 +225,10 @@ impl Run {
                 bytes_max: self.plan.bytes_max,
                 served: self.plan.served,
             };
-            if self.random.percent(60) {
-                self.machine.spawn(process, "http", move || client.http());
-            } else {
-                self.machine.spawn(process, "dubbo", move || client.dubbo());
+            match self.random.below(10) {
+                0..=4 => self.machine.spawn(process, "http", move || client.http()),
+                5..=6 if self.plan.raw_streams => self.machine.spawn(process, "raw", move || client.raw()),
+                _ => self.machine.spawn(process, "dubbo", move || client.dubbo()),
             }
             self.callers.push(process);
         }
@@ -264,7 +268,8 @@ impl Run {
             0 | 1 => plan.push((at, Trouble::KillCaller(who))),
             2 | 3 => plan.push((at, Trouble::StopCaller(who, pause))),
             4 | 5 => {
-                plan.push((at, Trouble::KillSidecar));
+                let death = if random.percent(80) { Trouble::KillSidecar } else { Trouble::LoseSidecar };
+                plan.push((at, death));
                 if random.percent(70) {
                     plan.push((at + random.below(8 * MS), Trouble::StartSidecar));
                 }
@@ -297,6 +302,13 @@ impl Run {
             Trouble::KillSidecar => {
                 if let Some(sidecar) = self.sidecar.take() {
                     self.sidecar_died = true;
+                    machine.kill(sidecar.process);
+                }
+            }
+            Trouble::LoseSidecar => {
+                if let Some(sidecar) = self.sidecar.take() {
+                    self.sidecar_died = true;
+                    machine.world().vanish("sidecar");
                     machine.kill(sidecar.process);
                 }
             }

@@ -14,13 +14,15 @@ use shmesh_io::{Limits, Target};
 use shmesh_policy::{Address, Bind, Cluster, ClusterId, Listener, Protocol, Route, RouteMatch, Routes, Snapshot};
 use shmesh_shm::Geometry;
 
-use crate::call::{APP, HALF, RAW, SERVICE, WEB};
+use crate::call::{APP, HALF, RAW, RAW_APP, SERVICE, SERVICE_APP, WEB};
 use crate::journal;
 use crate::machine::{Machine, ProcessId};
 
 /// Where everything is.
 pub const HTTP_DOWN: &str = "10.0.0.1:80";
 pub const DUBBO_DOWN: &str = "10.0.0.1:20880";
+pub const RAW_DOWN: &str = "10.0.0.1:9";
+pub const RAW_APP_DOWN: &str = "10.0.0.1:10";
 pub const HTTP_UP: &str = "10.0.1.1:80";
 pub const HTTP_UP_TOO: &str = "10.0.1.2:80";
 pub const DUBBO_UP: &str = "10.0.2.1:20880";
@@ -70,7 +72,13 @@ impl Sidecar {
             workers.push(WorkerPart {
                 driver: SimDriver::new(machine.world(), "sidecar", Limits { pool_slots: settings.pool_slots })
                     .expect("a driver"),
-                listeners: vec![None, listener(HTTP_DOWN), listener(DUBBO_DOWN)],
+                listeners: vec![
+                    None,
+                    listener(HTTP_DOWN),
+                    listener(DUBBO_DOWN),
+                    listener(RAW_DOWN),
+                    listener(RAW_APP_DOWN),
+                ],
             });
         }
         let session_sockets = vec![(0, socket)];
@@ -124,6 +132,7 @@ fn snapshot(settings: &Settings) -> Snapshot {
         Cluster::new("half", [tcp(NOBODY), tcp(HTTP_UP)]),
         Cluster::new("dubbo", [tcp(DUBBO_UP)]),
         Cluster::new(RAW, [tcp(RAW_UP)]),
+        Cluster::new(RAW_APP, [Address::Shm(SERVING.into())]),
     ];
     for cluster in &mut clusters {
         cluster.connect_timeout = Duration::from_millis(50);
@@ -133,17 +142,29 @@ fn snapshot(settings: &Settings) -> Snapshot {
         matching: RouteMatch { host: Some(host.into()), ..RouteMatch::default() },
         cluster: ClusterId(cluster),
     };
-    let dubbo = Route {
-        matching: RouteMatch { service: Some(shmesh_policy::Pattern::new(SERVICE)), ..RouteMatch::default() },
-        cluster: ClusterId(3),
+    let to_service = |service: &str, cluster| Route {
+        matching: RouteMatch { service: Some(shmesh_policy::Pattern::new(service)), ..RouteMatch::default() },
+        cluster: ClusterId(cluster),
     };
-    let routes = Routes::new(vec![to_host(WEB, 0), to_host(APP, 1), to_host(HALF, 2), dubbo]);
+    let routes = Routes::new(vec![
+        to_host(WEB, 0),
+        to_host(APP, 1),
+        to_host(HALF, 2),
+        to_service(SERVICE, 3),
+        to_service(SERVICE_APP, 1),
+    ]);
     let listener =
         |name: &str, bind, protocol| Listener { name: name.into(), bind, protocol, cluster: None, allow_uids: None };
+    let raw = |name: &str, at: &str, cluster| Listener {
+        cluster: Some(ClusterId(cluster)),
+        ..listener(name, Bind::Tcp(addr(at)), Protocol::Raw)
+    };
     let listeners = vec![
         listener("apps", Bind::Shm(Path::new(&settings.socket).into()), Protocol::Raw),
         listener("http", Bind::Tcp(addr(HTTP_DOWN)), Protocol::Http),
         listener("dubbo", Bind::Tcp(addr(DUBBO_DOWN)), Protocol::Dubbo),
+        raw("raw", RAW_DOWN, 4),
+        raw("raw-app", RAW_APP_DOWN, 5),
     ];
     let mut snapshot = Snapshot { version: 1, listeners, routes, clusters, ..Snapshot::default() };
     snapshot.timeouts.connect = Duration::from_millis(50);

@@ -136,10 +136,12 @@ impl Serving {
             out.extend_from_slice(&body);
         }
         match spec.manner {
-            Manner::Dies => {
+            Manner::Dies | Manner::Vanishes => {
                 let cut = self.random.below(out.len() as u64) as usize;
                 self.pipe.write(&out[..cut])?;
-                if self.random.percent(50) {
+                if spec.manner == Manner::Vanishes {
+                    self.pipe.vanish();
+                } else if self.random.percent(50) {
                     self.pipe.reset();
                 }
                 return Err(Over);
@@ -201,6 +203,10 @@ impl Serving {
             self.ledger.executed(id);
             match spec.manner {
                 Manner::HangsUp | Manner::Dies => return Err(Over),
+                Manner::Vanishes => {
+                    self.pipe.vanish();
+                    return Err(Over);
+                }
                 Manner::Silent => continue,
                 Manner::Slow => {
                     let time = self.random.range(1_000, 2_000_000);
@@ -208,9 +214,14 @@ impl Serving {
                 }
                 _ => {}
             }
-            let mut out = Vec::new();
-            write_value_response(&mut out, &header, value);
-            answers.push(out);
+            if header.two_way == spec.one_way {
+                self.ledger.mixed_up(id, "arrived as another kind of call");
+            }
+            if header.two_way {
+                let mut out = Vec::new();
+                write_value_response(&mut out, &header, value);
+                answers.push(out);
+            }
         }
     }
 
