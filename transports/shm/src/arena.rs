@@ -68,8 +68,8 @@ impl Arena {
         Some(index * self.block_min)
     }
 
-    /// Takes a block back.
-    pub fn free(&mut self, offset: u32) -> Result<(), NotLent> {
+    /// Takes a block back; says how many bytes it has.
+    pub fn free(&mut self, offset: u32) -> Result<u32, NotLent> {
         if !offset.is_multiple_of(self.block_min) {
             return Err(NotLent);
         }
@@ -79,8 +79,9 @@ impl Arena {
             return Err(NotLent);
         }
         let mut order = state & ORDER;
+        let bytes = self.block_min << order;
         self.lent -= 1;
-        self.lent_bytes -= u64::from(self.block_min) << order;
+        self.lent_bytes -= u64::from(bytes);
         self.states[index as usize] = 0;
         while order + 1 < self.orders {
             let buddy = index ^ (1 << order);
@@ -92,7 +93,7 @@ impl Arena {
             order += 1;
         }
         self.push(index, order);
-        Ok(())
+        Ok(bytes)
     }
 
     /// Bytes of the largest block that [`Arena::alloc`] would lend now; 0 when everything is lent.

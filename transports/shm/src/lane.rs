@@ -507,7 +507,12 @@ impl LaneEnd {
 
     fn take_back(&mut self) {
         self.take_unused();
-        if let Err(violation) = self.reclaim.collect_into(&mut self.arena) {
+        #[cfg(not(shmesh_sim))]
+        let freed = |_, _| {};
+        #[cfg(shmesh_sim)]
+        let freed =
+            |block, bytes| self.mine.poison(self.lane_at + self.geometry.arena_at() + block as usize, bytes as usize);
+        if let Err(violation) = self.reclaim.collect_into(&mut self.arena, freed) {
             self.broken = Some(violation);
         }
     }

@@ -310,6 +310,16 @@ mod mapped {
             self.pointer(at, len).cast_mut()
         }
 
+        /// What was given back is not what it was: a reader that gave it back too early finds out.
+        #[cfg(shmesh_sim)]
+        pub(crate) fn poison(&self, at: usize, len: usize) {
+            let dst = self.pointer_mut(at, len);
+            if host::is_alive() {
+                // SAFETY: `dst` is valid and writable for `len` bytes (checked by `pointer_mut`).
+                unsafe { std::ptr::write_bytes(dst, 0xdb, len) };
+            }
+        }
+
         #[cfg(shmesh_sim)]
         pub(super) fn memory(&self) -> &Memory {
             &self.memory

@@ -61,8 +61,8 @@ impl Reclaim {
         self.theirs.load(self.lane_at + RELEASED) != self.taken
     }
 
-    /// Takes back everything that the peer gave back.
-    pub fn collect_into(&mut self, arena: &mut Arena) -> Result<(), Violation> {
+    /// Takes back everything that the peer gave back; `freed` is told of each block, its offset and its bytes.
+    pub fn collect_into(&mut self, arena: &mut Arena, mut freed: impl FnMut(u32, u32)) -> Result<(), Violation> {
         // Acquire: pairs with the Release store in `Releases::publish`: the offsets are there, and the peer's reads of the blocks
         // happened before they are written again.
         let released = self.theirs.load_acquire(self.lane_at + RELEASED); // model: released-seen
@@ -71,7 +71,9 @@ impl Reclaim {
         }
         while self.taken != released {
             let at = entry(self.lane_at, self.taken & (self.entries - 1));
-            arena.free(self.theirs.load_u32(at)).map_err(|_| Violation::ReleasedBlock)?;
+            let block = self.theirs.load_u32(at);
+            let bytes = arena.free(block).map_err(|_| Violation::ReleasedBlock)?;
+            freed(block, bytes);
             self.taken += 1;
         }
         Ok(())
