@@ -11,6 +11,9 @@ use crate::ledger::{End, Ledger};
 use crate::machine::{Machine, ProcessId};
 use crate::random::Random;
 
+/// How long a call may take when nothing is wrong.
+const PROBE_PATIENCE: Duration = Duration::from_millis(50);
+
 /// How one app calls.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -386,12 +389,36 @@ impl Caller {
         }
     }
 
+    /// Nothing is wrong any more, so these calls succeed.
+    fn probe(&mut self, client: &Client, hosts: &[&'static str]) {
+        for host in hosts {
+            let spec = Spec::draw(&mut self.random, To::Http(host), self.plan.bytes_max.min(2_000), true);
+            let id = self.ledger.begin(self.process, spec);
+            let payload = call::payload(id, &spec);
+            match client.call(call::request(id, &spec, &payload).timeout(PROBE_PATIENCE)) {
+                Ok(response) if response.status == 200 => {
+                    self.ledger.answered(id, response.status, &response.head, &response.body);
+                }
+                other => {
+                    let found = other.map(|response| String::from_utf8_lossy(&response.head).into_owned());
+                    self.machine.fail(format!("a call to {host} fails though everything is well again: {found:?}"));
+                }
+            }
+        }
+        self.ledger.probed(self.process);
+    }
+
     /// Nothing more to call: keeps its lanes, takes what still comes, until it may go.
     fn rest(&mut self, client: &Client) {
         let mut lanes: Vec<Lane> = Vec::new();
         // The other thread may still have some.
         self.ledger.rest(self.process);
         while !self.ledger.is_released() {
+            let hosts = self.ledger.due_probes(self.process);
+            if !hosts.is_empty() {
+                lanes.clear();
+                self.probe(client, &hosts);
+            }
             if self.ledger.rests(self.process) {
                 while lanes.len() < usize::from(self.plan.lanes)
                     && let Ok(lane) = client.lane()
@@ -403,7 +430,7 @@ impl Caller {
                 let _ = lane.receive(Wait::No);
             }
             let ledger = self.ledger.clone();
-            let until = Some(self.machine.now() + 5_000_000);
+            let until = Some(self.machine.now() + 20_000_000);
             self.machine.wait(until, move || ledger.is_released());
         }
         let kept = lanes.iter_mut().filter(|lane| !lane.is_lost()).map(Lane::lent_blocks).sum();

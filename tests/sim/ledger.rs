@@ -24,6 +24,9 @@ struct Books {
     /// The longest that a call may take, from its first byte to its end.
     longest: Nanos,
     released: Cell<bool>,
+    /// The hosts that have to answer now.
+    probing: RefCell<Vec<&'static str>>,
+    probed: RefCell<Vec<ProcessId>>,
     resting: RefCell<Vec<ProcessId>>,
     threads: RefCell<Vec<(ProcessId, usize)>>,
     kept: Cell<u32>,
@@ -57,6 +60,8 @@ impl Ledger {
             calm,
             longest,
             released: Cell::new(false),
+            probing: RefCell::default(),
+            probed: RefCell::default(),
             resting: RefCell::default(),
             threads: RefCell::default(),
             kept: Cell::new(0),
@@ -217,6 +222,25 @@ impl Ledger {
         let threads = self.0.threads.borrow();
         let threads = threads.iter().find(|(of, _)| *of == process).map_or(1, |(_, threads)| *threads);
         self.0.resting.borrow().iter().filter(|resting| **resting == process).count() >= threads
+    }
+
+    /// Everything is well again: callers that rest are to call these hosts, and have to be answered.
+    pub fn probe(&self, hosts: Vec<&'static str>) {
+        *self.0.probing.borrow_mut() = hosts;
+    }
+
+    /// The hosts that the process has to call now.
+    pub fn due_probes(&self, process: ProcessId) -> Vec<&'static str> {
+        if self.is_probed(process) { Vec::new() } else { self.0.probing.borrow().clone() }
+    }
+
+    /// It has called them.
+    pub fn probed(&self, process: ProcessId) {
+        self.0.probed.borrow_mut().push(process);
+    }
+
+    pub fn is_probed(&self, process: ProcessId) -> bool {
+        self.0.probed.borrow().contains(&process)
     }
 
     /// Callers may go.

@@ -12,6 +12,7 @@ use shmesh_io::{Nanos, Target};
 use shmesh_shm::Geometry;
 
 use crate::app::{Caller, Plan};
+use crate::call::{APP, WEB};
 use crate::downstream::Downstream;
 use crate::journal;
 use crate::ledger::Ledger;
@@ -31,6 +32,9 @@ const PATIENCE: Nanos = 10_000 * MS;
 
 /// After that: lingering and idle connections go.
 const SETTLING: Nanos = 2_500 * MS;
+
+/// Long enough for a call when nothing is wrong, and for apps that rest to look up.
+const PROBING: Nanos = 200 * MS;
 
 /// What came of a run.
 #[derive(Clone, Debug, Default)]
@@ -357,17 +361,9 @@ impl Run {
             return;
         }
         machine.run(machine.now() + SETTLING, || false);
-        for counts in self.inspect() {
-            let quiet = Inspect {
-                sessions: counts.sessions,
-                lanes: counts.lanes,
-                conns_idle: counts.conns_idle,
-                ..Inspect::default()
-            };
-            if counts != quiet {
-                machine.fail(format!("something is left in a worker's tables: {counts:?}"));
-            }
-        }
+        self.find_quiet();
+        self.probe();
+        self.find_quiet();
         if machine.failure().is_some() {
             return;
         }
@@ -394,6 +390,40 @@ impl Run {
         // What a sidecar that died had is gone with it, and an app that rests does not look.
         if self.ledger.kept() > 0 && !self.sidecar_died {
             machine.fail(format!("the sidecar kept {} blocks of apps", self.ledger.kept()));
+        }
+    }
+
+    /// Whoever is left calls once more, and is answered.
+    fn probe(&self) {
+        let machine = &self.machine;
+        if self.sidecar.is_none() || machine.failure().is_some() {
+            return;
+        }
+        let mut hosts = vec![WEB];
+        if self.provider.is_some() {
+            hosts.push(APP);
+        }
+        self.ledger.probe(hosts);
+        let gone = |caller: ProcessId| !machine.is_alive(caller) || machine.is_over(caller);
+        let done = || self.callers.iter().all(|caller| gone(*caller) || self.ledger.is_probed(*caller));
+        if !machine.run(machine.now() + PROBING, done) {
+            machine.fail(format!("a call does not end though everything is well again: {}", machine.places()));
+        }
+        machine.run(machine.now() + PROBING, || false);
+    }
+
+    /// Nothing may be in a worker's tables but what waits to be used again.
+    fn find_quiet(&self) {
+        for counts in self.inspect() {
+            let quiet = Inspect {
+                sessions: counts.sessions,
+                lanes: counts.lanes,
+                conns_idle: counts.conns_idle,
+                ..Inspect::default()
+            };
+            if counts != quiet {
+                self.machine.fail(format!("something is left in a worker's tables: {counts:?}"));
+            }
         }
     }
 
