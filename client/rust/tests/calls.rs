@@ -4,6 +4,7 @@ mod fake;
 
 use std::io::{Read, Write};
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use fake::{FakeSidecar, SMALL, Settings, other_version, pattern};
@@ -204,6 +205,32 @@ fn an_answer_may_come_before_the_request_has_ended() {
     assert_eq!(response.status, 413);
     let response = client.call(Request::http("PUT", "reviews", "/").body(b"next")).unwrap();
     assert_eq!(response.body, b"next");
+}
+
+#[test]
+fn writing_ends_with_the_answer_when_no_credit_comes_any_more() {
+    let (_dir, _sidecar, client) = sidecar(small());
+    let (ended, end) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut exchange = client.exchange(&Request::http("PUT", "reviews", "/early"), None).unwrap();
+        while exchange.write_body(&[1; 10_000]).unwrap() > 0 {}
+        exchange.finish().unwrap();
+        ended.send(exchange.head().unwrap().0).unwrap();
+    });
+    assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok(413));
+}
+
+#[test]
+fn an_answer_to_a_call_that_was_given_up_is_not_delivered_though_it_is_there() {
+    let (_dir, _sidecar, client) = sidecar(small());
+    let mut lane = client.lane().unwrap();
+    let key = Target::Key(Protocol::Http, b"GET / HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    let calls = [lane.submit(&Call::new(key, &[])).unwrap(), lane.submit(&Call::new(key, &[])).unwrap()];
+    // The sidecar answers in one go what came in one go.
+    let first = lane.receive(Wait::Forever).unwrap().unwrap().id;
+    let other = calls.into_iter().find(|call| *call != first).unwrap();
+    lane.cancel(other);
+    assert_eq!((lane.receive(Wait::For(Duration::from_millis(50))), lane.in_flight()), (Ok(None), 0));
 }
 
 #[test]

@@ -98,6 +98,27 @@ fn a_call_that_may_have_run_and_is_not_idempotent_is_not_made_again() {
 }
 
 #[test]
+fn a_call_that_may_have_run_may_have_run_when_it_was_not_to_be_made_directly_either() {
+    let (_dir, _sidecar, client) = warm("tcp:127.0.0.1:1");
+    let error = client.call(Request::http("PUT", "reviews", "/die").body(b"once")).unwrap_err();
+    assert!(matches!(error, CallError::Direct { ran: Ran::Maybe, .. }), "{error:?}");
+}
+
+#[test]
+fn an_exchange_that_may_have_run_says_so_each_time_it_is_asked() {
+    let (_dir, _sidecar, client) = with_endpoints(&[]);
+    let mut exchange = client.exchange(&Request::http("POST", "reviews", "/die"), None).unwrap();
+    exchange.write_body(b"once").unwrap();
+    let _ = exchange.finish();
+    let errors = [
+        exchange.head().unwrap_err(),
+        exchange.write_body(b"more").unwrap_err(),
+        exchange.read_body(&mut [0; 8]).unwrap_err(),
+    ];
+    assert!(errors.iter().all(|error| matches!(error, CallError::MaybeExecuted(_))), "{errors:?}");
+}
+
+#[test]
 fn a_call_that_was_not_forwarded_is_made_again_whatever_its_method() {
     let (address, served) = http_service();
     let (_dir, _sidecar, client) = warm(&address);

@@ -586,7 +586,9 @@ impl Lane {
         // What is not sent back yet is not made room for.
         let backlog = if call.opener { 0 } else { call.out.len() - call.sent };
         let window = self.end.geometry().window;
-        if !call.received_end && call.ungranted >= window / 2 && backlog <= window as usize {
+        // Who has answered need not take the rest of a request.
+        let listens = call.stream || call.opener || !call.ended;
+        if listens && !call.received_end && call.ungranted >= window / 2 && backlog <= window as usize {
             let credit = Header::credit(slot, call.generation, call.ungranted);
             if self.end.put(&credit, &[]).is_ok() {
                 call.open += u64::from(std::mem::take(&mut call.ungranted));
