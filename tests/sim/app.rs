@@ -1,6 +1,5 @@
 //! Apps that call: the real shim, used as applications use it.
 
-use std::io::{Read, Write};
 use std::time::Duration;
 
 use shmesh_client::{Call, CallError, CallId, Client, Lane, Protocol, Ran, SubmitError, Target, Wait};
@@ -106,18 +105,22 @@ impl Caller {
         None
     }
 
-    fn spec(&mut self) -> Spec {
+    pub fn spec(&mut self) -> Spec {
         let to = match self.random.below(10) {
             0..=3 => To::Http(WEB),
             4..=6 if self.plan.served => To::Http(APP),
-            7 => To::Dubbo(if self.plan.served && self.random.percent(50) { SERVICE_APP } else { SERVICE }),
+            7 => To::Dubbo(self.service()),
             8 => To::Raw(self.raw_cluster()),
             _ => To::Http(if self.random.percent(70) { WEB } else { HALF }),
         };
         Spec::draw(&mut self.random, to, self.plan.bytes_max, self.ledger.is_calm())
     }
 
-    fn raw_cluster(&mut self) -> &'static str {
+    pub fn service(&mut self) -> &'static str {
+        if self.plan.served && self.random.percent(50) { SERVICE_APP } else { SERVICE }
+    }
+
+    pub fn raw_cluster(&mut self) -> &'static str {
         if self.plan.served && self.random.percent(50) { RAW_APP } else { RAW }
     }
 
@@ -260,7 +263,7 @@ impl Caller {
     }
 
     /// Pieces that are written and read before a call is given up.
-    fn patience(&mut self) -> u64 {
+    pub fn patience(&mut self) -> u64 {
         if !self.ledger.is_calm() && self.random.percent(25) { self.random.sized(40) } else { u64::MAX }
     }
 
@@ -306,78 +309,6 @@ impl Caller {
             match exchange.read_body(&mut piece)? {
                 0 => return Ok((status, head, answer)),
                 len => answer.extend_from_slice(&piece[..len]),
-            }
-        }
-    }
-
-    /// A raw stream: the call, the end of this direction, the answer until the other one ends.
-    fn raw_stream(&mut self, client: &Client) {
-        let cluster = self.raw_cluster();
-        let Ok(mut stream) = client.stream(Protocol::Raw, Some(cluster)) else { return };
-        stream.set_read_timeout(Some(Duration::from_secs(3)));
-        stream.set_write_timeout(Some(Duration::from_secs(3)));
-        let spec = Spec { to: To::Raw(cluster), one_way: false, ..self.spec() };
-        let id = self.ledger.begin(self.process, spec);
-        let question = call::raw_question(id, spec.request_len);
-        if self.patience() < u64::MAX {
-            let cut = self.random.below(question.len() as u64 + 1) as usize;
-            let _ = stream.write_all(&question[..cut]);
-            let moment = self.random.sized(500_000);
-            self.machine.sleep(moment);
-            return self.ledger.end(id, End::GivenUp(Ran::Maybe));
-        }
-        let mut answer = Vec::new();
-        let outcome = stream
-            .write_all(&question)
-            .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
-            .and_then(|()| stream.read_to_end(&mut answer));
-        match outcome {
-            Ok(_) => self.ledger.answered_raw(id, &answer),
-            Err(error) => self.ledger.end(id, End::Failed(Ran::Maybe, format!("the raw stream: {error}"))),
-        }
-    }
-
-    /// HTTP over a stream, one request after the other.
-    fn stream(&mut self, client: &Client) {
-        if self.random.percent(30) && self.plan.raw_streams {
-            return self.raw_stream(client);
-        }
-        let Ok(mut stream) = client.stream(Protocol::Http, None) else { return };
-        stream.set_read_timeout(Some(Duration::from_secs(3)));
-        stream.set_write_timeout(Some(Duration::from_secs(3)));
-        for _ in 0..self.random.range(1, 3) {
-            let mut spec = self.spec();
-            let To::Http(host) = spec.to else { continue };
-            spec.request_len = spec.request_len.min(2000);
-            let id = self.ledger.begin(self.process, spec);
-            let mut out = call::head(id, &spec, host).into_bytes();
-            let body = call::question(id, spec.request_len);
-            if spec.method() != "GET" {
-                out.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
-            }
-            out.extend_from_slice(b"\r\n");
-            out.extend_from_slice(&body);
-            if self.patience() < u64::MAX {
-                out.truncate(self.random.below(out.len() as u64 + 1) as usize);
-                let _ = stream.write_all(&out);
-                let moment = self.random.sized(500_000);
-                self.machine.sleep(moment);
-                return self.ledger.end(id, End::GivenUp(Ran::Maybe));
-            }
-            // An answer may come, and the stream end, before everything was taken.
-            let sent = stream.write_all(&out);
-            let outcome = read_answer(&mut stream).or_else(|error| sent.and(Err(error)));
-            match outcome {
-                Ok((status, head, body)) => {
-                    self.ledger.answered(id, status, &head, &body);
-                    if !keeps_alive(&head) {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    self.ledger.end(id, End::Failed(Ran::Maybe, format!("the stream: {error}")));
-                    return;
-                }
             }
         }
     }
@@ -435,70 +366,5 @@ impl Caller {
         }
         let kept = lanes.iter_mut().filter(|lane| !lane.is_lost()).map(Lane::lent_blocks).sum();
         self.ledger.keep(kept);
-    }
-}
-
-/// Whether another request may follow.
-fn keeps_alive(head: &[u8]) -> bool {
-    !String::from_utf8_lossy(head).to_ascii_lowercase().contains("connection: close")
-}
-
-/// Status, head and body of an HTTP answer.
-fn read_answer(stream: &mut impl Read) -> std::io::Result<Parts> {
-    let end = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-    let mut bytes = Vec::new();
-    let mut more = |bytes: &mut Vec<u8>| -> std::io::Result<bool> {
-        let mut piece = [0; 2000];
-        let len = stream.read(&mut piece)?;
-        bytes.extend_from_slice(&piece[..len]);
-        Ok(len > 0)
-    };
-    let head_len = loop {
-        if let Some(at) = bytes.windows(4).position(|part| part == b"\r\n\r\n") {
-            break at + 4;
-        }
-        if !more(&mut bytes)? {
-            return Err(end());
-        }
-    };
-    let head: Vec<u8> = bytes.drain(..head_len).collect();
-    let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(end)?;
-    let mut body = Vec::new();
-    if text.contains("transfer-encoding: chunked") {
-        loop {
-            let Some(at) = bytes.windows(2).position(|part| part == b"\r\n") else {
-                if !more(&mut bytes)? {
-                    return Err(end());
-                }
-                continue;
-            };
-            let len = usize::from_str_radix(&String::from_utf8_lossy(&bytes[..at]), 16).map_err(|_| end())?;
-            while bytes.len() < at + 2 + len + 2 {
-                if !more(&mut bytes)? {
-                    return Err(end());
-                }
-            }
-            body.extend_from_slice(&bytes[at + 2..at + 2 + len]);
-            bytes.drain(..at + 2 + len + 2);
-            if len == 0 {
-                return Ok((status, head, body));
-            }
-        }
-    }
-    match text.split("content-length: ").nth(1) {
-        Some(rest) => {
-            let len: usize = rest.split("\r\n").next().and_then(|len| len.parse().ok()).ok_or_else(end)?;
-            while bytes.len() < len {
-                if !more(&mut bytes)? {
-                    return Err(end());
-                }
-            }
-            Ok((status, head, bytes[..len].to_vec()))
-        }
-        None => {
-            while more(&mut bytes)? {}
-            Ok((status, head, bytes))
-        }
     }
 }

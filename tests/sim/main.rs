@@ -35,6 +35,8 @@ mod seeds;
 #[cfg(shmesh_sim)]
 mod sidecar;
 #[cfg(shmesh_sim)]
+mod stream;
+#[cfg(shmesh_sim)]
 mod upstream;
 
 #[cfg(shmesh_sim)]

@@ -56,6 +56,8 @@ pub fn longest_wait(seed: u64, folder: &Path) -> Result<f64, String> {
         buffered: 256 * 1024,
         first_byte: Duration::from_secs(10),
         pool_slots: 32,
+        calls_per_session: 4_096,
+        calls_per_connection: 1_024,
     };
     let sidecar = Sidecar::start(&machine, &settings);
     let stop = Arc::new(AtomicBool::new(false));

@@ -122,6 +122,8 @@ impl Run {
             buffered: random.pick(&[2_000, 16_000, 256 * 1024]),
             first_byte: Duration::from_millis(if calm { 1_000 } else { 60 }),
             pool_slots: random.pick(&[8, 32]),
+            calls_per_session: if calm || random.percent(80) { 4_096 } else { random.range(1, 4) as u32 },
+            calls_per_connection: if calm || random.percent(80) { 1_024 } else { random.range(1, 4) as u32 },
         };
         let served = random.percent(70);
         let largest = if random.percent(10) { 1_100_000 } else { 120_000 };

@@ -42,6 +42,10 @@ pub struct Settings {
     pub buffered: u32,
     pub first_byte: Duration,
     pub pool_slots: u32,
+    /// Calls that a session may have open.
+    pub calls_per_session: u32,
+    /// Calls that a client's connection, or a serving lane, may have waiting.
+    pub calls_per_connection: u32,
 }
 
 /// A sidecar that runs.
@@ -172,5 +176,7 @@ fn snapshot(settings: &Settings) -> Snapshot {
     snapshot.timeouts.idle = Duration::from_millis(400);
     snapshot.timeouts.head_read = Duration::from_millis(300);
     snapshot.limits.buffered_bytes_per_connection = settings.buffered;
+    snapshot.limits.calls_per_connection = settings.calls_per_connection;
+    snapshot.session.quotas.calls_per_session = settings.calls_per_session;
     snapshot
 }
