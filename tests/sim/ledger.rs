@@ -26,6 +26,8 @@ struct Books {
     released: Cell<bool>,
     /// The hosts that have to answer now.
     probing: RefCell<Vec<&'static str>>,
+    /// Who calls them just now: one at a time, so that none is refused for the others.
+    prober: Cell<Option<ProcessId>>,
     probed: RefCell<Vec<ProcessId>>,
     resting: RefCell<Vec<ProcessId>>,
     threads: RefCell<Vec<(ProcessId, usize)>>,
@@ -61,6 +63,7 @@ impl Ledger {
             longest,
             released: Cell::new(false),
             probing: RefCell::default(),
+            prober: Cell::new(None),
             probed: RefCell::default(),
             resting: RefCell::default(),
             threads: RefCell::default(),
@@ -231,11 +234,17 @@ impl Ledger {
 
     /// The hosts that the process has to call now.
     pub fn due_probes(&self, process: ProcessId) -> Vec<&'static str> {
-        if self.is_probed(process) { Vec::new() } else { self.0.probing.borrow().clone() }
+        let hosts = self.0.probing.borrow();
+        if hosts.is_empty() || self.is_probed(process) || self.0.prober.get().is_some() {
+            return Vec::new();
+        }
+        self.0.prober.set(Some(process));
+        hosts.clone()
     }
 
     /// It has called them.
     pub fn probed(&self, process: ProcessId) {
+        self.0.prober.set(None);
         self.0.probed.borrow_mut().push(process);
     }
 

@@ -1,6 +1,8 @@
 //! An app that serves: HTTP, Dubbo and raw calls, and streams.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,35 +22,56 @@ use crate::sidecar::SERVING;
 use crate::upstream::argument;
 
 /// The app.
+#[derive(Clone)]
 pub struct Provider {
     pub machine: Machine,
     pub ledger: Ledger,
+    pub process: ProcessId,
     pub random: Random,
     pub plan: Plan,
     pub stop: Arc<AtomicBool>,
-    /// Calls somebody itself while it serves a call: its own process.
-    pub calls: Option<ProcessId>,
+    /// Calls somebody itself while it serves a call.
+    pub calls_back: bool,
 }
 
 impl Provider {
-    pub fn run(self) {
-        let (machine, ledger, stop, plan) =
-            (self.machine.clone(), self.ledger.clone(), self.stop.clone(), self.plan.clone());
-        let mut serving = Serving { app: self, client: None, streams: HashMap::new() };
-        while !stop.load(Ordering::Relaxed) {
-            serving.streams.clear();
-            match Server::attach_spinning(&plan.socket, SERVING, plan.max_spin) {
+    pub fn run(mut self) {
+        let apart = self.random.percent(30);
+        while !self.stop.load(Ordering::Relaxed) {
+            match Server::attach_spinning(&self.plan.socket, SERVING, self.plan.max_spin) {
+                Ok(server) if apart => self.serve_apart(server),
                 Ok(mut server) => {
-                    let outcome = server.serve_until(&stop, &mut serving);
+                    let outcome = server.serve_until(&self.stop.clone(), &mut self.serving());
                     journal::note(|| format!("serving ends: {outcome:?}"));
                     if outcome.is_ok() {
-                        ledger.keep(server.lent_blocks());
+                        self.ledger.keep(server.lent_blocks());
                     }
                 }
                 Err(error) => journal::note(|| format!("an app cannot serve: {error}")),
             }
-            machine.sleep(1_000_000);
+            self.machine.sleep(1_000_000);
         }
+    }
+
+    /// A thread for each lane.
+    fn serve_apart(&mut self, server: Server) {
+        let left = Rc::new(Cell::new(0));
+        for mut lane in server.into_lanes() {
+            left.set(left.get() + 1);
+            let (mut serving, stop, left) = (self.serving(), self.stop.clone(), left.clone());
+            self.machine.spawn(self.process, "serve-lane", move || {
+                let outcome = lane.serve_until(&stop, &mut serving);
+                journal::note(|| format!("serving a lane ends: {outcome:?}"));
+                drop(lane);
+                left.set(left.get() - 1);
+            });
+        }
+        self.machine.wait(None, move || left.get() == 0);
+    }
+
+    fn serving(&mut self) -> Serving {
+        let app = Provider { random: self.random.fork(), ..self.clone() };
+        Serving { app, client: None, streams: HashMap::new() }
     }
 }
 
@@ -134,10 +157,8 @@ impl Serving {
     /// Does what the call is about; says whether it is answered.
     fn runs(&mut self, id: u64, spec: &Spec, response: &mut ServedResponse) -> bool {
         self.app.ledger.executed(id);
-        if let Some(process) = self.app.calls
-            && self.app.random.percent(20)
-        {
-            self.app.call_back(process, &mut self.client);
+        if self.app.calls_back && self.app.random.percent(20) {
+            self.app.call_back(&mut self.client);
         }
         if spec.manner == Manner::Slow {
             let time = self.app.random.range(1_000, 500_000);
@@ -197,7 +218,7 @@ impl Serving {
 
 impl Provider {
     /// A calls B while B calls A: with a deadline, as this thread is the only one that serves.
-    fn call_back(&mut self, process: ProcessId, kept: &mut Option<Client>) {
+    fn call_back(&mut self, kept: &mut Option<Client>) {
         if kept.is_none() {
             let builder = Client::builder().socket(&self.plan.socket).lanes(1).sessions_max(1).fallback(false);
             *kept = builder.patience(Duration::from_millis(5)).connect().ok();
@@ -210,7 +231,7 @@ impl Provider {
         if self.ledger.is_calm() && to == APP {
             return;
         }
-        let id = self.ledger.begin(process, spec);
+        let id = self.ledger.begin(self.process, spec);
         let payload = call::payload(id, &spec);
         let timeout = Duration::from_millis(if self.ledger.is_calm() { 900 } else { 5 });
         let outcome = client.call(call::request(id, &spec, &payload).timeout(timeout));

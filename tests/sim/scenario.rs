@@ -112,8 +112,9 @@ impl Run {
             yield_max: random.pick(&[8_000, 60_000, 100_000]),
         };
         journal::note(|| format!("seed {seed}, calm {calm}, {pace:?}"));
+        let pace_is_coarse = pace.steps >= 200;
         let machine = Machine::new(&world, pace, random.fork());
-        let silence = draw_network(&mut random, &world, calm);
+        let (silence, wide) = draw_network(&mut random, &world, calm);
         let geometry = draw_geometry(&mut random);
         let settings = Settings {
             socket: socket(folder),
@@ -126,7 +127,8 @@ impl Run {
             calls_per_connection: if calm || random.percent(80) { 1_024 } else { random.range(1, 4) as u32 },
         };
         let served = random.percent(70);
-        let largest = if random.percent(10) { 1_100_000 } else { 120_000 };
+        // A million bytes in small steps would take for ever.
+        let largest = if wide && pace_is_coarse && random.percent(20) { 1_100_000 } else { 120_000 };
         let plan = Plan {
             socket: settings.socket.clone(),
             rounds: random.range(1, 5),
@@ -199,9 +201,10 @@ impl Run {
             machine: self.machine.clone(),
             ledger: self.ledger.clone(),
             random: self.random.fork(),
+            process,
             plan: self.plan.clone(),
             stop: self.stop.clone(),
-            calls: self.calls_back.then_some(process),
+            calls_back: self.calls_back,
         };
         self.machine.spawn(process, "serve", move || provider.run());
         self.provider = Some(process);
@@ -454,16 +457,17 @@ impl Run {
     }
 }
 
-/// Says whether connections may fall silent.
-fn draw_network(random: &mut Random, world: &World, calm: bool) -> bool {
+/// Says whether connections may fall silent, and whether they are fast.
+fn draw_network(random: &mut Random, world: &World, calm: bool) -> (bool, bool) {
     let mut link = Link::tcp();
     link.window.0 = random.pick(&[300, 5_000, 64 << 10]);
     link.window.1 = link.window.0 + random.below(100_000) as usize;
     link.segment_max = random.pick(&[1, 17, 1_460, 65_483]).max(link.window.0 / 64);
     link.cut_ppm = random.pick(&[0, 50_000, 500_000]);
+    let wide = link.window.0 > 5_000 && link.segment_max > 1_000;
     world.set_tcp(link);
     if calm || random.percent(40) {
-        return false;
+        return (false, wide);
     }
     let mut often = |most: u64| if random.percent(50) { random.below(most) as u32 } else { 0 };
     let faults = Faults {
@@ -483,7 +487,7 @@ fn draw_network(random: &mut Random, world: &World, calm: bool) -> bool {
     journal::note(|| format!("{faults:?}"));
     let silence = faults.silence_ppm > 0;
     world.set_faults(faults);
-    silence
+    (silence, wide)
 }
 
 /// Rings and arenas that are soon full, as often as those that apps have.
