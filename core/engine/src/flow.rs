@@ -69,7 +69,10 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn conn_received(&mut self, key: Key<Conn>, data: Slice) {
         let now = self.driver.now();
         let Some(conn) = self.conns.get_mut(key) else { return };
-        conn.active = now;
+        // What comes behind the last answer is no reason to wait longer for that to be taken.
+        if conn.finish != Finish::Close {
+            conn.active = now;
+        }
         if conn.input.is_empty() {
             conn.input = data;
         } else {
@@ -405,18 +408,20 @@ impl<D: Driver> Worker<D> {
             return;
         }
         let idle_until = conn.active + self.idle_for(key);
-        let conn = &self.conns.get(key).map(|conn| (&conn.role, conn.unsent()));
-        let Some((role, unsent)) = conn else { return };
+        let conn = &self.conns.get(key).map(|conn| (&conn.role, conn.unsent(), conn.finish == Finish::Stay));
+        let Some((role, unsent, stays)) = conn else { return };
         match role {
             Role::HttpUp(up) if !up.connected => self.connect_timed_out(key),
             Role::DubboUp(up) if !up.connected => self.connect_timed_out(key),
             Role::RawUp(up) if !up.connected => self.connect_timed_out(key),
             Role::Lingering => self.drop_conn(key),
-            Role::HttpDown(down) if down.call.is_none() && down.head_started => {
+            // Once everything is said, only taking it counts.
+            Role::HttpDown(down) if *stays && down.call.is_none() && down.head_started => {
                 self.counters.http_malformed.add(1);
                 self.http_refuse(key, 408, "head-timeout", "shmesh: the request's head did not come in time");
+                self.set_conn_deadline(key, now + self.idle_for(key));
             }
-            Role::HttpDown(down) if down.call.is_none() && self.draining => self.drop_conn(key),
+            Role::HttpDown(down) if *stays && down.call.is_none() && self.draining => self.drop_conn(key),
             // While a call is under way its own deadline decides, unless the client takes nothing.
             Role::HttpDown(down) if down.call.is_some() && *unsent == 0 => {
                 self.set_conn_deadline(key, now + self.idle_for(key))

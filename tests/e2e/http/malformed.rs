@@ -1,9 +1,11 @@
 //! Requests that are refused: the status, the reason, and a closed connection.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use super::{before, quoted};
-use crate::service::saying;
+use crate::process::until;
+use crate::service::{http, saying};
 use crate::sidecar::{Driver, Sidecar};
 use crate::wire::Wire;
 
@@ -15,6 +17,7 @@ on_each_driver!(
     connect_is_refused,
     no_route_says_so,
     a_head_that_does_not_end_in_time_is_refused,
+    a_client_that_takes_nothing_is_cut_off_behind_its_last_answer_too,
     random_bytes_do_no_harm,
 );
 
@@ -154,6 +157,29 @@ timeouts: { head_read: 300ms, idle: 400ms }
     assert!(bytes.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&bytes));
     // One that says nothing is closed without a word.
     sidecar.connect("web").expect_closed();
+}
+
+fn a_client_that_takes_nothing_is_cut_off_behind_its_last_answer_too(driver: Driver) {
+    // More than a Unix socket holds, less than what is kept for a client.
+    const LEN: usize = 400_000;
+    let service = http(|_, wire| {
+        wire.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {LEN}\r\n\r\n"));
+        wire.send(vec![b'a'; LEN]);
+    });
+    let config = "
+listeners: [ { name: web, unix: $dir/web.sock, protocol: http } ]
+routes: [ { match: { host: service }, cluster: service } ]
+clusters: [ { name: service, endpoints: [ $up ] } ]
+timeouts: { head_read: 300ms, idle: 400ms }
+";
+    let sidecar = Sidecar::start(driver, config, &[("up", &quoted(&[&service.endpoint]))]);
+    let mut wire = Wire::unix(&sidecar.path("web.sock"));
+    wire.send("GET / HTTP/1.1\r\nHost: service\r\n\r\nGET / HTTP/1.1\r\nHo");
+    // It even goes on with what it says.
+    until("it is cut off", || {
+        let sent = wire.try_send(b"x");
+        matches!(sent, Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset))
+    });
 }
 
 fn random_bytes_do_no_harm(driver: Driver) {
