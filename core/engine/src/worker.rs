@@ -333,6 +333,8 @@ impl<D: Driver> Worker<D> {
                     self.conn_received(key, data);
                 }
             }
+            // No block is given to the driver.
+            Event::Landed { .. } => {}
             Event::Ended { tag, sock, error } => match Token::of(tag) {
                 Token::Conn(_) => {
                     if let Some(key) = self.conn_of(tag, sock) {

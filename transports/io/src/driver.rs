@@ -12,13 +12,15 @@
 //!   batch that was already handed out may still name it: compare [`SockId`]s, not only tags.
 //! * Nothing an engine passes in can block the thread or make the driver fail for other sockets.
 //! * `poll` may return without an event (a signal, a partial send, an early timer).
-//! * [`Event::Ended`] comes at most once for a socket, after the last [`Event::Received`].
+//! * [`Event::Ended`] comes at most once for a socket, after the last [`Event::Received`] and [`Event::Landed`].
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+
+use shmesh_shm::OpenBlock;
 
 use crate::bell::Bell;
 use crate::chunk::Chunks;
@@ -79,9 +81,22 @@ pub trait Driver {
     /// Receives until told to stop: [`Event::Received`] whenever there is something, then [`Event::Ended`].
     fn start_recv(&mut self, sock: SockId);
 
-    /// Stops receiving: no later `poll` yields a [`Event::Received`] or [`Event::Ended`] of this socket until
-    /// [`start_recv`](Self::start_recv). Nothing is lost: what had left the kernel already is kept for then.
+    /// Stops receiving: no later `poll` yields a [`Event::Received`], [`Event::Landed`] or [`Event::Ended`] of this
+    /// socket until [`start_recv`](Self::start_recv). Nothing is lost: what had left the kernel already is kept for then.
     fn stop_recv(&mut self, sock: SockId);
+
+    /// While receiving: the next bytes of this socket go into `block`, at most as many as it has room for, and come as
+    /// [`Event::Landed`]. What the driver has received already, or receives until the block is in place, comes before
+    /// that as [`Event::Received`], and never in the same `poll` as `Landed`: an engine that has less use for the block
+    /// by then can still take it back. Nor does anything follow `Landed` in its `poll`, so that the next block comes in time.
+    ///
+    /// Once for each call: after `Landed` the socket receives as before, unless another block is given. A second block
+    /// before the first has landed is dropped, and so is an empty one, and one for a socket that is closed, ended or not
+    /// receiving. [`Event::Ended`] drops it, too.
+    ///
+    /// [`stop_recv`](Self::stop_recv) takes the block back (dropped, as soon as the kernel is done with it). Bytes that
+    /// came into it meanwhile are copied and kept, as all that had left the kernel.
+    fn land(&mut self, sock: SockId, block: OpenBlock);
 
     /// Sends all chunks in order; completes with one [`Event::Sent`]. One send at a time per socket: a second
     /// one before that event completes at once with `EALREADY` and sends nothing.
@@ -130,6 +145,8 @@ pub enum Event {
     Connected { tag: Tag, sock: SockId, result: io::Result<()> },
     /// Bytes arrived; `data` is never empty.
     Received { tag: Tag, sock: SockId, data: Slice },
+    /// Bytes arrived in the block that was given to [`Driver::land`]; `len` is never 0.
+    Landed { tag: Tag, sock: SockId, block: OpenBlock, len: u32 },
     /// No more bytes will arrive. `None`: the peer ended its stream in order; it may still receive.
     Ended { tag: Tag, sock: SockId, error: Option<io::Error> },
     /// A send ended: `Ok` with the number of bytes, all of them, or the error that cut it short. `chunks` is

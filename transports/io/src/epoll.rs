@@ -5,6 +5,8 @@
 //! for the next `poll`. EPOLLOUT is asked for only when a send did not get through: a Unix socket would otherwise
 //! wake the worker each time its peer reads.
 
+mod sockets;
+
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
@@ -12,13 +14,15 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::socket::{SockaddrStorage, connect, getsockopt, sockopt};
+use nix::sys::socket::{connect, getsockopt, sockopt};
+use shmesh_shm::OpenBlock;
 
+use self::sockets::{Arrival, Connecting, Kind, Listener, Sending, Sent, Socket, Stream, list_if_readable, stream_mut};
 use crate::bell::Bell;
 use crate::chunk::Chunks;
 use crate::clock::{Clock, Random};
 use crate::driver::{ACCEPT_PAUSE, Driver, Event, Limits, Nanos, SockId, Tag, Target, Wait};
-use crate::pool::{Pool, SLOT_BYTES};
+use crate::pool::Pool;
 use crate::table::Table;
 use crate::waker::Waker;
 use crate::{socket, sys};
@@ -60,6 +64,8 @@ pub struct EpollDriver {
     /// Unix sockets whose connect has to be asked for again.
     unqueued: Vec<SockId>,
     ready: Box<[libc::epoll_event]>,
+    /// How often `poll` was called.
+    polls: u64,
 }
 
 impl EpollDriver {
@@ -82,6 +88,7 @@ impl EpollDriver {
             paused: Vec::new(),
             unqueued: Vec::new(),
             ready: vec![libc::epoll_event { events: 0, u64: 0 }; READY_PER_POLL].into(),
+            polls: 0,
         })
     }
 }
@@ -176,6 +183,18 @@ impl Driver for EpollDriver {
     fn stop_recv(&mut self, sock: SockId) {
         if let Some((_, stream)) = stream_mut(&mut self.sockets, sock) {
             stream.receiving = false;
+            stream.block = None;
+        }
+    }
+
+    fn land(&mut self, sock: SockId, block: OpenBlock) {
+        if let Some((_, stream)) = stream_mut(&mut self.sockets, sock)
+            && stream.receiving
+            && !stream.ended
+            && stream.block.is_none()
+            && !block.is_empty()
+        {
+            stream.block = Some(block);
         }
     }
 
@@ -238,6 +257,7 @@ impl Driver for EpollDriver {
 
     fn poll(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
         let before = events.len();
+        self.polls += 1;
         self.report_completed(events);
         self.read_more(events);
         let something = events.len() > before || !self.readable.is_empty();
@@ -269,124 +289,6 @@ const STREAM_BLOCKED: EpollFlags = STREAM.union(EpollFlags::EPOLLOUT);
 const WATCHED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLET);
 /// Level-triggered, and only one of the workers that share a listener is woken for a connection.
 const LISTENER: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLEXCLUSIVE);
-
-#[derive(Debug)]
-struct Socket {
-    fd: OwnedFd,
-    tag: Tag,
-    registered: bool,
-    kind: Kind,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Listener(Listener),
-    Stream(Stream),
-    Watched,
-}
-
-#[derive(Debug)]
-struct Listener {
-    tcp: bool,
-}
-
-#[derive(Debug)]
-struct Stream {
-    unix: bool,
-    connecting: Option<Connecting>,
-    /// The engine wants bytes.
-    receiving: bool,
-    /// The kernel may have bytes, or the end of them.
-    readable: bool,
-    /// The end, or an error, is in sight: a short read no longer means that all was read.
-    end_in_sight: bool,
-    /// The end was reported.
-    ended: bool,
-    /// In the list of readable sockets.
-    listed: bool,
-    /// EPOLLOUT is registered.
-    blocked: bool,
-    sending: Option<Sending>,
-    /// A completion that waits for the next `poll`.
-    sent: Option<Sent>,
-    shutdown_after_send: bool,
-}
-
-#[derive(Debug)]
-struct Connecting {
-    addr: SockaddrStorage,
-    /// A result that waits for the next `poll`.
-    result: Option<io::Result<()>>,
-}
-
-#[derive(Debug)]
-struct Sending {
-    chunks: Chunks,
-    bytes: u64,
-}
-
-#[derive(Debug)]
-struct Sent {
-    chunks: Chunks,
-    result: io::Result<u64>,
-}
-
-impl Socket {
-    fn register(&mut self, epoll: &Epoll, id: SockId, flags: EpollFlags) -> io::Result<()> {
-        epoll.add(&self.fd, EpollEvent::new(flags, pack(id)))?;
-        self.registered = true;
-        Ok(())
-    }
-
-    fn unregister(&mut self, epoll: &Epoll) {
-        if mem::take(&mut self.registered) {
-            // It was added, so it can be taken out.
-            let _ = epoll.delete(&self.fd);
-        }
-    }
-}
-
-impl Stream {
-    fn new(unix: bool) -> Self {
-        Self {
-            unix,
-            connecting: None,
-            receiving: false,
-            readable: false,
-            end_in_sight: false,
-            ended: false,
-            listed: false,
-            blocked: false,
-            sending: None,
-            sent: None,
-            shutdown_after_send: false,
-        }
-    }
-
-    /// Sends what the kernel takes. Returns the completion, or nothing if the kernel wants no more now.
-    fn go_on_sending(&mut self, fd: &OwnedFd) -> Option<Sent> {
-        let sending = self.sending.as_mut()?;
-        let result = loop {
-            if sending.chunks.is_empty() {
-                break Ok(sending.bytes);
-            }
-            match sys::send(fd.as_fd(), &sending.chunks) {
-                Ok(n) => sending.chunks.advance(n),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    Some(libc::EAGAIN) => return None,
-                    _ => break Err(error),
-                },
-            }
-        };
-        let mut chunks = self.sending.take()?.chunks;
-        chunks.clear();
-        if mem::take(&mut self.shutdown_after_send) {
-            socket::shutdown_write(fd);
-        }
-        Some(Sent { chunks, result })
-    }
-}
 
 impl EpollDriver {
     fn insert(&mut self, fd: OwnedFd, tag: Tag, kind: Kind) -> SockId {
@@ -509,24 +411,26 @@ impl EpollDriver {
             return;
         };
         let mut share = SLOTS_PER_SOCKET_AND_POLL;
-        while share > 0 && stream.receiving && stream.readable && !stream.ended {
-            // No bytes are the end.
-            match self.pool.receive_with(|room| socket::recv(&socket.fd, room)) {
-                Ok(data) if data.is_empty() => {
-                    stream.ended = true;
+        let wanted = |stream: &Stream| stream.receiving && stream.readable && !stream.ended;
+        while share > 0 && wanted(stream) && stream.landed_in != self.polls {
+            match stream.receive(&socket.fd, &self.pool) {
+                Ok(None) => {
+                    stream.end();
                     events.push(Event::Ended { tag, sock: id, error: None });
                 }
-                Ok(data) => {
+                Ok(Some(Arrival::Bytes(data))) => {
                     share -= 1;
-                    // A read that did not fill the slot took all there was; more will be announced.
-                    stream.readable = data.len() == SLOT_BYTES || stream.end_in_sight;
                     events.push(Event::Received { tag, sock: id, data });
+                }
+                Ok(Some(Arrival::Block(block, len))) => {
+                    stream.landed_in = self.polls;
+                    events.push(Event::Landed { tag, sock: id, block, len });
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
                     Some(libc::EAGAIN) => stream.readable = false,
                     _ => {
-                        stream.ended = true;
+                        stream.end();
                         events.push(Event::Ended { tag, sock: id, error: Some(error) });
                     }
                 },
@@ -645,21 +549,6 @@ impl EpollDriver {
         {
             stream.blocked = epoll.modify(&socket.fd, &mut EpollEvent::new(STREAM, pack(id))).is_err();
         }
-    }
-}
-
-fn stream_mut(sockets: &mut Table<Socket>, id: SockId) -> Option<(&OwnedFd, &mut Stream)> {
-    let socket = sockets.get_mut(id)?;
-    match &mut socket.kind {
-        Kind::Stream(stream) => Some((&socket.fd, stream)),
-        _ => None,
-    }
-}
-
-fn list_if_readable(list: &mut Vec<SockId>, id: SockId, stream: &mut Stream) {
-    if stream.receiving && stream.readable && !stream.ended && !stream.listed {
-        stream.listed = true;
-        list.push(id);
     }
 }
 

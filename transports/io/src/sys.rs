@@ -7,6 +7,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, UnixAddr};
+use shmesh_shm::OpenBlock;
 
 use crate::chunk::Chunks;
 use crate::driver::Nanos;
@@ -57,6 +58,15 @@ fn send_pieces<const N: usize>(socket: BorrowedFd<'_>, chunks: &Chunks) -> io::R
         return Err(io::Error::last_os_error());
     }
     Ok(sent as usize)
+}
+
+/// Receives what is there into a block, without waiting.
+pub(crate) fn receive(socket: BorrowedFd<'_>, block: &mut OpenBlock) -> io::Result<usize> {
+    // SAFETY: the block is as long as said, keeps its segment mapped, and is borrowed exclusively for the call: no other
+    // bytes of ours are there, and none that anybody has a reference to.
+    // JUSTIFICATION: a safe wrapper would need a `&mut [u8]` over shared memory.
+    let received = unsafe { libc::recv(socket.as_raw_fd(), block.ptr().cast(), block.len(), libc::MSG_DONTWAIT) };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
 }
 
 pub(crate) const EMPTY_PIECE: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };

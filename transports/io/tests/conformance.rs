@@ -11,6 +11,8 @@ mod bytes;
 mod connections;
 #[path = "conformance/harness.rs"]
 mod harness;
+#[path = "conformance/landing.rs"]
+mod landing;
 #[path = "conformance/resources.rs"]
 mod resources;
 #[path = "conformance/stage.rs"]
@@ -61,6 +63,18 @@ conformance! {
         refuses_a_second_send_and_finishes_the_first: crate::bytes::refuses_a_second_send_and_finishes_the_first;
         completes_an_empty_send: crate::bytes::completes_an_empty_send;
         reports_the_end_only_after_start: crate::bytes::reports_the_end_only_after_start;
+        lands_blocks_among_other_bytes: crate::landing::lands_blocks_among_other_bytes;
+        lands_all_when_the_next_block_comes_in_time: crate::landing::lands_all_when_the_next_block_comes_in_time;
+        lands_a_trickle_in_part_and_once: crate::landing::lands_a_trickle_in_part_and_once;
+        tells_what_it_had_before_a_block: crate::landing::tells_what_it_had_before_a_block;
+        lands_while_it_sends: crate::landing::lands_while_it_sends;
+        ends_while_a_block_waits: crate::landing::ends_while_a_block_waits;
+        is_reset_while_a_block_waits: crate::landing::is_reset_while_a_block_waits;
+        gives_a_block_back_when_closed: crate::landing::gives_a_block_back_when_closed;
+        gives_a_block_back_when_dropped: crate::landing::gives_a_block_back_when_dropped;
+        gives_a_block_back_when_stopped: crate::landing::gives_a_block_back_when_stopped;
+        drops_what_it_cannot_land: crate::landing::drops_what_it_cannot_land;
+        loses_nothing_whatever_is_done_with_blocks: crate::landing::loses_nothing_whatever_is_done_with_blocks;
         accepts_with_tag_and_peer: crate::connections::accepts_with_tag_and_peer;
         connects: crate::connections::connects;
         reports_a_refused_connect_once: crate::connections::reports_a_refused_connect_once;

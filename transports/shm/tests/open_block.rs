@@ -16,6 +16,10 @@ fn what_was_filled_arrives() {
         let bytes = pattern(number, len);
         assert!(block.write(0, &bytes));
         assert!(!block.write(1, &pattern(0, 1000)), "beyond the block");
+        let mut copy = vec![0; 1000];
+        assert!(!block.read(1, &mut copy), "beyond the block");
+        assert!(block.read(0, &mut copy));
+        assert_eq!(copy[..len], bytes);
         pair.sidecar.put_block(&data(number), block, len as u32).unwrap();
         pair.sidecar.publish();
         let header = pair.app.peek().unwrap().unwrap();

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
+use shmesh_shm::OpenBlock;
 
 use super::bells::Bells;
 use super::connection::{EndId, Owner};
@@ -44,7 +45,7 @@ pub struct SimDriver {
     /// The list of sockets to which something happened, while it is worked through.
     sorting: Vec<SockId>,
     rung: Vec<SockId>,
-    /// What is being sent, on its way from chunks to the network.
+    /// What is on its way from chunks to the network, or from there to a block.
     piece: Vec<u8>,
     polls: u32,
 }
@@ -198,6 +199,18 @@ impl Driver for SimDriver {
     fn stop_recv(&mut self, sock: SockId) {
         if let Some(stream) = stream_mut(&mut self.sockets, sock) {
             stream.receiving = false;
+            stream.block = None;
+        }
+    }
+
+    fn land(&mut self, sock: SockId, block: OpenBlock) {
+        if let Some(stream) = stream_mut(&mut self.sockets, sock)
+            && stream.receiving
+            && !stream.ended
+            && stream.block.is_none()
+            && !block.is_empty()
+        {
+            stream.block = Some(block);
         }
     }
 
@@ -489,7 +502,7 @@ impl SimDriver {
         }
         let tag = *tag;
         let mut share = SLOTS_PER_SOCKET_AND_POLL;
-        while share > 0 {
+        while share > 0 && stream.landed_in != self.polls {
             share -= 1;
             let found = self.world.net(|net| {
                 let late = net.faults.late_report_ppm;
@@ -510,6 +523,11 @@ impl SimDriver {
                 let cut_ppm = net.tcp.cut_ppm;
                 let cut = arrived > 1 && net.chance(cut_ppm);
                 let len = if cut { 1 + net.random.below(arrived as u64 - 1) as usize } else { arrived };
+                if let Some(block) = &stream.block {
+                    self.piece.resize(len.min(block.len()), 0);
+                    net.read(stream.end, &mut self.piece);
+                    return Found::Piece;
+                }
                 let read = |room: &mut [u8]| {
                     let len = len.min(room.len());
                     Ok(net.read(stream.end, &mut room[..len]))
@@ -521,10 +539,21 @@ impl SimDriver {
                 Found::Later => break,
                 Found::End(error) => {
                     stream.ended = true;
+                    stream.block = None;
                     events.push(Event::Ended { tag, sock, error: error.map(Into::into) });
                     return;
                 }
                 Found::Bytes(data) => events.push(Event::Received { tag, sock, data }),
+                Found::Piece => {
+                    let Some(mut block) = stream.block.take() else {
+                        return;
+                    };
+                    // Others may run while it is written, so the network is not borrowed then.
+                    let fits = block.write(0, &self.piece);
+                    assert!(fits, "no more was read than there was room for");
+                    events.push(Event::Landed { tag, sock, block, len: self.piece.len() as u32 });
+                    stream.landed_in = self.polls;
+                }
             }
         }
         if self.world.net(|net| net.ends.get(stream.end).is_some_and(|end| end.is_readable())) {
@@ -582,6 +611,8 @@ enum Found {
     Later,
     End(Option<Errno>),
     Bytes(Slice),
+    /// Bytes for a block.
+    Piece,
 }
 
 fn stream_mut(sockets: &mut Table<Socket>, id: SockId) -> Option<&mut Stream> {

@@ -3,6 +3,8 @@
 use std::io;
 use std::mem;
 
+use shmesh_shm::OpenBlock;
+
 use super::connection::EndId;
 use super::world::World;
 use crate::chunk::{Chunk, Chunks};
@@ -16,6 +18,10 @@ pub(super) struct Stream {
     pub receiving: bool,
     /// The end was reported.
     pub ended: bool,
+    /// What to receive into next.
+    pub block: Option<OpenBlock>,
+    /// The last `poll` in which a block landed: nothing more is read in it.
+    pub landed_in: u32,
     pub sending: Option<Sending>,
     /// A completion that waits for the next `poll`.
     pub sent: Option<Sent>,
@@ -39,6 +45,8 @@ impl Stream {
             connecting: false,
             receiving: false,
             ended: false,
+            block: None,
+            landed_in: 0,
             sending: None,
             sent: None,
             shutdown_after_send: false,

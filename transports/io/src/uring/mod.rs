@@ -2,7 +2,8 @@
 //!
 //! Accepting, receiving and watching are armed once and complete many times; the kernel says with each completion
 //! whether more will come, and if not, they are armed again at the next `poll`. Arming and cancelling are decided at
-//! `poll`, from what the engine wants by then, so that stopping and starting within a turn costs nothing.
+//! `poll`, from what the engine wants by then, so that stopping and starting within a turn costs nothing. Receiving into
+//! a block is asked for block by block ([`receiving`]).
 //!
 //! A cancelled operation still has its terminal completion to come. Until then a closed socket keeps its row (and its
 //! descriptor) in the table, unreachable by its name; what a stopped socket received meanwhile is stashed.
@@ -11,6 +12,7 @@
 mod buffers;
 #[allow(unsafe_code)] // an empty msghdr
 mod operation;
+mod receiving;
 #[allow(unsafe_code)] // hands memory to the kernel, and keeps it until it is back
 mod ring;
 mod sockets;
@@ -20,10 +22,11 @@ use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use shmesh_shm::OpenBlock;
 
 use self::operation::{Kept, Operation, Outgoing};
 use self::ring::{Completion, Ring};
-use self::sockets::{Armed, Arrival, Kind, Listener, Socket, Stream};
+use self::sockets::{Armed, Kind, Listener, Socket, Stream};
 use crate::bell::Bell;
 use crate::chunk::Chunks;
 use crate::clock::{Clock, Random};
@@ -163,6 +166,16 @@ impl Driver for UringDriver {
             && stream.receiving
         {
             stream.receiving = false;
+            stream.take_block_back();
+            self.look_at(sock);
+        }
+    }
+
+    fn land(&mut self, sock: SockId, block: OpenBlock) {
+        if let Some(stream) = self.stream_mut(sock)
+            && stream.accepts(&block)
+        {
+            stream.landing.block = Some(block);
             self.look_at(sock);
         }
     }
@@ -207,6 +220,7 @@ impl Driver for UringDriver {
         socket.closing = true;
         if let Kind::Stream(stream) = &mut socket.kind {
             stream.stash.clear();
+            stream.landing.block = None;
         }
         if socket.is_idle() {
             self.sockets.remove(sock);
@@ -359,26 +373,10 @@ impl UringDriver {
                         stream.sending = false;
                         events.push(Event::Sent { tag: socket.tag, sock: id, result: Ok(0), chunks });
                     }
-                    if stream.receiving {
-                        for arrival in stream.stash.drain(..) {
-                            events.push(arrival.into_event(socket.tag, id));
-                        }
-                    }
-                    match (stream.receiving && !stream.ended, stream.armed) {
-                        (true, Armed::No) if stream.connecting => {}
-                        (true, Armed::No) if slots => {
-                            stream.armed = Armed::Yes;
-                            self.ring.receive(id, fd);
-                        }
-                        (true, Armed::No) => {
-                            socket.listed = true;
-                            self.dirty.push(id);
-                        }
-                        (false, Armed::Yes) => {
-                            stream.armed = Armed::Cancelling;
-                            self.ring.cancel(id, Operation::Receive);
-                        }
-                        _ => {}
+                    let reported = stream.report_stash(socket.tag, id, events);
+                    if !stream.settle(&mut self.ring, id, fd, slots, reported) {
+                        socket.listed = true;
+                        self.dirty.push(id);
                     }
                 }
             }
@@ -396,7 +394,7 @@ impl UringDriver {
             _ => None,
         };
         if !self.dirty.is_empty() {
-            // Only sockets without slots are listed after `settle`.
+            // Nothing was reported, so only sockets without slots are listed after `settle`.
             timeout = Some(timeout.unwrap_or(STARVED_RETRY).min(STARVED_RETRY));
         }
         if let Some(end) = self.paused.iter().map(|(_, end)| *end).min() {
@@ -414,6 +412,7 @@ fn cancel_all(ring: &mut Ring, id: SockId, socket: &mut Socket) {
         Kind::Listener(listener) => cancel_armed(ring, id, Operation::Accept, &mut listener.armed),
         Kind::Stream(stream) => {
             cancel_armed(ring, id, Operation::Receive, &mut stream.armed);
+            cancel_armed(ring, id, Operation::Land, &mut stream.landing.armed);
             if !mem::replace(&mut stream.cancelling_send, true) {
                 if stream.connecting {
                     ring.cancel(id, Operation::Connect);
@@ -451,6 +450,7 @@ impl UringDriver {
             Operation::Accept => self.on_accept(completion, events),
             Operation::Connect => self.on_connect(completion, events),
             Operation::Receive => self.on_receive(completion, events),
+            Operation::Land => self.on_land(completion, events),
             Operation::Send => self.on_send(completion, events),
         }
         if let Some(socket) = self.sockets.get(id)
@@ -467,16 +467,14 @@ impl UringDriver {
         let Some(socket) = self.sockets.get_mut(id) else {
             return;
         };
-        let armed = match &mut socket.kind {
-            Kind::Watched(armed) => armed,
-            Kind::Listener(listener) => &mut listener.armed,
+        match &mut socket.kind {
+            Kind::Watched(armed) => armed.uncancelled(),
+            Kind::Listener(listener) => listener.armed.uncancelled(),
             Kind::Stream(stream) => {
                 stream.cancelling_send = false;
-                &mut stream.armed
+                stream.armed.uncancelled();
+                stream.landing.armed.uncancelled();
             }
-        };
-        if *armed == Armed::Cancelling {
-            *armed = Armed::Yes;
         }
         self.look_at(id);
     }
@@ -557,55 +555,6 @@ impl UringDriver {
             });
             // The engine may have asked to receive already.
             self.look_at(completion.id);
-        }
-    }
-
-    fn on_receive(&mut self, mut completion: Completion, events: &mut Vec<Event>) {
-        let id = completion.id;
-        let slot = completion.slot.take();
-        let Some(socket) = self.sockets.get_mut(id) else {
-            return;
-        };
-        let Kind::Stream(stream) = &mut socket.kind else {
-            return;
-        };
-        if !completion.more {
-            stream.armed = Armed::No;
-        }
-        if socket.closing {
-            return;
-        }
-        let arrival = match completion.result().map(|len| (len as usize, slot)) {
-            Ok((0, _)) => Some(Arrival::End(None)),
-            Ok((len, Some(slot))) => {
-                let bytes = if stream.receiving {
-                    self.pool.deliver(slot, len)
-                } else {
-                    // Nobody knows for how long: not in a slot.
-                    self.pool.deliver_to_heap(slot, len)
-                };
-                Some(Arrival::Bytes(bytes))
-            }
-            Ok((_, None)) => {
-                // Bytes without a place: the kernel does not do that, and going on would lose them.
-                Some(Arrival::End(Some(io::ErrorKind::InvalidData.into())))
-            }
-            Err(error) => match error.raw_os_error() {
-                // No slot was left; a cancellation; a passing condition: armed again if wanted.
-                Some(libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => None,
-                _ => Some(Arrival::End(Some(error))),
-            },
-        };
-        if let Some(arrival) = arrival {
-            stream.ended |= matches!(arrival, Arrival::End(_));
-            if stream.receiving {
-                events.push(arrival.into_event(socket.tag, id));
-            } else {
-                stream.stash.push_back(arrival);
-            }
-        }
-        if !completion.more {
-            self.look_at(id);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::ptr;
 
 use nix::sys::socket::SockaddrStorage;
+use shmesh_shm::OpenBlock;
 
 use crate::chunk::Chunks;
 use crate::driver::SockId;
@@ -16,6 +17,7 @@ pub(super) enum Operation {
     Accept = 1,
     Connect,
     Receive,
+    Land,
     Send,
     Watch,
     Cancel,
@@ -24,12 +26,30 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    const ALL: [Operation; 8] =
-        [Self::Accept, Self::Connect, Self::Receive, Self::Send, Self::Watch, Self::Cancel, Self::Bell, Self::Waker];
+    const ALL: [Operation; 9] = [
+        Self::Accept,
+        Self::Connect,
+        Self::Receive,
+        Self::Land,
+        Self::Send,
+        Self::Watch,
+        Self::Cancel,
+        Self::Bell,
+        Self::Waker,
+    ];
 
     /// Whether the kernel uses memory or a descriptor of ours until the terminal completion.
     pub(super) fn is_tracked(self) -> bool {
         !matches!(self, Self::Cancel | Self::Bell)
+    }
+
+    /// Where its [`Kept`] is, if it keeps something: a socket has at most one such operation in each direction.
+    pub(super) fn place(self) -> Option<usize> {
+        match self {
+            Self::Connect | Self::Send => Some(0),
+            Self::Land => Some(1),
+            _ => None,
+        }
     }
 }
 
@@ -50,7 +70,12 @@ pub(super) fn unpack(user_data: u64) -> Option<(SockId, Operation)> {
 pub(super) enum Kept {
     Address(#[expect(dead_code, reason = "only the kernel reads it")] Box<SockaddrStorage>),
     Outgoing(Outgoing),
+    /// Received into.
+    Block(OpenBlock),
 }
+
+/// How many of them a socket may have, see [`Operation::place`].
+pub(super) const PLACES: usize = 2;
 
 /// A send: its chunks, and the list of them in the kernel's form if there are several.
 pub(super) struct Outgoing {

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
+use shmesh_shm::OpenBlock;
 
 use super::buffers::{Buffers, GROUP};
-use super::operation::{Kept, Message, Operation, Outgoing, pack, unpack};
+use super::operation::{Kept, Message, Operation, Outgoing, PLACES, pack, unpack};
 use crate::bell::Bell;
 use crate::driver::{Nanos, SockId};
 use crate::pool::{Pool, Vacant};
@@ -41,8 +42,8 @@ pub(super) struct Ring {
     // Dropped first, before the memory that it uses.
     uring: IoUring,
     buffers: Option<Buffers>,
-    /// By index of the socket: a socket has at most one operation that keeps something.
-    kept: Vec<Option<Kept>>,
+    /// By index of the socket and [`Operation::place`].
+    kept: Vec<[Option<Kept>; PLACES]>,
     /// Kept until the kernel has looked up their descriptors.
     bells: Vec<Bell>,
     /// What did not fit into the submission queue.
@@ -84,6 +85,7 @@ impl Ring {
             opcode::AcceptMulti::CODE,
             opcode::Connect::CODE,
             opcode::RecvMulti::CODE,
+            opcode::Recv::CODE,
             opcode::Send::CODE,
             opcode::SendMsg::CODE,
             opcode::PollAdd::CODE,
@@ -132,6 +134,15 @@ impl Ring {
         unsafe { self.push(entry, pack(id, Operation::Receive)) };
     }
 
+    /// Receives once, into a block: what there is, at most what it has room for.
+    pub(super) fn land(&mut self, id: SockId, socket: BorrowedFd<'_>, block: OpenBlock) {
+        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), block.ptr(), block.len() as u32).build();
+        self.keep(id, Operation::Land, Kept::Block(block));
+        // SAFETY: the block is as long as said, keeps its segment mapped, and is kept until the terminal completion. No
+        // reference to its bytes exists anywhere.
+        unsafe { self.push(entry, pack(id, Operation::Land)) };
+    }
+
     /// Tells each time the descriptor becomes readable.
     pub(super) fn watch(&mut self, id: SockId, operation: Operation, fd: BorrowedFd<'_>) {
         let entry = opcode::PollAdd::new(Fd(fd.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
@@ -142,7 +153,7 @@ impl Ring {
     pub(super) fn connect(&mut self, id: SockId, socket: BorrowedFd<'_>, addr: SockaddrStorage) {
         let addr = Box::new(addr);
         let entry = opcode::Connect::new(Fd(socket.as_raw_fd()), addr.as_ptr(), addr.len()).build();
-        self.keep(id, Kept::Address(addr));
+        self.keep(id, Operation::Connect, Kept::Address(addr));
         // SAFETY: the address is boxed, and kept until the terminal completion.
         unsafe { self.push(entry, pack(id, Operation::Connect)) };
     }
@@ -164,7 +175,7 @@ impl Ring {
                 opcode::SendMsg::new(fd, &message.header).flags(flags as u32).build()
             }
         };
-        self.keep(id, Kept::Outgoing(outgoing));
+        self.keep(id, Operation::Send, Kept::Outgoing(outgoing));
         // SAFETY: the chunks own (or keep) the bytes, the message is boxed, and both are kept until the terminal
         // completion. The kernel only reads the bytes, so a peer that changes shared ones does no harm here.
         unsafe { self.push(entry, pack(id, Operation::Send)) };
@@ -247,8 +258,8 @@ impl Ring {
             let mut kept = None;
             if operation.is_tracked() && !more {
                 self.in_flight -= 1;
-                if matches!(operation, Operation::Connect | Operation::Send) {
-                    kept = self.kept[id.index() as usize].take();
+                if let Some(place) = operation.place() {
+                    kept = self.kept[id.index() as usize][place].take();
                 }
             }
             let accepted = (operation == Operation::Accept && entry.result() >= 0).then(|| {
@@ -275,14 +286,15 @@ impl Ring {
         Ok(())
     }
 
-    fn keep(&mut self, id: SockId, kept: Kept) {
+    fn keep(&mut self, id: SockId, operation: Operation, kept: Kept) {
         let index = id.index() as usize;
         if self.kept.len() <= index {
-            self.kept.resize_with(index + 1, || None);
+            self.kept.resize_with(index + 1, Default::default);
         }
+        let place = &mut self.kept[index][operation.place().expect("an operation that keeps something")];
         // Not a debug assertion: overwriting would free memory that the kernel uses.
-        assert!(self.kept[index].is_none(), "one keeping operation a socket at a time");
-        self.kept[index] = Some(kept);
+        assert!(place.is_none(), "one keeping operation a socket and direction at a time");
+        *place = Some(kept);
     }
 
     /// Queues an operation. When the queue is full, the kernel gets it first.

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use shmesh_shm::OpenBlock;
+
 use crate::chunk::Chunks;
 use crate::driver::{Event, SockId, Tag};
 use crate::slice::Slice;
@@ -34,7 +36,9 @@ pub(super) struct Stream {
     pub(super) connecting: bool,
     /// The engine wants bytes.
     pub(super) receiving: bool,
+    /// Receiving into lent slots.
     pub(super) armed: Armed,
+    pub(super) landing: Landing,
     /// What arrived while it did not.
     pub(super) stash: VecDeque<Arrival>,
     /// The end arrived.
@@ -46,12 +50,22 @@ pub(super) struct Stream {
     pub(super) shutdown_after_send: bool,
 }
 
+/// Receiving into a block. The kernel has this operation or the one that fills slots, never both.
+pub(super) struct Landing {
+    /// Given by the engine, and not yet to the kernel.
+    pub(super) block: Option<OpenBlock>,
+    /// Of a block that the kernel has.
+    pub(super) armed: Armed,
+    /// The engine took that one back: what still comes into it is copied.
+    pub(super) taken_back: bool,
+}
+
 pub(super) enum Arrival {
     Bytes(Slice),
     End(Option<io::Error>),
 }
 
-/// The state of an operation that completes many times.
+/// The state of an operation that waits for what others do.
 #[derive(Copy, Clone, Eq, PartialEq)]
 pub(super) enum Armed {
     No,
@@ -68,8 +82,18 @@ impl Socket {
             Kind::Watched(armed) => *armed == Armed::No,
             Kind::Stream(stream) => {
                 let in_flight = stream.sending && stream.sent_nothing.is_none();
-                stream.armed == Armed::No && !stream.connecting && !in_flight
+                let receiving = stream.armed != Armed::No || stream.landing.armed != Armed::No;
+                !receiving && !stream.connecting && !in_flight
             }
+        }
+    }
+}
+
+impl Armed {
+    /// A cancellation found nothing. What is still to come has to be cancelled again.
+    pub(super) fn uncancelled(&mut self) {
+        if *self == Self::Cancelling {
+            *self = Self::Yes;
         }
     }
 }
@@ -80,6 +104,7 @@ impl Stream {
             connecting: false,
             receiving: false,
             armed: Armed::No,
+            landing: Landing { block: None, armed: Armed::No, taken_back: false },
             stash: VecDeque::new(),
             ended: false,
             sending: false,

@@ -63,6 +63,17 @@ impl OpenBlock {
         fits
     }
 
+    /// Copies out what was filled, for those who cannot put it. As with all shared memory, nothing may be decided by it: a peer
+    /// with more rights than it should have can have changed it. False if the block ends before.
+    #[must_use]
+    pub fn read(&self, from: u32, bytes: &mut [u8]) -> bool {
+        let fits = u64::from(from) + bytes.len() as u64 <= u64::from(self.len);
+        if fits {
+            self.segment.read_bytes(self.at + from as usize, bytes);
+        }
+        fits
+    }
+
     /// Bytes that it takes.
     pub fn len(&self) -> usize {
         self.len as usize
