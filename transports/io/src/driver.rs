@@ -90,6 +90,9 @@ pub trait Driver {
     /// that as [`Event::Received`], and never in the same `poll` as `Landed`: an engine that has less use for the block
     /// by then can still take it back. Nor does anything follow `Landed` in its `poll`, so that the next block comes in time.
     ///
+    /// The first bytes of a socket, and the first after `Landed`, come alone in their `poll` and are at most
+    /// [`SLOT_BYTES`](crate::SLOT_BYTES), so that a block for what follows them comes in time, too.
+    ///
     /// Once for each call: after `Landed` the socket receives as before, unless another block is given. A second block
     /// before the first has landed is dropped, and so is an empty one, and one for a socket that is closed, ended or not
     /// receiving. [`Event::Ended`] drops it, too.

@@ -412,7 +412,7 @@ impl EpollDriver {
         };
         let mut share = SLOTS_PER_SOCKET_AND_POLL;
         let wanted = |stream: &Stream| stream.receiving && stream.readable && !stream.ended;
-        while share > 0 && wanted(stream) && stream.landed_in != self.polls {
+        while share > 0 && wanted(stream) && stream.done_in != self.polls {
             match stream.receive(&socket.fd, &self.pool) {
                 Ok(None) => {
                     stream.end();
@@ -420,10 +420,14 @@ impl EpollDriver {
                 }
                 Ok(Some(Arrival::Bytes(data))) => {
                     share -= 1;
+                    if mem::take(&mut stream.alone) {
+                        stream.done_in = self.polls;
+                    }
                     events.push(Event::Received { tag, sock: id, data });
                 }
                 Ok(Some(Arrival::Block(block, len))) => {
-                    stream.landed_in = self.polls;
+                    stream.alone = true;
+                    stream.done_in = self.polls;
                     events.push(Event::Landed { tag, sock: id, block, len });
                 }
                 Err(error) => match error.raw_os_error() {

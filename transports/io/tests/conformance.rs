@@ -65,6 +65,7 @@ conformance! {
         reports_the_end_only_after_start: crate::bytes::reports_the_end_only_after_start;
         lands_blocks_among_other_bytes: crate::landing::lands_blocks_among_other_bytes;
         lands_all_when_the_next_block_comes_in_time: crate::landing::lands_all_when_the_next_block_comes_in_time;
+        receives_one_slot_where_a_block_may_follow: crate::landing::receives_one_slot_where_a_block_may_follow;
         lands_a_trickle_in_part_and_once: crate::landing::lands_a_trickle_in_part_and_once;
         tells_what_it_had_before_a_block: crate::landing::tells_what_it_had_before_a_block;
         lands_while_it_sends: crate::landing::lands_while_it_sends;

@@ -50,8 +50,10 @@ pub(super) struct Stream {
     pub(super) ended: bool,
     /// What to receive into next.
     pub(super) block: Option<OpenBlock>,
-    /// The last `poll` in which a block landed: nothing more is read in it.
-    pub(super) landed_in: u64,
+    /// A block may follow what comes next, which therefore comes alone.
+    pub(super) alone: bool,
+    /// The last `poll` in which a block landed, or something came alone: nothing more is read in it.
+    pub(super) done_in: u64,
     /// In the list of readable sockets.
     pub(super) listed: bool,
     /// EPOLLOUT is registered.
@@ -112,7 +114,8 @@ impl Stream {
             end_in_sight: false,
             ended: false,
             block: None,
-            landed_in: 0,
+            alone: true,
+            done_in: 0,
             listed: false,
             blocked: false,
             sending: None,

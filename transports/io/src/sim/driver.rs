@@ -502,7 +502,7 @@ impl SimDriver {
         }
         let tag = *tag;
         let mut share = SLOTS_PER_SOCKET_AND_POLL;
-        while share > 0 && stream.landed_in != self.polls {
+        while share > 0 && stream.done_in != self.polls {
             share -= 1;
             let found = self.world.net(|net| {
                 let late = net.faults.late_report_ppm;
@@ -543,7 +543,12 @@ impl SimDriver {
                     events.push(Event::Ended { tag, sock, error: error.map(Into::into) });
                     return;
                 }
-                Found::Bytes(data) => events.push(Event::Received { tag, sock, data }),
+                Found::Bytes(data) => {
+                    if mem::take(&mut stream.alone) {
+                        stream.done_in = self.polls;
+                    }
+                    events.push(Event::Received { tag, sock, data });
+                }
                 Found::Piece => {
                     let Some(mut block) = stream.block.take() else {
                         return;
@@ -552,7 +557,8 @@ impl SimDriver {
                     let fits = block.write(0, &self.piece);
                     assert!(fits, "no more was read than there was room for");
                     events.push(Event::Landed { tag, sock, block, len: self.piece.len() as u32 });
-                    stream.landed_in = self.polls;
+                    stream.alone = true;
+                    stream.done_in = self.polls;
                 }
             }
         }

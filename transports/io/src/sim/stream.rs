@@ -20,8 +20,10 @@ pub(super) struct Stream {
     pub ended: bool,
     /// What to receive into next.
     pub block: Option<OpenBlock>,
-    /// The last `poll` in which a block landed: nothing more is read in it.
-    pub landed_in: u32,
+    /// A block may follow what comes next, which therefore comes alone.
+    pub alone: bool,
+    /// The last `poll` in which a block landed, or something came alone: nothing more is read in it.
+    pub done_in: u32,
     pub sending: Option<Sending>,
     /// A completion that waits for the next `poll`.
     pub sent: Option<Sent>,
@@ -46,7 +48,8 @@ impl Stream {
             receiving: false,
             ended: false,
             block: None,
-            landed_in: 0,
+            alone: true,
+            done_in: 0,
             sending: None,
             sent: None,
             shutdown_after_send: false,

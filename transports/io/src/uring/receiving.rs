@@ -1,4 +1,7 @@
-//! Receiving: into lent slots until cancelled, or once into a block of a lane.
+//! Receiving: into lent slots, or into a block of a lane.
+//!
+//! Slots are filled until that is cancelled, a block is filled once. One slot is filled once, too, where a block is likely to
+//! follow: cancelling costs a turn, in which the kernel fills slots with all that there is.
 //!
 //! The kernel has one of the two at a time, so that bytes keep their order. A block therefore waits for the terminal
 //! completion of the slots' operation. After a block has landed nothing is asked for before the next `poll`: by
@@ -75,7 +78,7 @@ impl Stream {
         }
         if slots {
             self.armed = Armed::Yes;
-            ring.receive(id, fd);
+            ring.receive(id, fd, self.alone);
         }
         slots
     }
@@ -114,6 +117,7 @@ impl UringDriver {
         let arrival = match completion.result().map(|len| (len as usize, slot)) {
             Ok((0, _)) => Some(Arrival::End(None)),
             Ok((len, Some(slot))) => {
+                stream.alone = false;
                 let bytes = if stream.receiving {
                     self.pool.deliver(slot, len)
                 } else {
@@ -159,7 +163,10 @@ impl UringDriver {
         let tag = socket.tag;
         match completion.result() {
             Ok(0) => stream.arrive(Arrival::End(None), tag, id, events),
-            Ok(len) if !taken_back => events.push(Event::Landed { tag, sock: id, block, len }),
+            Ok(len) if !taken_back => {
+                stream.alone = true;
+                events.push(Event::Landed { tag, sock: id, block, len });
+            }
             Ok(len) => stream.arrive(Arrival::Bytes(copy_of(&block, len)), tag, id, events),
             Err(error) => match error.raw_os_error() {
                 // A cancellation; a passing condition: again if wanted.

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
@@ -127,9 +128,16 @@ impl Ring {
         unsafe { self.push(entry, pack(id, Operation::Accept)) };
     }
 
-    /// Receives into lent slots until cancelled, or until there are none.
-    pub(super) fn receive(&mut self, id: SockId, socket: BorrowedFd<'_>) {
-        let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build();
+    /// Receives into a lent slot once, or into any number until cancelled or until there are none.
+    pub(super) fn receive(&mut self, id: SockId, socket: BorrowedFd<'_>, once: bool) {
+        let fd = Fd(socket.as_raw_fd());
+        let entry = if once {
+            // Without a place of its own it gets a slot, and the slot's length.
+            let receive = opcode::Recv::new(fd, ptr::null_mut(), 0).buf_group(GROUP);
+            receive.build().flags(squeue::Flags::BUFFER_SELECT)
+        } else {
+            opcode::RecvMulti::new(fd, GROUP).build()
+        };
         // SAFETY: the kernel writes to lent slots only, which `buffers` keeps.
         unsafe { self.push(entry, pack(id, Operation::Receive)) };
     }

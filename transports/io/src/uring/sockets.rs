@@ -39,6 +39,8 @@ pub(super) struct Stream {
     /// Receiving into lent slots.
     pub(super) armed: Armed,
     pub(super) landing: Landing,
+    /// A block may follow what comes next, which therefore comes alone.
+    pub(super) alone: bool,
     /// What arrived while it did not.
     pub(super) stash: VecDeque<Arrival>,
     /// The end arrived.
@@ -104,6 +106,7 @@ impl Stream {
             connecting: false,
             receiving: false,
             armed: Armed::No,
+            alone: true,
             landing: Landing { block: None, armed: Armed::No, taken_back: false },
             stash: VecDeque::new(),
             ended: false,

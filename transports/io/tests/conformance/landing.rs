@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use shmesh_io::{Event, SockId, Wait};
+use shmesh_io::{Event, SLOT_BYTES, SockId, Wait};
 use shmesh_shm::{Geometry, Header, LaneEnd, Mapping, OpenBlock, Side};
 
 use crate::harness::{Family, Kind, PATIENCE, Peer, Subject, assert_same, noise};
@@ -153,6 +153,34 @@ pub fn lands_all_when_the_next_block_comes_in_time(kind: Kind, family: Family) {
     assert_same(&got, &bytes);
 }
 
+/// A head, a body that lands, a head, a body that lands: only one slot of each is copied.
+pub fn receives_one_slot_where_a_block_may_follow(kind: Kind, family: Family) {
+    let (mut subject, mut lane) = (Subject::new(kind), Lane::new());
+    let (sock, peer) = subject.accepted(family, 1);
+    let bytes = noise(24, 2_000_000);
+    let writer = write_in_pieces(peer, bytes.clone(), 200_000);
+    let mut got = Vec::new();
+    subject.driver.start_recv(sock);
+    while got.len() < bytes.len() {
+        match subject.next() {
+            Event::Received { data, .. } => {
+                assert!(data.len() <= SLOT_BYTES);
+                got.extend_from_slice(&data);
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+        assert!(subject.events.is_empty(), "in the same poll: {:?}", subject.events);
+        if got.len() < bytes.len() {
+            subject.driver.land(sock, lane.block(100_000));
+            got.extend(landed(&mut subject, &mut lane));
+            assert!(subject.events.is_empty(), "in the same poll: {:?}", subject.events);
+        }
+    }
+    assert!(ended(&mut subject, sock).is_none());
+    subject.join(writer).unwrap();
+    assert_same(&got, &bytes);
+}
+
 pub fn lands_a_trickle_in_part_and_once(kind: Kind, family: Family) {
     let (mut subject, mut lane) = (Subject::new(kind), Lane::new());
     let (sock, mut peer) = waiting(&mut subject, &mut lane, family);
@@ -242,6 +270,18 @@ pub fn ends_while_a_block_waits(kind: Kind, family: Family) {
     let (sock, peer) = waiting(&mut subject, &mut lane, family);
     peer.end_writing();
     assert!(ended(&mut subject, sock).is_none());
+    assert_eq!(lane.lent(), 0);
+    // Before the block is in place.
+    let (other, mut peer) = subject.accepted(family, 1);
+    subject.driver.start_recv(other);
+    subject.turn(Wait::Now);
+    // A first word, after which receiving has no bounds.
+    peer.write_all(b".").unwrap();
+    assert_eq!(subject.receive(other, 1), b".");
+    subject.turn(Wait::Now);
+    peer.end_writing();
+    subject.driver.land(other, lane.block(1000));
+    assert!(ended(&mut subject, other).is_none());
     assert_eq!(lane.lent(), 0);
     // Nothing is to come.
     subject.driver.land(sock, lane.block(1000));
