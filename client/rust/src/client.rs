@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shmesh_shm::Protocol;
 use shmesh_shm::handshake::MAX_NAME_BYTES;
-use shmesh_shm::wait::DEFAULT_MAX_SPIN;
+use shmesh_shm::wait::default_max_spin;
 
 use crate::call::{Call, Request, Response, SubmitError, Target, Wait};
 use crate::calls::{Calls, MAX_ANSWER_BYTES, Opening};
@@ -61,7 +61,7 @@ impl Client {
             name: String::new(),
             calling_lanes: LANES,
             serving: false,
-            max_spin: DEFAULT_MAX_SPIN,
+            max_spin: default_max_spin(1),
             directory: None,
         };
         ClientBuilder {

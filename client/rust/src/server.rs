@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shmesh_shm::geometry::MAX_HEAD_BYTES;
-use shmesh_shm::wait::DEFAULT_MAX_SPIN;
+use shmesh_shm::wait::default_max_spin;
 use shmesh_shm::{Flags, Header, Kind, Protocol, Reset, Step, TOTAL_UNKNOWN, Violation, Waiter, host};
 
 use crate::buffers::Buffers;
@@ -48,7 +48,7 @@ pub struct Server {
 impl Server {
     /// Attaches under this name. Fails with the name-taken refusal while another process holds it.
     pub fn attach(socket: impl AsRef<Path>, name: &str) -> Result<Server, ConnectError> {
-        Server::attach_spinning(socket, name, DEFAULT_MAX_SPIN)
+        Server::attach_spinning(socket, name, default_max_spin(1))
     }
 
     /// As [`Server::attach`], spinning for calls at most so long before sleeping; 0 = sleep at once.

@@ -169,6 +169,11 @@ impl Registry {
         lock(&self.workers).push(counters.clone());
         counters
     }
+
+    /// How many workers there are.
+    pub fn worker_count(&self) -> usize {
+        lock(&self.workers).len()
+    }
 }
 
 /// One worker's way to the counters of calls: found by index, registered by name when new.

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, Weak};
 use shmesh_policy::{Quotas, SessionSpec};
 
 use crate::counters::lock;
-use crate::memory_limit;
 
 /// Bytes of all sessions where no cgroup limits the memory: 2,000 lanes.
 const BYTES_WITHOUT_LIMIT: u64 = 16 << 30;
@@ -116,7 +115,7 @@ pub struct SessionUse {
 impl QuotaDesk {
     /// Finds out how much memory sessions may have. To be called once, before the first session.
     pub fn size_up(&self) {
-        let limit = memory_limit::of_this_process();
+        let limit = shmesh_shm::cgroup::memory_limit();
         let bytes = limit.map_or(BYTES_WITHOUT_LIMIT, three_quarters);
         self.bytes_default.store(bytes, Relaxed);
         if let Some(limit) = limit {

@@ -8,18 +8,17 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use shmesh_io::{Driver, Event, Nanos, SockId, Target, Wait};
 use shmesh_policy::{Protocol, Snapshot};
 use shmesh_proto::http1::{HeadLimits, RequestHead, ResponseHead};
-use shmesh_shm::wait::DEFAULT_MAX_SPIN;
-use shmesh_shm::{InPlace, Step, Waiter, host};
+use shmesh_shm::{InPlace, Step, host};
 
 use crate::access_log::AccessLog;
 use crate::call::Call;
 use crate::conn::{Conn, Finish, Pipe, Role};
 use crate::counters::{CallCounters, WorkerCounters};
+use crate::idle::Idle;
 use crate::lane::Lane;
 use crate::mailbox::{Mail, Postbox};
 use crate::resolve::Resolver;
@@ -229,6 +228,7 @@ impl<D: Driver> Worker<D> {
             self.idle.found(now);
             return Ok(Turn::GoOn);
         }
+        self.idle.look_at_quota(now, || self.shared.registry.worker_count());
         match self.idle.step(now, self.calls.len() > 0) {
             Step::Pause => host::spin(),
             Step::Yield => host::yield_now(),
@@ -465,7 +465,7 @@ impl<D: Driver> Worker<D> {
             }
         }
         self.stages.set(snapshot.stages);
-        self.idle.set_max_spin(snapshot.max_spin.unwrap_or(DEFAULT_MAX_SPIN));
+        self.idle.configure(snapshot.max_spin, self.shared.registry.worker_count());
         self.snapshot = snapshot;
         self.call_counters.snapshot_changed();
     }
@@ -620,58 +620,6 @@ impl<D: Driver> Worker<D> {
             conn.finish = finish;
         }
         self.touch_conn(key);
-    }
-}
-
-/// How the worker waits when a turn found nothing.
-///
-/// What it waits for decides how long spinning is worth it, and the two are learned apart: while calls are in flight their answers
-/// come soon, also when calls are rare.
-struct Idle {
-    for_answers: Waiter,
-    for_calls: Waiter,
-    /// The last turn found nothing.
-    waiting: bool,
-    /// Which of the two waits.
-    answers_due: bool,
-    /// When the driver was asked last.
-    asked: Nanos,
-}
-
-impl Idle {
-    fn new(now: Nanos) -> Idle {
-        let waiter = Waiter::new(DEFAULT_MAX_SPIN);
-        Idle { for_answers: waiter.clone(), for_calls: waiter, waiting: false, answers_due: false, asked: now }
-    }
-
-    /// The setting `max_spin`.
-    fn set_max_spin(&mut self, max_spin: Duration) {
-        if self.for_calls.max_spin() != max_spin {
-            self.for_calls = Waiter::new(max_spin);
-            self.for_answers = Waiter::new(max_spin);
-        }
-    }
-
-    fn waiter(&mut self) -> &mut Waiter {
-        if self.answers_due { &mut self.for_answers } else { &mut self.for_calls }
-    }
-
-    /// A turn found something.
-    fn found(&mut self, now: Nanos) {
-        if self.waiting {
-            self.waiting = false;
-            self.waiter().end(now);
-        }
-    }
-
-    /// A turn found nothing: what to do now.
-    fn step(&mut self, now: Nanos, calls_in_flight: bool) -> Step {
-        if !self.waiting {
-            self.waiting = true;
-            self.answers_due = calls_in_flight;
-            self.waiter().begin(now);
-        }
-        self.waiter().step(now)
     }
 }
 

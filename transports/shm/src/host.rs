@@ -5,7 +5,7 @@
 #[cfg(not(shmesh_sim))]
 pub(crate) use real::in_pieces;
 #[cfg(not(shmesh_sim))]
-pub use real::{await_readable, now, poll, sleep, spin, yield_now};
+pub use real::{await_readable, cpu_quota, now, poll, sleep, spin, yield_now};
 #[cfg(shmesh_sim)]
 pub use simulated::*;
 
@@ -23,6 +23,11 @@ mod real {
     /// Nanoseconds since this process first looked; monotonic.
     pub fn now() -> u64 {
         u64::try_from(START.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The CPU that this process may use, in thousandths of a core, where there is a limit.
+    pub fn cpu_quota() -> Option<u64> {
+        crate::cgroup::cpu_quota()
     }
 
     /// A moment inside a loop that looks again and again.
@@ -95,6 +100,11 @@ mod simulated {
 
     /// Payload is copied in pieces of at most so many bytes, with an access to shared memory each.
     const PIECE_MAX: usize = 4096;
+
+    /// Simulated machines have none.
+    pub fn cpu_quota() -> Option<u64> {
+        None
+    }
 
     /// Puts a scheduler on this thread, or takes it away.
     pub fn install(scheduler: Option<Rc<dyn Scheduler>>) {

@@ -27,6 +27,8 @@ mod violation;
 pub mod wait;
 
 #[cfg(not(loom))]
+pub mod cgroup;
+#[cfg(not(loom))]
 pub mod descriptors;
 #[cfg(not(loom))]
 pub mod doorbell;

@@ -6,8 +6,19 @@
 
 use std::time::Duration;
 
-/// The longest spin unless configured otherwise.
+/// The longest spin where there is CPU enough.
 pub const DEFAULT_MAX_SPIN: Duration = Duration::from_micros(100);
+
+/// The longest spin of so many threads of this process unless configured otherwise: none where the cgroup's CPU quota is less
+/// than a core for each. Waiting would use up what work needs, and the time until the quota's next period is far longer than a wake-up.
+#[cfg(not(loom))]
+pub fn default_max_spin(threads: usize) -> Duration {
+    match crate::host::cpu_quota() {
+        Some(thousandths) if thousandths < 1000 * threads as u64 => Duration::ZERO,
+        _ => DEFAULT_MAX_SPIN,
+    }
+}
+
 /// A yield that takes longer than this met a busy neighbour, in nanoseconds.
 const LATE_YIELD_NS: u64 = 50_000;
 /// How long not to spin after a late yield, in nanoseconds; doubled when the next try is late again.

@@ -1,0 +1,88 @@
+//! How a worker waits: spinning, yielding or asleep.
+
+use std::time::Duration;
+
+use shmesh_io::Nanos;
+use shmesh_shm::wait::{DEFAULT_MAX_SPIN, default_max_spin};
+use shmesh_shm::{Step, Waiter};
+
+/// How often the cgroup's CPU quota is read while there is something to do.
+const QUOTA_EVERY: Nanos = 500_000_000;
+
+/// How the worker waits when a turn found nothing.
+///
+/// What it waits for decides how long spinning is worth it, and the two are learned apart: while calls are in flight their answers
+/// come soon, also when calls are rare.
+pub(crate) struct Idle {
+    for_answers: Waiter,
+    for_calls: Waiter,
+    /// The last turn found nothing.
+    pub waiting: bool,
+    /// Which of the two waits.
+    answers_due: bool,
+    /// When the driver was asked last.
+    pub asked: Nanos,
+    /// The setting `max_spin`.
+    configured: Option<Duration>,
+    /// When the CPU quota was looked at last.
+    quota_seen: Nanos,
+}
+
+impl Idle {
+    pub fn new(now: Nanos) -> Idle {
+        let waiter = Waiter::new(DEFAULT_MAX_SPIN);
+        Idle {
+            for_answers: waiter.clone(),
+            for_calls: waiter,
+            waiting: false,
+            answers_due: false,
+            asked: now,
+            configured: None,
+            quota_seen: now,
+        }
+    }
+
+    /// The setting `max_spin`.
+    pub fn configure(&mut self, max_spin: Option<Duration>, workers: usize) {
+        self.configured = max_spin;
+        self.set_max_spin(workers);
+    }
+
+    /// Looks, now and then, whether there is CPU to wait with.
+    pub fn look_at_quota(&mut self, now: Nanos, workers: impl FnOnce() -> usize) {
+        if self.configured.is_none() && now.saturating_sub(self.quota_seen) >= QUOTA_EVERY {
+            self.quota_seen = now;
+            self.set_max_spin(workers());
+        }
+    }
+
+    fn set_max_spin(&mut self, workers: usize) {
+        let max_spin = self.configured.unwrap_or_else(|| default_max_spin(workers));
+        if self.for_calls.max_spin() != max_spin {
+            self.for_calls = Waiter::new(max_spin);
+            self.for_answers = Waiter::new(max_spin);
+        }
+    }
+
+    fn waiter(&mut self) -> &mut Waiter {
+        if self.answers_due { &mut self.for_answers } else { &mut self.for_calls }
+    }
+
+    /// A turn found something.
+    pub fn found(&mut self, now: Nanos) {
+        if self.waiting {
+            self.waiting = false;
+            self.waiter().end(now);
+        }
+    }
+
+    /// A turn found nothing: what to do now.
+    pub fn step(&mut self, now: Nanos, calls_in_flight: bool) -> Step {
+        if !self.waiting {
+            self.waiting = true;
+            self.answers_due = calls_in_flight;
+            self.waiter().begin(now);
+        }
+        self.waiter().step(now)
+    }
+}

@@ -1,0 +1,146 @@
+//! What this process may have: memory and CPU, as its cgroup says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where cgroups are mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// A limit of so many bytes is none: cgroup v1 says "unlimited" with a number near 2^63.
+const UNLIMITED: u64 = 1 << 60;
+
+/// The memory limit of this process's cgroup, or the smallest one above it, in bytes.
+pub fn memory_limit() -> Option<u64> {
+    smallest(Path::new(ROOT), &membership()?, "memory", memory)
+}
+
+/// The CPU quota of this process's cgroup, or the smallest one above it, in thousandths of a core.
+pub fn cpu_quota() -> Option<u64> {
+    smallest(Path::new(ROOT), &membership()?, "cpu", cpu)
+}
+
+/// The groups of this process, one a line: `number:controllers:path`.
+fn membership() -> Option<String> {
+    fs::read_to_string("/proc/self/cgroup").ok()
+}
+
+/// The smallest limit from the process's own groups up to the roots. In a container the path may be the host's, of which only
+/// the last part is mounted, at the root: missing folders say nothing.
+fn smallest(root: &Path, membership: &str, controller: &str, read: fn(&Path) -> Option<u64>) -> Option<u64> {
+    let hierarchies = membership.lines().filter_map(|line| hierarchy(root, line, controller));
+    hierarchies.flat_map(|(mount, path)| folders(&mount, &path)).filter_map(|folder| read(&folder)).min()
+}
+
+/// Where the controller's hierarchy is mounted, and the path in it, if the line speaks of it.
+fn hierarchy(root: &Path, line: &str, controller: &str) -> Option<(PathBuf, PathBuf)> {
+    let mut parts = line.splitn(3, ':');
+    let (number, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+    let mount = match number {
+        "0" => root.to_path_buf(),
+        _ if controllers.split(',').any(|name| name == controller) => root.join(controller),
+        _ => return None,
+    };
+    Some((mount, PathBuf::from(path.trim_start_matches('/'))))
+}
+
+fn folders(mount: &Path, path: &Path) -> Vec<PathBuf> {
+    path.ancestors().map(|folder| mount.join(folder)).collect()
+}
+
+/// A folder's limit, of version 2 or 1.
+fn memory(folder: &Path) -> Option<u64> {
+    let file = |name| fs::read_to_string(folder.join(name)).ok();
+    let text = file("memory.max").or_else(|| file("memory.limit_in_bytes"))?;
+    text.trim().parse().ok().filter(|&bytes: &u64| bytes < UNLIMITED)
+}
+
+/// As [`memory`]: quota and period, in microseconds, in one file or two.
+fn cpu(folder: &Path) -> Option<u64> {
+    let file = |name| fs::read_to_string(folder.join(name)).ok();
+    let text = file("cpu.max").or_else(|| Some(file("cpu.cfs_quota_us")? + &file("cpu.cfs_period_us")?))?;
+    let mut words = text.split_whitespace().map(str::parse::<u64>);
+    let (quota, period) = (words.next()?.ok()?, words.next()?.ok()?);
+    quota.checked_mul(1000)?.checked_div(period)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::TempDir::new().expect("a folder");
+        for (file, content) in files {
+            let file = root.path().join(file);
+            fs::create_dir_all(file.parent().expect("inside")).expect("a folder");
+            fs::write(file, content).expect("a file");
+        }
+        root
+    }
+
+    fn memory_of(root: &tempfile::TempDir, membership: &str) -> Option<u64> {
+        smallest(root.path(), membership, "memory", memory)
+    }
+
+    fn cpu_of(root: &tempfile::TempDir, membership: &str) -> Option<u64> {
+        smallest(root.path(), membership, "cpu", cpu)
+    }
+
+    #[test]
+    fn the_smallest_limit_on_the_way_up_counts() {
+        let root = tree(&[
+            ("kubepods/memory.max", "1000000\n"),
+            ("kubepods/pod/memory.max", "5000\n"),
+            ("kubepods/pod/shmesh/memory.max", "max\n"),
+            ("kubepods/other/memory.max", "7\n"),
+        ]);
+        assert_eq!(memory_of(&root, "0::/kubepods/pod/shmesh\n"), Some(5000));
+        assert_eq!(memory_of(&root, "0::/kubepods\n"), Some(1_000_000));
+        assert_eq!(memory_of(&root, "0::/\n"), None);
+    }
+
+    #[test]
+    fn a_container_sees_its_own_at_the_root() {
+        let root = tree(&[("memory.max", "4096\n")]);
+        assert_eq!(memory_of(&root, "0::/\n"), Some(4096));
+        assert_eq!(memory_of(&root, "0::/kubepods/somewhere/on/the/host\n"), Some(4096));
+    }
+
+    #[test]
+    fn the_first_version_has_a_hierarchy_of_its_own() {
+        let root = tree(&[
+            ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("memory/app/memory.limit_in_bytes", "8192\n"),
+            ("cpu/app/memory.limit_in_bytes", "1\n"),
+        ]);
+        assert_eq!(memory_of(&root, "5:cpu:/app\n4:memory:/app\n0::/\n"), Some(8192));
+        assert_eq!(memory_of(&root, "4:hugetlb,memory:/\n"), None, "no limit is none");
+    }
+
+    #[test]
+    fn what_cannot_be_read_limits_nothing() {
+        let root = tree(&[]);
+        assert_eq!(memory_of(&root, "0::/a/b\nnonsense\n4:memory:/x\n"), None);
+    }
+
+    #[test]
+    fn a_quota_is_a_share_of_the_period() {
+        let root = tree(&[
+            ("pod/cpu.max", "200000 100000\n"),
+            ("pod/half/cpu.max", "25000 50000\n"),
+            ("pod/free/cpu.max", "max 100000\n"),
+            ("pod/zero/cpu.max", "5 0\n"),
+        ]);
+        assert_eq!(cpu_of(&root, "0::/pod/half\n"), Some(500));
+        assert_eq!(cpu_of(&root, "0::/pod/free\n"), Some(2000));
+        assert_eq!(cpu_of(&root, "0::/pod/zero\n"), Some(2000));
+        assert_eq!(cpu_of(&root, "0::/\n"), None);
+        let first = tree(&[
+            ("cpu/app/cpu.cfs_quota_us", "150000\n"),
+            ("cpu/app/cpu.cfs_period_us", "100000\n"),
+            ("cpu/cpu.cfs_quota_us", "-1\n"),
+            ("cpu/cpu.cfs_period_us", "100000\n"),
+        ]);
+        assert_eq!(cpu_of(&first, "4:cpu,cpuacct:/app\n"), Some(1500));
+        assert_eq!(cpu_of(&first, "4:cpu,cpuacct:/\n"), None, "-1 is no quota");
+    }
+}
