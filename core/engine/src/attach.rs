@@ -47,6 +47,7 @@ impl<D: Driver> Worker<D> {
                 hot: !quiet,
                 lends: false,
                 known_head: Box::default(),
+                landings: 0,
                 usage: LaneUse::new(new.usage.clone()),
                 key_bytes: 0,
                 blocked: false,

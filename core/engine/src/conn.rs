@@ -113,6 +113,14 @@ pub struct HttpUp {
     pub sent: bool,
     /// A send failed: not for another request.
     pub broken: bool,
+    /// Its answers go to apps for now: it receives one piece at a time.
+    pub for_app: bool,
+    /// The last receive brought much of a body.
+    pub in_bulk: bool,
+    /// Receives no more before the app has given credit.
+    pub awaits_credit: bool,
+    /// A block waits for the next bytes: for which slot, and how much of its credit was set aside.
+    pub landing: Option<(SlotRef, u64)>,
 }
 
 /// A Dubbo consumer's connection.

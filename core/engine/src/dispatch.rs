@@ -237,6 +237,7 @@ impl<D: Driver> Worker<D> {
             if let Some(call) = self.calls.get_mut(key) {
                 call.dest = Some(Peer::Conn(idle));
             }
+            self.expect_answer(idle, key);
             self.make_ready(key);
             return;
         }
@@ -250,6 +251,10 @@ impl<D: Driver> Worker<D> {
             request_done: false,
             sent: false,
             broken: false,
+            for_app: false,
+            in_bulk: false,
+            awaits_credit: false,
+            landing: None,
         });
         self.connect(key, address, role);
     }
@@ -323,6 +328,7 @@ impl<D: Driver> Worker<D> {
         let own = cluster.and_then(|index| self.snapshot.clusters.get(index as usize)).map(|c| c.connect_timeout);
         let within = own.unwrap_or(self.snapshot.timeouts.connect).as_nanos() as Nanos;
         self.set_conn_deadline(conn, now + within);
+        self.expect_answer(conn, key);
         Some(conn)
     }
 

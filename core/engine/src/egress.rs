@@ -4,6 +4,7 @@ use shmesh_io::{Chunk, Driver, Slice};
 use shmesh_shm::{CallState, Flags, Header, Kind as RecordKind, NoRoom, Part, Reset};
 
 use crate::call::Peer;
+use crate::landing::put_landed;
 use crate::lane::{First, Lane, SlotRef, User};
 use crate::slab::Key;
 use crate::timer::Owner;
@@ -13,7 +14,7 @@ use crate::worker::Worker;
 const PARTS_MAX: usize = 16;
 
 /// Payload of one record towards an app. Smaller than the window, so that taking and giving back overlap.
-const PART_MAX: u64 = 64 * 1024;
+pub(crate) const PART_MAX: u64 = 64 * 1024;
 
 /// Payload that is copied from a lane in one turn, and to all of them, before what is longer than [`SMALL_PART`] waits for the next
 /// turn: a call waits for no more than that of the others' payloads.
@@ -181,6 +182,7 @@ impl<D: Driver> Worker<D> {
                 let source = if call.dest == Some(Peer::Slot(at)) { Some(call.origin) } else { call.dest };
                 if let Some(source) = source {
                     self.resume_source(source);
+                    self.land_next(key);
                 }
             }
             User::Stream(conn) => self.conn_drained(conn),
@@ -220,6 +222,7 @@ impl<D: Driver> Worker<D> {
             slot.user = User::Discard;
             slot.out.clear();
             slot.first = None;
+            slot.landed = None;
             slot.partial = None;
         });
     }
@@ -258,6 +261,7 @@ impl<D: Driver> Worker<D> {
             slot.out.clear();
         }
         slot.first = None;
+        slot.landed = None;
         slot.reset = None;
         slot.end = false;
         slot.grant = 0;
@@ -323,6 +327,11 @@ impl<D: Driver> Worker<D> {
         self.touch_lane(at.lane);
     }
 
+    /// A slot has something to send.
+    pub(crate) fn touch_slot(&mut self, at: SlotRef) {
+        self.with_slot(at, |_| ());
+    }
+
     fn with_slot<R>(&mut self, at: SlotRef, change: impl FnOnce(&mut crate::lane::Slot) -> R) -> Option<R> {
         let lane = self.lanes.get_mut(at.lane)?;
         let result = change(lane.slot_mut(at)?);
@@ -368,6 +377,13 @@ fn send_slot(lane: &mut Lane, index: u32, only_small: bool) -> Sent {
     }
     if !slot.has_output() {
         return Sent::All;
+    }
+    if slot.first.is_none() && slot.out.is_empty() && slot.landed.is_some() {
+        return match put_landed(end, slot, index, serves.is_none()) {
+            false => Sent::NoRoom,
+            true if slot.has_output() => Sent::Part,
+            true => Sent::All,
+        };
     }
     let head_len = slot.first.as_ref().map_or(0, |first| first.head.len() as u64);
     if slot.credit < head_len || (slot.first.is_none() && slot.credit == 0 && !slot.out.is_empty()) {
@@ -424,7 +440,7 @@ fn put_part(
         gathered += want;
         count += 1;
     }
-    let last = slot.end && gathered == slot.out.len_bytes();
+    let last = slot.end && gathered == slot.out.len_bytes() && slot.landed.is_none();
     let mut header = match &slot.first {
         Some(first) => {
             let kind = if first.open { RecordKind::Open } else { RecordKind::Answer };

@@ -285,6 +285,8 @@ impl<D: Driver> Worker<D> {
         conn.receiving = false;
         if let Pipe::Socket(sock) = conn.pipe {
             self.driver.stop_recv(sock);
+            // With its block.
+            self.end_landing(key);
         }
     }
 
@@ -367,6 +369,7 @@ impl<D: Driver> Worker<D> {
     }
 
     fn remove_conn(&mut self, key: Key<Conn>, cut: bool) {
+        self.end_landing(key);
         let Some(conn) = self.conns.remove(key) else { return };
         if is_downstream(&conn.role) {
             self.downstreams -= 1;

@@ -9,6 +9,7 @@ use shmesh_proto::http1::{BodyReader, Framing, ResponseHead, Status, chunk_line,
 
 use crate::call::{Call, Failure, Kind};
 use crate::conn::{Conn, HttpUp, Role};
+use crate::landing::LANDING_MIN;
 use crate::route_key::without_last_line;
 use crate::slab::Key;
 use crate::worker::Worker;
@@ -91,7 +92,7 @@ impl<D: Driver> Worker<D> {
     /// Moves body bytes; false when there are none left to move.
     fn http_up_body(&mut self, key: Key<Conn>, call: Key<Call>) -> bool {
         let Some(conn) = self.conns.get_mut(key) else { return false };
-        let Role::HttpUp(HttpUp { body: Some(reader), .. }) = &mut conn.role else { return false };
+        let Role::HttpUp(HttpUp { body: Some(reader), in_bulk, .. }) = &mut conn.role else { return false };
         let step = match reader.read(conn.input.as_slice()) {
             Ok(step) => step,
             Err(error) => {
@@ -103,6 +104,7 @@ impl<D: Driver> Worker<D> {
         if step.consumed == 0 && !step.done {
             return false;
         }
+        *in_bulk = step.data.len() as u64 >= LANDING_MIN;
         let mut taken = conn.input.split_to(step.consumed);
         let trailers = if step.done { reader.trailers().to_vec() } else { Vec::new() };
         if !step.data.is_empty() {
@@ -119,13 +121,17 @@ impl<D: Driver> Worker<D> {
     }
 
     /// The answer is complete: the connection goes to the pool, if it may.
-    fn http_up_done(&mut self, key: Key<Conn>, call: Key<Call>) {
+    pub(crate) fn http_up_done(&mut self, key: Key<Conn>, call: Key<Call>) {
         self.release_http_up(key);
         self.response_end(call);
     }
 
     /// Takes the connection from its call: into the pool, or closed.
     pub(crate) fn release_http_up(&mut self, key: Key<Conn>) {
+        if matches!(self.conns.get(key), Some(Conn { role: Role::HttpUp(HttpUp { landing: Some(_), .. }), .. })) {
+            // The block that waits for more of this answer.
+            self.stop_recv(key);
+        }
         let now = self.driver.now();
         let idle = self.snapshot.timeouts.idle.as_nanos() as u64;
         let idle_max = self.snapshot.limits.pool_idle_per_cluster as usize;
@@ -136,6 +142,8 @@ impl<D: Driver> Worker<D> {
         up.call = None;
         up.body = None;
         up.reused = true;
+        up.in_bulk = false;
+        up.awaits_credit = false;
         let address = self.addresses.get(up.address);
         let clean = !up.broken && up.keep_alive && up.request_done && !unsent && conn.input.is_empty() && !conn.ended;
         if !clean || draining || address.idle.len() >= idle_max {

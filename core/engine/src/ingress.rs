@@ -514,8 +514,11 @@ impl<D: Driver> Worker<D> {
         if slot.credit > 1 << 31 {
             return Err(Breach::TooMuchCredit);
         }
+        let user = slot.user;
         if slot.has_output() {
             lane.enqueue(header.slot);
+        } else if let User::Call(call) = user {
+            self.land_on_credit(call);
         }
         self.touch_lane(key);
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use shmesh_io::{Bell, Chunks, Nanos, Slice};
-use shmesh_shm::{LaneEnd, Reset};
+use shmesh_shm::{LaneEnd, OpenBlock, Reset};
 
 use crate::call::Call;
 use crate::conn::Conn;
@@ -40,6 +40,8 @@ pub struct Lane {
     pub lends: bool,
     /// The newest head of an answer that came on this lane whole.
     pub known_head: Box<KnownHead>,
+    /// Blocks of its arena into which is being received.
+    pub landings: u32,
     /// What its calls count against.
     pub usage: LaneUse,
     /// Bytes of the keys that are defined.
@@ -72,7 +74,9 @@ pub struct Slot {
     pub first: Option<First>,
     /// Payload to be sent.
     pub out: Chunks,
-    /// END follows `out`.
+    /// What arrived in a block follows `out`: so many bytes.
+    pub landed: Option<(OpenBlock, u32)>,
+    /// END follows these.
     pub end: bool,
     pub sent_end: bool,
     /// RESET goes instead of anything else.
@@ -165,6 +169,7 @@ impl Slot {
             partial: None,
             first: None,
             out: Chunks::new(),
+            landed: None,
             end: false,
             sent_end: false,
             reset: None,
@@ -184,9 +189,10 @@ impl Slot {
         self.ungranted = 0;
         self.grant = 0;
         self.received_end = false;
-        if self.partial.is_some() || self.first.is_some() {
+        if self.partial.is_some() || self.first.is_some() || self.landed.is_some() {
             self.partial = None;
             self.first = None;
+            self.landed = None;
         }
         if !self.out.is_empty() {
             self.out.clear();
@@ -216,6 +222,7 @@ impl Slot {
             || self.grant > 0
             || self.first.is_some()
             || !self.out.is_empty()
+            || self.landed.is_some()
             || (self.end && !self.sent_end)
     }
 }

@@ -26,6 +26,7 @@ mod http_down;
 mod http_up;
 mod idle;
 mod ingress;
+mod landing;
 mod lane;
 mod mailbox;
 mod partial;

@@ -334,7 +334,11 @@ impl<D: Driver> Worker<D> {
                 }
             }
             // No block is given to the driver.
-            Event::Landed { .. } => {}
+            Event::Landed { tag, sock, block, len } => {
+                if let Some(key) = self.conn_of(tag, sock) {
+                    self.landed(key, block, len);
+                }
+            }
             Event::Ended { tag, sock, error } => match Token::of(tag) {
                 Token::Conn(_) => {
                     if let Some(key) = self.conn_of(tag, sock) {

@@ -17,6 +17,7 @@ use crate::sidecar::{Driver, free_port};
 on_each_driver!(
     http_calls_of_every_size,
     dubbo_calls_of_every_size,
+    large_answers_of_servers_are_not_copied,
     raw_calls_of_every_size,
     heads_pass_both_ways,
     sixty_four_calls_in_flight,
@@ -94,6 +95,27 @@ fn provider() -> Service {
             wire.send(answer);
         }
     })
+}
+
+fn large_answers_of_servers_are_not_copied(driver: Driver) {
+    const LENGTHS: [u64; 9] = [100 * 1024, 5, MIB, 0, 4 * MIB + 3, 16 * MIB, 7, 1000, 64 * 1024];
+    let service = http(|head, wire| {
+        let len: u64 = head.path()[1..].parse().expect("a length");
+        wire.body(head, false, |_| ());
+        wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n"));
+        wire.send(noise(len, len));
+    });
+    let sidecar = before(driver, &service.endpoint);
+    let client = client(&sidecar);
+    for (calls, len) in LENGTHS.into_iter().enumerate() {
+        let before = sidecar.metric("shmesh_copied_bytes_total");
+        let response = client.call(Request::http("GET", "service", &format!("/{len}"))).expect("an answer");
+        assert!(response.body == noise(len, len), "{len} bytes: {} came", response.body.len());
+        let copied = sidecar.metric("shmesh_copied_bytes_total") - before;
+        // What comes with the head, its head, and an end that is not worth a block.
+        assert!(copied < 26.0 * 1024.0, "{copied} of {len} bytes, call {calls}");
+    }
+    assert_eq!(service.accepted(), 1, "connections are used again");
 }
 
 fn dubbo_calls_of_every_size(driver: Driver) {

@@ -101,6 +101,10 @@ pub trait Driver {
     /// came into it meanwhile are copied and kept, as all that had left the kernel.
     fn land(&mut self, sock: SockId, block: OpenBlock);
 
+    /// Whether all bytes of this socket come alone, as the first ones do. For a socket whose answers go to apps: costs an operation
+    /// a receive.
+    fn receive_alone(&mut self, sock: SockId, always: bool);
+
     /// Sends all chunks in order; completes with one [`Event::Sent`]. One send at a time per socket: a second
     /// one before that event completes at once with `EALREADY` and sends nothing.
     ///

@@ -219,6 +219,13 @@ impl Driver for EpollDriver {
         }
     }
 
+    fn receive_alone(&mut self, sock: SockId, always: bool) {
+        if let Some((_, stream)) = stream_mut(&mut self.sockets, sock) {
+            stream.always_alone = always;
+            stream.alone |= always;
+        }
+    }
+
     fn shutdown_write(&mut self, sock: SockId) {
         if let Some((fd, stream)) = stream_mut(&mut self.sockets, sock) {
             if stream.sending.is_some() {
@@ -420,7 +427,7 @@ impl EpollDriver {
                 }
                 Ok(Some(Arrival::Bytes(data))) => {
                     share -= 1;
-                    if mem::take(&mut stream.alone) {
+                    if mem::replace(&mut stream.alone, stream.always_alone) {
                         stream.done_in = self.polls;
                     }
                     events.push(Event::Received { tag, sock: id, data });

@@ -109,6 +109,22 @@ impl BodyReader {
         }
     }
 
+    /// Body data that comes next in any case, in front of whatever framing.
+    pub fn run_left(&self) -> u64 {
+        self.data_left().unwrap_or(0)
+    }
+
+    /// Body data that went elsewhere and is not shown to [`BodyReader::read`].
+    ///
+    /// # Panics
+    /// If that is more than [`BodyReader::run_left`].
+    pub fn skip(&mut self, count: u64) {
+        assert!(count <= self.run_left(), "skip past the data");
+        if count > 0 {
+            self.data_taken(count);
+        }
+    }
+
     /// Whether the body has ended. A body without bytes is done at once; one until close never.
     pub fn is_done(&self) -> bool {
         self.state == State::Done

@@ -52,6 +52,8 @@ pub(super) struct Stream {
     pub(super) block: Option<OpenBlock>,
     /// A block may follow what comes next, which therefore comes alone.
     pub(super) alone: bool,
+    /// And so does all that follows.
+    pub(super) always_alone: bool,
     /// The last `poll` in which a block landed, or something came alone: nothing more is read in it.
     pub(super) done_in: u64,
     /// In the list of readable sockets.
@@ -115,6 +117,7 @@ impl Stream {
             ended: false,
             block: None,
             alone: true,
+            always_alone: false,
             done_in: 0,
             listed: false,
             blocked: false,

@@ -252,6 +252,13 @@ impl Driver for SimDriver {
         }
     }
 
+    fn receive_alone(&mut self, sock: SockId, always: bool) {
+        if let Some(stream) = stream_mut(&mut self.sockets, sock) {
+            stream.always_alone = always;
+            stream.alone |= always;
+        }
+    }
+
     fn shutdown_write(&mut self, sock: SockId) {
         if let Some(stream) = stream_mut(&mut self.sockets, sock) {
             if stream.sending.is_some() {
@@ -544,7 +551,7 @@ impl SimDriver {
                     return;
                 }
                 Found::Bytes(data) => {
-                    if mem::take(&mut stream.alone) {
+                    if mem::replace(&mut stream.alone, stream.always_alone) {
                         stream.done_in = self.polls;
                     }
                     events.push(Event::Received { tag, sock, data });

@@ -22,6 +22,8 @@ pub(super) struct Stream {
     pub block: Option<OpenBlock>,
     /// A block may follow what comes next, which therefore comes alone.
     pub alone: bool,
+    /// And so does all that follows.
+    pub always_alone: bool,
     /// The last `poll` in which a block landed, or something came alone: nothing more is read in it.
     pub done_in: u32,
     pub sending: Option<Sending>,
@@ -49,6 +51,7 @@ impl Stream {
             ended: false,
             block: None,
             alone: true,
+            always_alone: false,
             done_in: 0,
             sending: None,
             sent: None,

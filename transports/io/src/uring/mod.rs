@@ -201,6 +201,16 @@ impl Driver for UringDriver {
         }
     }
 
+    fn receive_alone(&mut self, sock: SockId, always: bool) {
+        if let Some(stream) = self.stream_mut(sock)
+            && stream.always_alone != always
+        {
+            stream.always_alone = always;
+            stream.alone |= always;
+            self.look_at(sock);
+        }
+    }
+
     fn shutdown_write(&mut self, sock: SockId) {
         if let Some(socket) = self.live_mut(sock)
             && let Kind::Stream(stream) = &mut socket.kind

@@ -60,7 +60,7 @@ impl Stream {
         let wanted = self.receiving && !self.ended;
         let into_block = wanted && self.landing.block.is_some();
         if self.armed != Armed::No {
-            if !wanted || into_block {
+            if !wanted || into_block || self.always_alone && !self.armed_alone {
                 cancel_armed(ring, id, Operation::Receive, &mut self.armed);
             }
             return true;
@@ -78,6 +78,7 @@ impl Stream {
         }
         if slots {
             self.armed = Armed::Yes;
+            self.armed_alone = self.alone;
             ring.receive(id, fd, self.alone);
         }
         slots
@@ -117,7 +118,7 @@ impl UringDriver {
         let arrival = match completion.result().map(|len| (len as usize, slot)) {
             Ok((0, _)) => Some(Arrival::End(None)),
             Ok((len, Some(slot))) => {
-                stream.alone = false;
+                stream.alone = stream.always_alone;
                 let bytes = if stream.receiving {
                     self.pool.deliver(slot, len)
                 } else {

@@ -41,6 +41,10 @@ pub(super) struct Stream {
     pub(super) landing: Landing,
     /// A block may follow what comes next, which therefore comes alone.
     pub(super) alone: bool,
+    /// And so does all that follows.
+    pub(super) always_alone: bool,
+    /// The kernel was asked for one slot only.
+    pub(super) armed_alone: bool,
     /// What arrived while it did not.
     pub(super) stash: VecDeque<Arrival>,
     /// The end arrived.
@@ -107,6 +111,8 @@ impl Stream {
             receiving: false,
             armed: Armed::No,
             alone: true,
+            always_alone: false,
+            armed_alone: false,
             landing: Landing { block: None, armed: Armed::No, taken_back: false },
             stash: VecDeque::new(),
             ended: false,
