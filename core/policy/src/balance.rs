@@ -17,9 +17,11 @@ impl RoundRobin {
         if endpoints == 0 {
             return 0;
         }
-        let picked = self.next % endpoints;
-        self.next = picked + 1;
-        picked
+        if self.next >= endpoints {
+            self.next %= endpoints;
+        }
+        self.next += 1;
+        self.next - 1
     }
 
     /// The order in which one call tries the endpoints: the next one in turn, and those behind it when it refuses;

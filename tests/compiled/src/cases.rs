@@ -139,7 +139,7 @@ fn equal<T: PartialEq + std::fmt::Debug>(got: T, expected: T) -> Result<(), Stri
 }
 
 /// Every case and its name.
-pub const CASES: [Case; 14] = [
+pub const CASES: [Case; 16] = [
     ("a record's header", header),
     ("a record's header that is refused", broken_header),
     ("an index that is refused", broken_index),
@@ -147,6 +147,8 @@ pub const CASES: [Case; 14] = [
     ("a record's header, then the key in its block", || key(IN_A_BLOCK)),
     ("a head on the stack, inline", || head(INLINE)),
     ("a head on the stack, in a block", || head(IN_A_BLOCK)),
+    ("a head that is compared, inline", || known(INLINE)),
+    ("a head that is compared, in a block", || known(IN_A_BLOCK)),
     ("bytes of a lent block", lease),
     ("bytes of a lent block that is passed on", slice),
     ("released blocks", releases),
@@ -209,6 +211,16 @@ fn head(head: usize) -> Verdict {
     let probe = || probes::head_on_the_stack(black_box(&lane.sidecar), black_box(0), &mut onward);
     let (seen, reads) = spring(&lane.to_proxy, WIDEST, probe);
     consistent(seen, &reads)
+}
+
+fn known(head: usize) -> Verdict {
+    let lane = with_open(head)?;
+    let expected = payload(head);
+    let probe = || probes::known_head(black_box(&lane.sidecar), black_box(&expected));
+    let (found, reads) = spring(&lane.to_proxy, WORD, probe);
+    equal(found, Some(16))?;
+    let first = *reads.iter().min().ok_or("nothing was read")?;
+    once(&reads, &(0..head.div_ceil(WORD)).map(|i| first + WORD * i).collect::<Vec<_>>())
 }
 
 fn lease() -> Verdict {

@@ -42,6 +42,12 @@ pub fn head_on_the_stack(lane: &LaneEnd, field: usize, onward: &mut [u8; HEAD_BY
     check_and_pass_on(&head, field, onward)
 }
 
+/// Bytes behind a head that is known.
+#[inline(never)]
+pub fn known_head(lane: &LaneEnd, head: &[u8]) -> Option<usize> {
+    lane.place_behind(head).map(|place| place.len())
+}
+
 #[inline(never)]
 pub fn lent_block(lease: &BlockLease, field: usize, onward: &mut [u8; HEAD_BYTES]) -> Option<Seen> {
     let mut head = [0; HEAD_BYTES];

@@ -41,6 +41,7 @@ impl Slice {
     }
 
     /// The bytes.
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         match &self.owner {
             Owner::Nobody => &[],

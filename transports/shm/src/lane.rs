@@ -85,9 +85,11 @@ pub struct LaneEnd {
     returns: Arc<Returns>,
     /// Blocks of this side that were opened and not put.
     unused: Arc<Returns>,
-    /// Means something while `is_peeked`.
+    /// Means something while `is_peeked`, as does `payload_at`.
     peeked: Entry,
     is_peeked: bool,
+    /// Offset in the peer's segment of the peeked record's payload.
+    payload_at: usize,
     broken: Option<Violation>,
 }
 
@@ -118,6 +120,7 @@ impl LaneEnd {
             unused: Arc::default(),
             peeked: Entry::NONE,
             is_peeked: false,
+            payload_at: 0,
             broken: None,
         }
     }
@@ -144,6 +147,10 @@ impl LaneEnd {
                     #[cfg(shmesh_sim)]
                     crate::host::note(|| format!("lane {:#x} takes {:?}", self.lane_at, self.peeked.header));
                     self.is_peeked = true;
+                    self.payload_at = match self.peeked.block {
+                        INLINE => self.consumer.inline_at(),
+                        block => self.arena_at() + block as usize,
+                    };
                 }
                 Err(violation) => {
                     self.broken = Some(violation);
@@ -167,7 +174,7 @@ impl LaneEnd {
         if end > u64::from(entry.header.length) {
             return Err(Violation::PayloadRange);
         }
-        self.theirs.read_bytes(self.payload_at(entry) + from as usize, dst);
+        self.theirs.read_bytes(self.payload_at + from as usize, dst);
         Ok(())
     }
 
@@ -178,23 +185,30 @@ impl LaneEnd {
         if range.end > entry.header.length {
             return Err(Violation::PayloadRange);
         }
-        let at = self.payload_at(entry) + range.start as usize;
-        self.theirs.append_bytes(at, len as usize, out);
+        self.theirs.append_bytes(self.payload_at + range.start as usize, len as usize, out);
         Ok(())
     }
 
     /// Where the peeked record's payload lies from byte `from` on. Nothing when no record was peeked or it has no such byte.
-    #[inline]
+    #[inline(always)]
     pub fn place(&self, from: u32) -> Option<InPlace> {
         let entry = self.peeked()?;
         let len = entry.header.length.checked_sub(from)?;
-        let at = self.payload_at(entry) + from as usize;
+        let at = self.payload_at + from as usize;
         Some(InPlace { at, len, block: entry.block, record: self.consumer.taken() })
+    }
+
+    /// Where the rest of the peeked record's payload lies if it begins with `head`, 8 bytes or more, of which nothing is read
+    /// a second time.
+    #[inline(always)]
+    pub fn place_behind(&self, head: &[u8]) -> Option<InPlace> {
+        let place = self.place(u32::try_from(head.len()).ok()?)?;
+        self.theirs.holds(self.payload_at, head).then_some(place)
     }
 
     /// Consumes the peeked record and leaves its payload, from byte `from` on, in place. To be followed by
     /// [`LaneEnd::give_back`] or [`LaneEnd::keep`] before the next publish, or its block is lost until the session ends.
-    #[inline]
+    #[inline(always)]
     pub fn advance_in_place(&mut self, from: u32) -> Option<InPlace> {
         let place = self.place(from)?;
         self.is_peeked = false;
@@ -256,7 +270,7 @@ impl LaneEnd {
         let entry = self.peeked().filter(|entry| entry.block != INLINE)?;
         let lease = BlockLease {
             segment: self.theirs.clone(),
-            at: self.payload_at(entry),
+            at: self.payload_at,
             len: entry.header.length,
             block: entry.block,
             returns: self.returns.clone(),
@@ -287,12 +301,12 @@ impl LaneEnd {
     ///
     /// # Panics
     /// When the payload was given back to its peer already.
+    #[inline(always)]
     pub fn put_moved(&mut self, header: &Header, head: &[u8], from: &LaneEnd, place: InPlace) -> Result<(), NoRoom> {
         assert!(from.is_in_place(&place), "payload that was given back");
         let length = head.len() as u64 + u64::from(place.len);
         let (at, block) = self.reserve(length)?;
-        self.mine.write_bytes(at, head);
-        self.mine.copy_from(at + head.len(), &from.theirs, place.at, place.len());
+        self.mine.write_before(at, head, &from.theirs, place.at, place.len());
         #[cfg(shmesh_sim)]
         crate::host::note(|| format!("lane {:#x} puts {length} bytes, {header:?}", self.lane_at));
         self.producer.put(header, length as u32, block);
@@ -307,6 +321,7 @@ impl LaneEnd {
     }
 
     /// Records that can be put now.
+    #[inline(always)]
     pub fn room(&mut self) -> u32 {
         self.producer.room().unwrap_or_else(|violation| {
             self.broken = Some(violation);
@@ -428,6 +443,7 @@ impl LaneEnd {
     /// Sidecar: says how far a call got. Release, so that whoever reads it finds every record that was published before;
     /// *forwarded* needs [`LaneEnd::fence`] behind it, and then a look at
     /// [`LaneEnd::is_withdrawn`], before anything is forwarded.
+    #[inline(always)]
     pub fn set_state(&self, slot: u32, generation: u64, state: CallState) {
         if let Some(at) = self.slot_word(slot) {
             self.mine.store_release(at, state.word(generation)); // model: state
@@ -457,9 +473,21 @@ impl LaneEnd {
     }
 
     /// Sidecar: whether the app withdrew this call, or the lane.
+    #[inline]
     pub fn is_withdrawn(&self, slot: u32, generation: u64) -> bool {
+        self.is_lane_withdrawn() || self.is_slot_withdrawn(slot, generation)
+    }
+
+    /// Sidecar: whether the app withdrew the lane.
+    #[inline]
+    pub fn is_lane_withdrawn(&self) -> bool {
         self.theirs.load(self.lane_at + WITHDRAWN) != 0
-            || self.slot_word(slot).is_some_and(|at| self.theirs.load(at) >= generation)
+    }
+
+    /// Sidecar: whether the app withdrew this call apart from its lane.
+    #[inline]
+    pub fn is_slot_withdrawn(&self, slot: u32, generation: u64) -> bool {
+        self.slot_word(slot).is_some_and(|at| self.theirs.load(at) >= generation)
     }
 
     /// The SeqCst fence between storing *forwarded* for a batch and looking at what is withdrawn. One for the whole batch.
@@ -481,7 +509,7 @@ impl LaneEnd {
     }
 
     /// Room for a record with so many bytes of payload: where they go, and their block.
-    #[inline]
+    #[inline(always)]
     fn reserve(&mut self, length: u64) -> Result<(usize, u32), NoRoom> {
         if self.room() == 0 {
             return Err(if length > u64::from(self.geometry.block_max) { NoRoom::TooLong } else { NoRoom::Ring });
@@ -517,18 +545,13 @@ impl LaneEnd {
         }
     }
 
-    fn payload_at(&self, entry: &Entry) -> usize {
-        match entry.block {
-            INLINE => self.consumer.inline_at(),
-            block => self.arena_at() + block as usize,
-        }
-    }
-
     /// The same in both segments.
+    #[inline]
     fn arena_at(&self) -> usize {
         self.lane_at + self.geometry.arena_at()
     }
 
+    #[inline]
     fn slot_word(&self, slot: u32) -> Option<usize> {
         (slot < self.geometry.slots).then(|| self.lane_at + SLOT_WORDS + 8 * slot as usize)
     }

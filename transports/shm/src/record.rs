@@ -264,10 +264,11 @@ impl Entry {
     /// Stands where there is none.
     pub const NONE: Entry = Entry { header: Header::new(Kind::Reset, 0, 0), block: INLINE };
 
-    /// Takes the words apart and refuses whatever the page does not allow. `from_app`: the app wrote them.
+    /// Takes the words apart and refuses whatever the page does not allow; then this entry means nothing. `from_app`: the app wrote
+    /// them.
     #[inline]
-    pub fn decode(words: [u64; 6], geometry: &Geometry, from_app: bool) -> Result<Entry, Violation> {
-        let header = Header {
+    pub fn decode(&mut self, words: [u64; 6], geometry: &Geometry, from_app: bool) -> Result<(), Violation> {
+        self.header = Header {
             kind: Kind::from_u8(words[0] as u8).ok_or(Violation::Kind)?,
             flags: Flags((words[0] >> 8) as u8),
             code: (words[0] >> 16) as u16,
@@ -280,10 +281,9 @@ impl Entry {
             credit: (words[4] >> 32) as u32,
             total: words[5],
         };
-        let entry = Entry { header, block: (words[3] >> 32) as u32 };
-        entry.check_call(geometry, from_app)?;
-        entry.check_payload(geometry)?;
-        Ok(entry)
+        self.block = (words[3] >> 32) as u32;
+        self.check_call(geometry, from_app)?;
+        self.check_payload(geometry)
     }
 
     #[inline]

@@ -109,7 +109,8 @@ mod mapped {
         words: usize,
         /// Of these, the words that this side may store to: all or none.
         writable_words: usize,
-        writable: bool,
+        /// Bytes that this side may write: all or none.
+        writable_len: usize,
         /// The process that mapped it. A child of `fork` has nothing there, or by now something else.
         process: u32,
         /// Dropped when it is unmapped.
@@ -157,13 +158,14 @@ mod mapped {
             let words = len / 8;
             let writable_words = if writable { words } else { 0 };
             let process = std::process::id();
+            let writable_len = if writable { len } else { 0 };
             Mapping {
                 memory: ManuallyDrop::new(memory),
                 start,
                 len,
                 words,
                 writable_words,
-                writable,
+                writable_len,
                 process,
                 kept: None,
             }
@@ -188,7 +190,7 @@ mod mapped {
 
         /// Whether this side writes the segment.
         pub fn is_writable(&self) -> bool {
-            self.writable
+            self.writable_len > 0
         }
 
         /// Words that lie one after the other, each loaded once, Relaxed.
@@ -201,7 +203,7 @@ mod mapped {
         }
 
         /// Stores words one after the other, Relaxed.
-        #[inline]
+        #[inline(always)]
         pub fn store_words<const N: usize>(&self, at: usize, words: [u64; N]) {
             #[cfg(shmesh_sim)]
             for (i, word) in words.into_iter().enumerate() {
@@ -226,7 +228,7 @@ mod mapped {
         /// Stores a half word, Relaxed.
         #[inline]
         pub fn store_u32(&self, at: usize, value: u32) {
-            assert!(self.writable, "the segment belongs to the other side");
+            assert!(self.is_writable(), "the segment belongs to the other side");
             #[cfg(shmesh_sim)]
             if delayed::store(&self.memory, at, Width::Half, u64::from(value)) {
                 return;
@@ -247,6 +249,23 @@ mod mapped {
             // cannot overlap. The peer may write meanwhile: the bytes are then any mix, and nothing was decided on them.
             unsafe { std::ptr::copy_nonoverlapping(src, dst.as_mut_ptr(), dst.len()) };
             settle(dst);
+        }
+
+        /// Whether these bytes, 8 of them or more, lie from `at` on, which is a multiple of 8. No word is read twice.
+        #[inline]
+        pub fn holds(&self, at: usize, bytes: &[u8]) -> bool {
+            let Some(last) = bytes.last_chunk() else { return false };
+            let (words, rest) = bytes.as_chunks();
+            let held = self.words_from(at, words.len() + usize::from(!rest.is_empty()));
+            #[cfg(shmesh_sim)]
+            crate::host::step();
+            if held.iter().zip(words).any(|(held, word)| held.load(Ordering::Relaxed) != u64::from_le_bytes(*word)) {
+                return false;
+            }
+            // Of the last word only its first bytes count; they are the highest of the last eight.
+            let unused = 64 - 8 * rest.len() as u32;
+            rest.is_empty()
+                || held[words.len()].load(Ordering::Relaxed) << unused == u64::from_le_bytes(*last) >> unused << unused
         }
 
         /// As [`Mapping::read_bytes`], appended to `out`.
@@ -296,6 +315,27 @@ mod mapped {
             unsafe { std::ptr::copy(src, dst, len) };
         }
 
+        /// Copies bytes in, and behind them bytes from another segment: as [`Mapping::write_bytes`] and [`Mapping::copy_from`].
+        #[inline(always)]
+        pub fn write_before(&self, at: usize, head: &[u8], source: &Mapping, from: usize, len: usize) {
+            #[cfg(shmesh_sim)]
+            {
+                self.write_bytes(at, head);
+                self.copy_from(at + head.len(), source, from, len);
+            }
+            #[cfg(not(shmesh_sim))]
+            {
+                let src = source.pointer(from, len);
+                let dst = self.pointer_mut(at, head.len() + len);
+                // SAFETY: `dst` is valid and writable for both, `src` for `len` bytes (checked); `head` is private, and `copy` allows
+                // the other two to overlap.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(head.as_ptr(), dst, head.len());
+                    std::ptr::copy(src, dst.add(head.len()), len);
+                }
+            }
+        }
+
         /// Where bytes lie, for a system call that reads them. Never make a reference from it: the peer may write there.
         #[inline]
         pub fn pointer(&self, at: usize, len: usize) -> *const u8 {
@@ -304,10 +344,12 @@ mod mapped {
             unsafe { self.start.add(at) }
         }
 
-        #[inline]
+        #[inline(always)]
         fn pointer_mut(&self, at: usize, len: usize) -> *mut u8 {
-            assert!(self.writable, "the segment belongs to the other side");
-            self.pointer(at, len).cast_mut()
+            let fits = at <= self.writable_len && len <= self.writable_len - at;
+            assert!(fits, "outside of the segment, or it belongs to the other side");
+            // SAFETY: `at` is within the mapping (checked above).
+            unsafe { self.start.add(at) }
         }
 
         /// What was given back is not what it was: a reader that gave it back too early finds out.
@@ -347,6 +389,16 @@ mod mapped {
             // SAFETY: in bounds and aligned (checked; the mapping starts at a page). Words are only ever accessed as
             // atomics by this process, and the memory lives as long as `self`.
             unsafe { &*self.start.add(at).cast::<[AtomicU64; N]>() }
+        }
+
+        /// `count` words.
+        #[inline]
+        fn words_from(&self, at: usize, count: usize) -> &[AtomicU64] {
+            // As in `words_at`.
+            let index = at.rotate_right(3);
+            assert!(index < self.words && count <= self.words - index, "outside of the segment, or unaligned");
+            // SAFETY: as in `words_at`, for as many words as were checked.
+            unsafe { std::slice::from_raw_parts(self.start.add(at).cast(), count) }
         }
 
         #[inline]
@@ -493,6 +545,12 @@ mod modelled {
             }
         }
 
+        pub fn holds(&self, at: usize, bytes: &[u8]) -> bool {
+            let mut held = vec![0; bytes.len()];
+            self.read_bytes(at, &mut held);
+            held == bytes
+        }
+
         pub fn append_bytes(&self, at: usize, len: usize, out: &mut Vec<u8>) {
             let start = out.len();
             out.resize(start + len, 0);
@@ -505,6 +563,11 @@ mod modelled {
                 bytes[..part.len()].copy_from_slice(part);
                 self.store_u32(at + 4 * i, u32::from_le_bytes(bytes));
             }
+        }
+
+        pub fn write_before(&self, at: usize, head: &[u8], source: &Mapping, from: usize, len: usize) {
+            self.write_bytes(at, head);
+            self.copy_from(at + head.len(), source, from, len);
         }
 
         pub fn copy_from(&self, at: usize, source: &Mapping, from: usize, len: usize) {

@@ -17,6 +17,8 @@ pub(crate) struct Producer {
     stride: usize,
     entries: u64,
     put: u64,
+    /// Offset in the segment of the entry that is put next.
+    next_at: usize,
     visible: u64,
     /// The peer's `consumed` as last seen.
     consumed: u64,
@@ -32,13 +34,14 @@ impl Producer {
             stride: geometry.stride as usize,
             entries: u64::from(geometry.entries),
             put: 0,
+            next_at: lane_at + geometry.ring_at(),
             visible: 0,
             consumed: 0,
         }
     }
 
     /// Entries that can be put now. Looks at the peer's index only when the last look leaves none.
-    #[inline]
+    #[inline(always)]
     pub fn room(&mut self) -> Result<u32, Violation> {
         if self.put - self.consumed == self.entries {
             self.refresh()?;
@@ -60,15 +63,15 @@ impl Producer {
     /// Offset in the segment of the next entry's inline space. There is room.
     #[inline]
     pub fn inline_at(&self) -> usize {
-        self.entry_at() + HEADER_BYTES as usize
+        self.next_at + HEADER_BYTES as usize
     }
 
     /// Writes the next entry's header; seen by the peer after `publish`. There is room.
     #[inline]
     pub fn put(&mut self, header: &Header, length: u32, block: u32) {
-        let at = self.entry_at();
-        self.mine.store_words(at, header.encode(length, block));
+        self.mine.store_words(self.next_at, header.encode(length, block));
         self.put += 1;
+        self.next_at = self.ring_at + (self.put & (self.entries - 1)) as usize * self.stride;
     }
 
     /// Whether something was put that is not visible yet.
@@ -87,10 +90,7 @@ impl Producer {
         true
     }
 
-    fn entry_at(&self) -> usize {
-        self.ring_at + (self.put & (self.entries - 1)) as usize * self.stride
-    }
-
+    #[inline(never)]
     fn refresh(&mut self) -> Result<(), Violation> {
         // Acquire: pairs with the Release store in `Consumer::publish`, so that the peer's reads of an entry
         // happened before it is written again.
@@ -112,6 +112,8 @@ pub(crate) struct Consumer {
     geometry: Geometry,
     from_app: bool,
     taken: u64,
+    /// Offset in the segment of the entry that is taken next.
+    next_at: usize,
     visible: u64,
     /// The peer's `published` as last seen.
     published: u64,
@@ -133,6 +135,7 @@ impl Consumer {
             geometry: *geometry,
             from_app,
             taken: 0,
+            next_at: lane_at + geometry.ring_at(),
             visible: 0,
             published: 0,
         }
@@ -144,8 +147,7 @@ impl Consumer {
         if self.taken == self.published && !self.refresh()? {
             return Ok(false);
         }
-        let at = self.entry_at();
-        *entry = Entry::decode(self.theirs.load_words(at), &self.geometry, self.from_app)?;
+        entry.decode(self.theirs.load_words(self.next_at), &self.geometry, self.from_app)?;
         Ok(true)
     }
 
@@ -155,14 +157,17 @@ impl Consumer {
     }
 
     /// Offset in the peer's segment of the current entry's inline space.
+    #[inline]
     pub fn inline_at(&self) -> usize {
-        self.entry_at() + HEADER_BYTES as usize
+        self.next_at + HEADER_BYTES as usize
     }
 
     /// Goes on to the next entry; seen by the peer after `publish`.
     #[inline]
     pub fn advance(&mut self) {
         self.taken += 1;
+        let index = self.taken & (u64::from(self.geometry.entries) - 1);
+        self.next_at = self.ring_at + index as usize * self.geometry.stride as usize;
     }
 
     /// Records taken since attach.
@@ -188,11 +193,7 @@ impl Consumer {
         true
     }
 
-    fn entry_at(&self) -> usize {
-        let index = self.taken & (u64::from(self.geometry.entries) - 1);
-        self.ring_at + index as usize * self.geometry.stride as usize
-    }
-
+    #[inline(never)]
     fn refresh(&mut self) -> Result<bool, Violation> {
         // Acquire: pairs with the Release store in `Producer::publish`.
         let published = self.theirs.load_acquire(self.lane_at + PUBLISHED); // model: published-seen
