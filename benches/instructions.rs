@@ -3,33 +3,25 @@
 //!
 //! `cargo bench -p shmesh-engine --bench instructions -- ROUNDS` runs it natively.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+#[path = "../core/engine/tests/app/mod.rs"]
+mod app;
 
-use shmesh_engine::embed::{LoneWorker, NewLane, NewLanes, Parts, WorkerPart, assemble};
-use shmesh_io::sim::{SimDriver, World};
-use shmesh_io::{Limits, Nanos};
-use shmesh_policy::{Address, Bind, Cluster, ClusterId, Listener, Protocol, Route, RouteMatch, Routes, Snapshot};
-use shmesh_shm::{
-    Dirty, Flags, Geometry, Header, Kind, LaneEnd, Mapping, Protocol as Spoken, Side, TOTAL_UNKNOWN, doorbell, segment,
-};
+use app::{App, turn, turn_until};
+use shmesh_io::sim::World;
+use shmesh_shm::{Flags, Geometry, Header, Kind, Protocol as Spoken, TOTAL_UNKNOWN};
 
 const IN_FLIGHT: u32 = 64;
 const PAYLOAD: usize = 64;
 const KEY: &[u8] = b"PUT /echo HTTP/1.1\r\nHost: local\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nServer: echo\r\n\r\n";
-/// Turns until a parked worker has looked at its bells.
-const TURNS_MAX: u32 = 1_000;
-/// Of virtual time, between turns.
-const TURN: Nanos = 1_000;
 
 fn main() {
     // Cargo passes `--bench`.
     let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(10_000u64);
     let world = World::new(1);
-    let mut worker = worker(&world);
-    let mut caller = App::attach(&mut worker, 1, "caller", false);
-    let mut server = App::attach(&mut worker, 2, "server", true);
+    let mut worker = app::engine(&world).workers.remove(0);
+    let mut caller = App::attach(&mut worker, Geometry::default(), 1, "caller", false);
+    let mut server = App::attach(&mut worker, Geometry::default(), 2, "server", true);
 
     let mut define = Header::new(Kind::Define, 0, 0);
     define.code = Spoken::Http as u16;
@@ -91,96 +83,4 @@ fn payload(round: u64, slot: u32) -> [u8; PAYLOAD] {
         word.copy_from_slice(&seed.rotate_left(i as u32 * 7).to_le_bytes());
     }
     bytes
-}
-
-fn turn(world: &World, worker: &mut LoneWorker<SimDriver>) {
-    world.advance_to(world.now() + TURN);
-    assert!(worker.turn().expect("the driver works"), "nobody told it to stop");
-}
-
-/// Turns until there is something for the app: one, once the worker is awake.
-fn turn_until(world: &World, worker: &mut LoneWorker<SimDriver>, app: &App) {
-    for _ in 0..TURNS_MAX {
-        turn(world, worker);
-        if app.end.has_work() {
-            return;
-        }
-    }
-    panic!("nothing came in {TURNS_MAX} turns");
-}
-
-fn worker(world: &World) -> LoneWorker<SimDriver> {
-    let to_host =
-        Route { matching: RouteMatch { host: Some("local".into()), ..RouteMatch::default() }, cluster: ClusterId(0) };
-    let apps = Listener {
-        name: "apps".into(),
-        bind: Bind::Shm("apps.sock".into()),
-        protocol: Protocol::Raw,
-        cluster: None,
-        allow_uids: None,
-    };
-    let snapshot = Snapshot {
-        version: 1,
-        listeners: vec![apps],
-        routes: Routes::new(vec![to_host]),
-        clusters: vec![Cluster::new("local", [Address::Shm("server".into())])],
-        ..Snapshot::default()
-    };
-    let driver = SimDriver::new(world, "sidecar", Limits::default()).expect("a pool and an eventfd");
-    let parts = Parts {
-        snapshot: Arc::new(snapshot),
-        workers: vec![WorkerPart { driver, listeners: vec![None] }],
-        session_sockets: Vec::new(),
-        geometry: Geometry::default(),
-    };
-    let mut embedded = assemble(parts).expect("an engine");
-    embedded.workers.remove(0)
-}
-
-/// The app's side of a session of one lane.
-struct App {
-    end: LaneEnd,
-    dirty: Dirty,
-    worker: OwnedFd,
-    _bell: OwnedFd,
-}
-
-impl App {
-    fn attach(worker: &mut LoneWorker<SimDriver>, session: u64, name: &str, serving: bool) -> App {
-        let geometry = Geometry::default();
-        let bytes = geometry.segment_bytes(1);
-        let segment = |name: &str| segment::create(name, bytes).expect("a memfd");
-        let (to_proxy, to_app) = (segment("to_proxy"), segment("to_app"));
-        let write = |memfd: &OwnedFd| Arc::new(Mapping::read_write(memfd, bytes).expect("mapped"));
-        let read = |memfd: &OwnedFd| Arc::new(Mapping::read_only(memfd, bytes).expect("mapped"));
-        let bell = doorbell::worker_bell().expect("an eventfd");
-        let (theirs, ours) = doorbell::lane_bell().expect("a socket pair");
-        let usage = worker.admit(0, 1, 2 * bytes as u64).expect("within the quotas");
-        worker.attach(NewLanes {
-            usage,
-            session,
-            app: name.into(),
-            listener: 0,
-            worker: 0,
-            to_proxy: read(&to_proxy),
-            to_app: write(&to_app),
-            geometry,
-            bell: bell.try_clone().expect("a descriptor"),
-            lanes: vec![NewLane { lane: 0, bit: 0, serving, bell: theirs }],
-        });
-        let (to_proxy, to_app) = (write(&to_proxy), read(&to_app));
-        let end = LaneEnd::new(Side::App, &to_proxy, &to_app, &geometry, 0);
-        App { end, dirty: Dirty::new(&to_proxy, &to_app), worker: bell, _bell: ours }
-    }
-
-    fn put(&mut self, header: &Header, parts: &[&[u8]]) {
-        self.end.put(header, parts).expect("room for all calls in flight");
-    }
-
-    fn publish(&mut self) {
-        if self.end.publish() {
-            self.dirty.mark(0, 0);
-            doorbell::ring_worker(&self.worker).expect("an eventfd");
-        }
-    }
 }

@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# What was reached; the goal is 1,500. Lower it with every step towards that.
-LIMIT=${LIMIT:-2400}
+# What was reached, and a little; the goal was 1,500. Lower it with every step.
+LIMIT=${LIMIT:-1480}
 ROUNDS=${ROUNDS:-500}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT

@@ -121,6 +121,7 @@ impl<D: Driver> Worker<D> {
         let Some(attached) = self.sessions.remove(&session) else { return };
         self.driver.close(attached.bell);
         for key in attached.lanes.into_iter().flatten() {
+            self.unlink_all(key);
             let Some(lane) = self.lanes.get_mut(key) else { continue };
             let serves = lane.serves.clone();
             let users: Vec<User> = lane.slots.iter().map(|slot| slot.user).collect();
@@ -150,7 +151,7 @@ impl<D: Driver> Worker<D> {
                         self.conn_ended(conn, Some(std::io::ErrorKind::ConnectionReset.into()));
                         self.drop_conn(conn);
                     }
-                    User::Free | User::Partial | User::Discard => {}
+                    User::Free | User::Partial | User::Relay(_) | User::Discard => {}
                 }
             }
             for call in waiting {

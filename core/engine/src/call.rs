@@ -8,7 +8,6 @@ use crate::conn::Conn;
 use crate::lane::SlotRef;
 use crate::quota::{Held, Quota};
 use crate::slab::Key;
-use shmesh_shm::InPlace;
 
 /// A call from the moment that its head was understood until its answer was handed over.
 pub struct Call {
@@ -62,6 +61,7 @@ pub enum Peer {
 }
 
 /// An HTTP request with its answer, or raw bytes both ways: streamed, never held whole.
+#[derive(Default)]
 pub struct Exchange {
     pub http: bool,
     /// Bytes flow until each side ends them; there is no answer that begins (raw connections).
@@ -76,8 +76,6 @@ pub struct Exchange {
     pub request_has_body: bool,
     /// Trailers of the request.
     pub request_trailers: Vec<u8>,
-    /// The whole body, where the app wrote it; only between taking the record and forwarding it in the same turn.
-    pub in_place: Option<InPlace>,
     /// Body that came before an endpoint was ready.
     pub pending: Chunks,
     /// What was sent of the body, kept for one more attempt.
@@ -108,6 +106,31 @@ pub struct Dubbo {
 }
 
 impl Call {
+    /// A call of which nothing was sent yet.
+    #[inline]
+    pub fn new(origin: Peer, listener: u16, cluster: u32, kind: Kind) -> Call {
+        Call {
+            origin,
+            dest: None,
+            listener,
+            cluster,
+            named_host: None,
+            tries: Tries::default(),
+            attempts: 0,
+            connects: 0,
+            queued: false,
+            started: 0,
+            deadline: Nanos::MAX,
+            hard_deadline: Nanos::MAX,
+            last_failure: Failure::Refused,
+            on_socket: false,
+            fresh: false,
+            forwarded: false,
+            answered: false,
+            kind,
+        }
+    }
+
     /// The exchange, if that is what it is.
     pub fn exchange(&mut self) -> Option<&mut Exchange> {
         match &mut self.kind {

@@ -211,7 +211,7 @@ impl CallCounters {
     }
 
     /// Counts a call. `cluster` = `u32::MAX` if no route took it.
-    #[inline]
+    #[inline(always)]
     pub fn count(&mut self, snapshot: &Snapshot, listener: u16, cluster: u32, code: u16, took_ns: u64) {
         let key = (listener, cluster, code);
         if self.last.as_ref().is_none_or(|last| last.0 != key) {

@@ -448,7 +448,7 @@ impl<D: Driver> Worker<D> {
         }
         if is_dubbo {
             self.forward_dubbo(key);
-        } else if !self.forward_whole(key) {
+        } else {
             self.forward_exchange(key);
         }
     }

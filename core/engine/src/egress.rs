@@ -186,7 +186,7 @@ impl<D: Driver> Worker<D> {
                 }
             }
             User::Stream(conn) => self.conn_drained(conn),
-            User::Free | User::Partial | User::Discard => {}
+            User::Free | User::Partial | User::Relay(_) | User::Discard => {}
         }
     }
 
@@ -257,15 +257,7 @@ impl<D: Driver> Worker<D> {
         let serving = lane.serves.is_some();
         let Some(slot) = lane.slot_mut(at) else { return };
         slot.user = User::Free;
-        if !slot.out.is_empty() {
-            slot.out.clear();
-        }
-        slot.first = None;
-        slot.landed = None;
-        slot.reset = None;
-        slot.end = false;
-        slot.grant = 0;
-        slot.partial = None;
+        slot.clear();
         if serving {
             lane.free.push(at.slot);
             self.open_waiting(at.lane);

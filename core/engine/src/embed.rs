@@ -116,7 +116,7 @@ impl<D: Driver> LoneWorker<D> {
     pub fn inspect(&mut self) -> Inspect {
         let worker = &mut self.0;
         let mut counts = Inspect {
-            calls: worker.calls.len(),
+            calls: worker.calls.len() + worker.relayed,
             sessions: worker.sessions.len(),
             lanes: worker.lanes.len(),
             blocked_lanes: worker.blocked.len(),

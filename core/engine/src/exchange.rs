@@ -503,7 +503,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Counts a call that is over, and logs it if that is wanted.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn count(&mut self, listener: u16, cluster: u32, code: u16, started: u64) {
         let took_ns = self.driver.now().saturating_sub(started);
         self.stages.answered(took_ns);

@@ -118,7 +118,6 @@ impl<D: Driver> Worker<D> {
         };
         let exchange = Exchange {
             http: true,
-            tunnel: false,
             head: self.outgoing_head(head, bytes),
             head_only: head.is_head(bytes),
             idempotent: head.is_idempotent(bytes),
@@ -128,17 +127,9 @@ impl<D: Driver> Worker<D> {
                 BodyKind::Chunked | BodyKind::UntilClose => None,
             },
             request_has_body: head.body != BodyKind::None,
-            request_trailers: Vec::new(),
-            in_place: None,
             pending: self.spare_chunks(),
-            replay: None,
             request_ended: self.http_body_done(key),
-            response_chunked: false,
-            head_put_at: None,
-            response_has_trailers: false,
-            status: 0,
-            received: 0,
-            answer_left: None,
+            ..Exchange::default()
         };
         let call =
             self.new_call(Peer::Conn(key), listener, cluster.map_or(u32::MAX, |c| c.0), Kind::Exchange(exchange));
@@ -290,26 +281,7 @@ impl<D: Driver> Worker<D> {
             Some(state) => state.turn.tries(state.endpoints.len()),
             None => Tries::default(),
         };
-        let key = self.calls.insert(Call {
-            origin,
-            dest: None,
-            listener,
-            cluster,
-            named_host: None,
-            tries,
-            attempts: 0,
-            connects: 0,
-            queued: false,
-            started: now,
-            deadline: u64::MAX,
-            hard_deadline: u64::MAX,
-            last_failure: Failure::Refused,
-            on_socket: false,
-            fresh: false,
-            forwarded: false,
-            answered: false,
-            kind,
-        });
+        let key = self.calls.insert(Call { tries, started: now, ..Call::new(origin, listener, cluster, kind) });
         if matches!(origin, Peer::Conn(_)) {
             self.note_socket(key);
         }
@@ -320,8 +292,8 @@ impl<D: Driver> Worker<D> {
 
     /// Nanoseconds that the first byte of an answer may take.
     pub(crate) fn first_byte_timeout(&self, cluster: u32) -> u64 {
-        let own = self.snapshot.clusters.get(cluster as usize).map(|cluster| cluster.first_byte_timeout);
-        own.unwrap_or(self.snapshot.timeouts.first_byte).as_nanos() as u64
+        let own = self.clusters.get(cluster as usize).map(|cluster| cluster.first_byte);
+        own.unwrap_or(self.snapshot.timeouts.first_byte.as_nanos() as u64)
     }
 }
 

@@ -15,7 +15,6 @@ use crate::quota::Quota;
 use crate::route_key::RouteKey;
 use crate::slab::Key;
 use crate::timer::Owner;
-use crate::whole::WHOLE_MAX;
 use crate::worker::{LANE_COOLS_AFTER, Worker};
 
 /// Records taken from one lane in one turn, so that a busy app does not keep the others waiting.
@@ -116,13 +115,9 @@ impl<D: Driver> Worker<D> {
     /// Takes records from one lane; says how many.
     fn lane_ingress(&mut self, key: Key<Lane>, now: u64) -> Result<usize, Breach> {
         let mut taken = 0;
-        let handled = self.handled();
-        while taken < RECORDS_PER_TURN && self.handled() - handled < TURN_BYTES {
-            let Some(lane) = self.lanes.get_mut(key) else { return Ok(taken) };
-            let Some(header) = lane.end.peek()? else { break };
-            taken += 1;
-            self.record(key, &header)?;
-        }
+        let outcome = self.take_records(key, &mut taken);
+        self.forward_taken(key);
+        outcome?;
         if let Some(lane) = self.lanes.get_mut(key) {
             if taken > 0 {
                 lane.active = now;
@@ -141,6 +136,17 @@ impl<D: Driver> Worker<D> {
         self.counters.copied.get() + self.parsed
     }
 
+    fn take_records(&mut self, key: Key<Lane>, taken: &mut usize) -> Result<(), Breach> {
+        let handled = self.handled();
+        while *taken < RECORDS_PER_TURN && self.handled() - handled < TURN_BYTES {
+            let Some(lane) = self.lanes.get_mut(key) else { return Ok(()) };
+            let Some(header) = lane.end.peek()? else { return Ok(()) };
+            *taken += 1;
+            self.record(key, &header)?;
+        }
+        Ok(())
+    }
+
     fn record(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
         match header.kind {
             RecordKind::Define => self.define(key, header),
@@ -153,6 +159,8 @@ impl<D: Driver> Worker<D> {
     }
 
     fn define(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
+        // What was opened under the id before has its head to be sent still.
+        self.forward_taken(key);
         let mut route = self.read_key(key, header, header.length)?;
         let Some(lane) = self.lanes.get_mut(key) else { return Ok(()) };
         lane.end.advance();
@@ -206,15 +214,15 @@ impl<D: Driver> Worker<D> {
         if header.generation <= slot.generation {
             return Err(Breach::OldGeneration);
         }
-        match slot.user {
-            User::Free => {}
-            // The answer is out and the app has it: nobody waits for the rest of the request.
-            User::Discard => {}
-            User::Partial | User::Call(_) | User::Stream(_) => return Err(Breach::SlotInUse),
-        }
-        // What nobody waits for any more was counted already.
-        let counted =
-            if slot.user == User::Free { lane.usage.begin_call(&self.snapshot.session.quotas) } else { Ok(()) };
+        let counted = match slot.user {
+            User::Free => lane.usage.begin_call(&self.snapshot.session.quotas),
+            // The answer is out and the app has it: nobody waits for the rest of the request. It was counted already.
+            User::Discard => {
+                slot.clear();
+                Ok(())
+            }
+            User::Partial | User::Call(_) | User::Relay(_) | User::Stream(_) => return Err(Breach::SlotInUse),
+        };
         slot.begin(header.generation, window, User::Discard);
         let left = window.checked_sub(u64::from(header.length)).ok_or(Breach::OverCredit)?;
         slot.window = left;
@@ -232,7 +240,7 @@ impl<D: Driver> Worker<D> {
             return self.open_stream(at, header, protocol);
         }
         match protocol {
-            Protocol::Http if self.open_whole(at, header) => Ok(()),
+            Protocol::Http if self.open_relay(at, header) => Ok(()),
             Protocol::Http | Protocol::Raw => self.open_exchange(at, header, protocol),
             Protocol::Dubbo2 => self.open_dubbo(at, header),
         }
@@ -267,35 +275,22 @@ impl<D: Driver> Worker<D> {
         self.stages.routed(begun);
         let (head, head_only, idempotent) = (route.head.clone(), route.head_only, route.idempotent);
         let request_has_body = known != Some(0) || route.declared.is_some();
-        // A small whole request is left in place: an app that serves may get it from there.
-        let whole = end && header.length as usize <= WHOLE_MAX;
-        let in_place = if whole { lane.end.advance_in_place(header.head_len) } else { None };
         let mut pending = Chunks::new();
-        if in_place.is_none()
-            && let Some(chunk) = self.take_payload(at.lane, header, header.head_len)?
-        {
+        if let Some(chunk) = self.take_payload(at.lane, header, header.head_len)? {
             pending = self.spare_chunks();
             pending.push(chunk);
         }
         let exchange = Exchange {
             http: protocol == Protocol::Http,
-            tunnel: false,
             head,
             head_only,
             idempotent,
             request_length: known,
             request_has_body,
-            request_trailers: Vec::new(),
-            in_place,
             pending,
-            replay: None,
             request_ended: end,
-            response_chunked: false,
-            head_put_at: None,
-            response_has_trailers: false,
-            status: 0,
             received: body_len,
-            answer_left: None,
+            ..Exchange::default()
         };
         let call = self.new_call(Peer::Slot(at), listener, cluster.unwrap_or(u32::MAX), Kind::Exchange(exchange));
         self.occupy(at, User::Call(call));
@@ -308,9 +303,6 @@ impl<D: Driver> Worker<D> {
         match failure.or(cluster.is_none().then_some(Failure::NoRoute)) {
             Some(failure) => self.fail(call, failure),
             None => self.dispatch(call),
-        }
-        if let Some(place) = in_place {
-            self.leave_in_place(call, at.lane, place);
         }
         Ok(())
     }
@@ -445,9 +437,11 @@ impl<D: Driver> Worker<D> {
     }
 
     fn data(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
-        let Some((at, user)) = self.take_part(key, header)? else { return Ok(()) };
-        match user {
-            User::Free => {}
+        let Some(lane) = self.lanes.get_mut(key) else { return Ok(()) };
+        let Some(user) = lane.take_part(header)? else { return Ok(()) };
+        let at = SlotRef { lane: key, slot: header.slot, generation: header.generation };
+        match self.unlinked(at, user) {
+            User::Free | User::Relay(_) => {}
             User::Discard => {
                 self.skip(key);
                 self.consumed(at, u64::from(header.length));
@@ -537,6 +531,7 @@ impl<D: Driver> Worker<D> {
         }
         let at = SlotRef { lane: key, slot: header.slot, generation: header.generation };
         let user = slot.user;
+        let user = self.unlinked(at, user);
         self.slot_over(at);
         match user {
             User::Call(call) if serving => {
@@ -553,33 +548,22 @@ impl<D: Driver> Worker<D> {
             }
             User::Call(call) => self.cancel(call),
             User::Stream(conn) => self.conn_ended(conn, Some(std::io::ErrorKind::ConnectionReset.into())),
-            User::Free | User::Partial | User::Discard => {}
+            User::Free | User::Partial | User::Relay(_) | User::Discard => {}
         }
         Ok(())
     }
 
-    // ---- Payload -----------------------------------------------------------------------------------------------
-
-    /// Checks that a part belongs to what its slot serves, and takes its bytes from the app's credit. `None`: it is of an older
-    /// call and was skipped.
-    pub(crate) fn take_part(&mut self, key: Key<Lane>, header: &Header) -> Result<Option<(SlotRef, User)>, Breach> {
-        let Some(lane) = self.lanes.get_mut(key) else { return Ok(None) };
-        let slot = &mut lane.slots[header.slot as usize];
-        if header.generation > slot.generation {
-            return Err(Breach::UnknownCall);
+    /// What occupies a slot once a relayed call in it is in the table.
+    pub(crate) fn unlinked(&mut self, at: SlotRef, user: User) -> User {
+        if !matches!(user, User::Relay(_)) {
+            return user;
         }
-        if header.generation < slot.generation || slot.user == User::Free {
-            lane.end.advance();
-            return Ok(None);
-        }
-        if slot.received_end {
-            return Err(Breach::AfterEnd);
-        }
-        slot.window = slot.window.checked_sub(u64::from(header.length)).ok_or(Breach::OverCredit)?;
-        slot.received_end = header.flags.end();
-        let user = slot.user;
-        Ok(Some((SlotRef { lane: key, slot: header.slot, generation: header.generation }, user)))
+        // A request that waits to be forwarded is a part of what the app said before.
+        self.forward_taken(at.lane);
+        self.unlink(at.lane, at.slot).map_or(User::Discard, User::Call)
     }
+
+    // ---- Payload -----------------------------------------------------------------------------------------------
 
     /// The peeked record's payload from `from` on, consumed: copied if it is small, else lent until it was sent.
     pub(crate) fn take_payload(&mut self, key: Key<Lane>, header: &Header, from: u32) -> Result<Option<Chunk>, Breach> {
@@ -643,6 +627,28 @@ impl<D: Driver> Worker<D> {
             let now = call.deadline;
             self.set_call_deadline(key, now);
         }
+    }
+}
+
+impl Lane {
+    /// Checks that the peeked part belongs to what its slot serves, and takes its bytes from the app's credit. `None`: it is of an
+    /// older call and was skipped.
+    #[inline(always)]
+    pub(crate) fn take_part(&mut self, header: &Header) -> Result<Option<User>, Breach> {
+        let slot = &mut self.slots[header.slot as usize];
+        if header.generation > slot.generation {
+            return Err(Breach::UnknownCall);
+        }
+        if header.generation < slot.generation || slot.user == User::Free {
+            self.end.advance();
+            return Ok(None);
+        }
+        if slot.received_end {
+            return Err(Breach::AfterEnd);
+        }
+        slot.window = slot.window.checked_sub(u64::from(header.length)).ok_or(Breach::OverCredit)?;
+        slot.received_end = header.flags.end();
+        Ok(Some(slot.user))
     }
 }
 

@@ -8,10 +8,11 @@ use shmesh_shm::{LaneEnd, OpenBlock, Reset};
 
 use crate::call::Call;
 use crate::conn::Conn;
+use crate::known_head::KnownHead;
 use crate::quota::{Held, LaneUse};
+use crate::relay::{Link, Relay};
 use crate::route_key::RouteKey;
 use crate::slab::Key;
-use crate::whole::KnownHead;
 
 /// One lane of a session.
 pub struct Lane {
@@ -60,6 +61,8 @@ pub struct Lane {
 pub struct Slot {
     pub generation: u64,
     pub user: User,
+    /// Means something on a serving lane, while `user` is `Relay`.
+    pub relay: Relay,
     /// Bytes that the app may still send without new credit.
     pub window: u64,
     /// Bytes taken and not granted again yet.
@@ -105,6 +108,8 @@ pub enum User {
     /// A frame that is coming in.
     Partial,
     Call(Key<Call>),
+    /// A call that is in no table: the other slot of it.
+    Relay(Link),
     Stream(Key<Conn>),
     /// Its answer is complete, or it failed: what the app still sends is thrown away until END or RESET.
     Discard,
@@ -162,6 +167,7 @@ impl Slot {
         Slot {
             generation: 0,
             user: User::Free,
+            relay: Relay::default(),
             window: 0,
             ungranted: 0,
             grant: 0,
@@ -179,33 +185,35 @@ impl Slot {
         }
     }
 
-    /// Begins another call or stream.
-    #[inline]
+    /// Begins another call or stream. Nothing is left of the one before.
+    #[inline(always)]
     pub fn begin(&mut self, generation: u64, window: u64, user: User) {
         self.generation = generation;
         self.user = user;
         self.window = window;
         self.credit = window;
         self.ungranted = 0;
-        self.grant = 0;
         self.received_end = false;
-        if self.partial.is_some() || self.first.is_some() || self.landed.is_some() {
-            self.partial = None;
-            self.first = None;
-            self.landed = None;
-        }
-        if !self.out.is_empty() {
-            self.out.clear();
-        }
         self.end = false;
         self.sent_end = false;
+    }
+
+    /// Forgets what came in parts, and what was to be sent.
+    pub fn clear(&mut self) {
+        self.grant = 0;
+        self.partial = None;
+        self.first = None;
+        self.landed = None;
+        self.out.clear();
+        self.end = false;
         self.reset = None;
     }
 
     /// Until when the rest of an answer may wait for its app; `later` if there is less of it than when this was asked last. Nothing
     /// if none waits.
     pub fn leftover_until(&mut self, later: Nanos) -> Option<Nanos> {
-        let bytes = self.out.len_bytes();
+        let landed = self.landed.as_ref().map_or(0, |(_, len)| *len as usize);
+        let bytes = self.out.len_bytes() + landed;
         if bytes == 0 {
             return None;
         }

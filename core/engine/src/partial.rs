@@ -100,7 +100,7 @@ impl<D: Driver> Worker<D> {
                 User::Discard => {
                     (slot.leftover_until(now + idle), "timeouts.idle passed and nothing of the answer was taken")
                 }
-                User::Free | User::Call(_) | User::Stream(_) => continue,
+                User::Free | User::Call(_) | User::Relay(_) | User::Stream(_) => continue,
             };
             match until {
                 Some(until) if until <= now => {

@@ -320,7 +320,7 @@ impl LaneUse {
     }
 
     /// A slot is free again.
-    #[inline]
+    #[inline(always)]
     pub fn end_call(&mut self) {
         self.calls -= 1;
         if self.session.is_tight() {

@@ -23,26 +23,7 @@ impl<D: Driver> Worker<D> {
 
     /// State of a raw call. `tunnel`: a connection, whose two directions are independent.
     pub(crate) fn raw_exchange(&mut self, tunnel: bool) -> Exchange {
-        Exchange {
-            http: false,
-            tunnel,
-            head: Slice::empty(),
-            head_only: false,
-            idempotent: false,
-            request_length: None,
-            request_has_body: true,
-            request_trailers: Vec::new(),
-            in_place: None,
-            pending: self.spare_chunks(),
-            replay: None,
-            request_ended: false,
-            response_chunked: false,
-            head_put_at: None,
-            response_has_trailers: false,
-            status: 0,
-            received: 0,
-            answer_left: None,
-        }
+        Exchange { tunnel, request_has_body: true, pending: self.spare_chunks(), ..Exchange::default() }
     }
 
     pub(crate) fn raw_down_input(&mut self, key: Key<Conn>) {

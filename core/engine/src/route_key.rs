@@ -53,6 +53,12 @@ impl RouteKey {
         }
     }
 
+    /// The cluster that takes calls with this key, if that was looked up for this snapshot.
+    #[inline]
+    pub fn known_cluster(&self, snapshot: &Snapshot) -> Option<u32> {
+        if self.version == snapshot.version { self.cluster } else { None }
+    }
+
     /// The cluster that takes calls with this key.
     pub fn cluster(&mut self, snapshot: &Snapshot) -> Option<u32> {
         if self.version != snapshot.version {

@@ -14,11 +14,18 @@ use crate::worker::Worker;
 impl<D: Driver> Worker<D> {
     /// The answer of a serving app begins.
     pub(crate) fn answer(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
-        if self.lanes.get(key).is_some_and(|lane| lane.serves.is_none()) {
+        let Some(lane) = self.lanes.get_mut(key) else { return Ok(()) };
+        if lane.serves.is_none() {
             return Err(Breach::WrongLane);
         }
-        let Some((at, user)) = self.take_part(key, header)? else { return Ok(()) };
-        let User::Call(call_key) = user else {
+        let Some(user) = lane.take_part(header)? else { return Ok(()) };
+        let at = SlotRef { lane: key, slot: header.slot, generation: header.generation };
+        if let User::Relay(origin) = user
+            && self.answer_relay(at, origin, header)?
+        {
+            return Ok(());
+        }
+        let User::Call(call_key) = self.unlinked(at, user) else {
             self.skip(key);
             self.consumed(at, u64::from(header.length));
             if header.flags.end() {
@@ -41,12 +48,7 @@ impl<D: Driver> Worker<D> {
                 Ok(())
             }
             Kind::Dubbo(_) => self.answer_dubbo(at, call_key, header),
-            Kind::Exchange(exchange) if exchange.http => {
-                if self.answer_whole(at, call_key, header)? {
-                    return Ok(());
-                }
-                self.answer_http(at, call_key, header)
-            }
+            Kind::Exchange(exchange) if exchange.http => self.answer_http(at, call_key, header),
             Kind::Exchange(_) => {
                 self.raw_answer_begins(call_key);
                 self.answer_part(at, call_key, header)

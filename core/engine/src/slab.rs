@@ -104,18 +104,6 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    /// Drops the entry where it is.
-    #[inline]
-    pub fn discard(&mut self, key: Key<T>) {
-        if let Some(entry) = self.entries.get_mut(key.index())
-            && entry.generation == key.generation
-            && entry.value.is_some()
-        {
-            entry.value = None;
-            self.vacated(key.index);
-        }
-    }
-
     /// An entry is empty by now.
     #[inline]
     fn vacated(&mut self, index: u32) {
@@ -136,7 +124,7 @@ impl<T> Slab<T> {
     }
 
     /// Two entries; `None` if a key is stale or both are the same.
-    #[inline]
+    #[inline(always)]
     pub fn pair_mut(&mut self, a: Key<T>, b: Key<T>) -> Option<(&mut T, &mut T)> {
         let [first, second] = self.entries.get_disjoint_mut([a.index(), b.index()]).ok()?;
         if first.generation != a.generation || second.generation != b.generation {

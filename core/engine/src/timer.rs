@@ -78,7 +78,7 @@ impl Timers {
     }
 
     /// Makes sure that the owner is looked at not later than one tick after `at`.
-    #[inline]
+    #[inline(always)]
     pub fn arm(&mut self, owner: Owner, at: Nanos) {
         if self.timers.get(owner.link() as usize).is_none_or(|timer| timer.at > at) {
             self.enter(owner, at);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use shmesh_io::Target;
+use shmesh_io::{Nanos, Target};
 use shmesh_policy::{Address, RoundRobin, Snapshot};
 
 use crate::conn::Conn;
@@ -29,6 +29,8 @@ pub struct AddressState {
 pub struct ClusterState {
     pub turn: RoundRobin,
     pub endpoints: Vec<EndpointState>,
+    /// How long the first byte of an answer may take.
+    pub first_byte: Nanos,
 }
 
 /// An endpoint of the current snapshot.
@@ -85,6 +87,7 @@ pub fn clusters(
         .iter()
         .map(|cluster| ClusterState {
             turn: RoundRobin::starting_at((random() >> 33) as usize),
+            first_byte: cluster.first_byte_timeout.as_nanos() as Nanos,
             endpoints: cluster
                 .endpoints
                 .iter()

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use shmesh_io::{Driver, Event, Nanos, SockId, Target, Wait};
 use shmesh_policy::{Protocol, Snapshot};
 use shmesh_proto::http1::{HeadLimits, RequestHead, ResponseHead};
-use shmesh_shm::{InPlace, Step, host};
+use shmesh_shm::{Step, host};
 
 use crate::access_log::AccessLog;
 use crate::call::Call;
@@ -21,6 +21,7 @@ use crate::counters::{CallCounters, WorkerCounters};
 use crate::idle::Idle;
 use crate::lane::Lane;
 use crate::mailbox::{Mail, Postbox};
+use crate::relay::Taken;
 use crate::resolve::Resolver;
 use crate::session::Attached;
 use crate::shared::Shared;
@@ -84,10 +85,10 @@ pub struct Worker<D: Driver> {
     pub(crate) hot: Vec<Key<Lane>>,
     /// Lanes that wait for room in a ring or arena.
     pub(crate) blocked: Vec<Key<Lane>>,
-    /// Calls whose body still lies in the ring or arena of their app; none between turns.
-    pub(crate) in_place: Vec<(Key<Call>, Key<Lane>, InPlace)>,
-    /// How many of these were neither moved nor copied.
-    pub(crate) unsettled: usize,
+    /// Requests that are about to be relayed.
+    pub(crate) taken: Vec<Taken>,
+    /// Calls that are relayed, and in no table.
+    pub(crate) relayed: usize,
     /// Lanes whose blocks are being sent from where they lie.
     pub(crate) lending: Vec<Key<Lane>>,
     /// Bytes of records that were read as keys and heads, ever.
@@ -168,8 +169,8 @@ impl<D: Driver> Worker<D> {
             revisit: Vec::new(),
             hot: Vec::new(),
             blocked: Vec::new(),
-            in_place: Vec::new(),
-            unsettled: 0,
+            taken: Vec::new(),
+            relayed: 0,
             lending: Vec::new(),
             parsed: 0,
             timers: Timers::new(now),
@@ -229,7 +230,7 @@ impl<D: Driver> Worker<D> {
             return Ok(Turn::GoOn);
         }
         self.idle.look_at_quota(now, || self.shared.registry.worker_count());
-        match self.idle.step(now, self.calls.len() > 0) {
+        match self.idle.step(now, self.calls_in_flight() > 0) {
             Step::Pause => host::spin(),
             Step::Yield => host::yield_now(),
             // All lanes that could be parked are cold now, so the driver is the one to wait in.
@@ -297,7 +298,6 @@ impl<D: Driver> Worker<D> {
         self.begin_flush();
         loop {
             self.forward_ready();
-            self.settle_in_place();
             self.stages.mark(Stage::Dispatch);
             self.flush_conns();
             self.flush_lanes();
@@ -408,10 +408,14 @@ impl<D: Driver> Worker<D> {
         }
     }
 
+    fn calls_in_flight(&self) -> usize {
+        self.calls.len() + self.relayed
+    }
+
     /// What is not finished: calls, and while draining also answers that have not left, heads that have begun, and clients
     /// that connected and have had no chance yet to say anything.
     fn busy(&self) -> u64 {
-        let calls = self.calls.len() as u64;
+        let calls = self.calls_in_flight() as u64;
         if !self.draining {
             return calls;
         }
@@ -446,6 +450,9 @@ impl<D: Driver> Worker<D> {
 
     fn take_snapshot(&mut self) {
         let snapshot = self.shared.snapshot.load_full();
+        for key in self.lanes.keys() {
+            self.unlink_all(key);
+        }
         // The index of a call's cluster means something in its own snapshot only.
         for key in self.calls.keys() {
             if let Some(call) = self.calls.get_mut(key) {
@@ -488,6 +495,7 @@ impl<D: Driver> Worker<D> {
                 Owner::Lane(index) => {
                     if let Some(key) = self.lanes.key_at(index as usize) {
                         self.lane_timer(key, now);
+                        self.relays_timer(key, now);
                     }
                 }
                 Owner::Call(index) => {
@@ -529,15 +537,6 @@ impl<D: Driver> Worker<D> {
             self.socket_calls -= 1;
         }
         Some(call)
-    }
-
-    /// Takes a call that is over out of the table.
-    #[inline]
-    pub(crate) fn drop_call(&mut self, key: Key<Call>) {
-        if self.calls.get(key).is_some_and(|call| call.on_socket) {
-            self.socket_calls -= 1;
-        }
-        self.calls.discard(key);
     }
 
     /// The call has to do with a socket: the driver is asked each turn while there are such.
