@@ -223,6 +223,8 @@ impl<D: Driver> Worker<D> {
         if self.end_of_turn() == Turn::Stop {
             return Ok(Turn::Stop);
         }
+        // Parts that are left for the next turn: nobody rings for those.
+        worked |= !self.deferred.is_empty();
         let now = self.driver.refresh_clock();
         self.stages.turn_over(worked);
         if worked {
