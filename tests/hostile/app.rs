@@ -264,6 +264,8 @@ impl App {
 
     /// The sidecar sleeps until there is room.
     pub fn is_room_wanted(&self, lane: usize) -> bool {
+        // SeqCst: without it both could miss the other's store, and the sidecar would sleep for ever (shm-v1 §7).
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         self.to_app.load(self.lanes[lane].at + PARKED) & 2 != 0
     }
 

@@ -196,7 +196,7 @@ mod tests {
             let key = slab.insert(turn);
             assert_eq!(slab.get(old), None, "after {turn} others");
             assert_eq!(slab.tagged(key.to_tag()), Some(key));
-            slab.discard(key);
+            slab.remove(key);
         }
     }
 
