@@ -1,11 +1,12 @@
 //! Bytes that are received straight into a block of a lane.
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use shmesh_io::{Event, SLOT_BYTES, SockId, Wait};
+use shmesh_io::{Bell, Event, SLOT_BYTES, SockId, Wait};
 use shmesh_shm::{Geometry, Header, LaneEnd, Mapping, OpenBlock, Side};
 
 use crate::harness::{Family, Kind, PATIENCE, Peer, Subject, assert_same, noise};
@@ -69,6 +70,15 @@ fn waiting(subject: &mut Subject, lane: &mut Lane, family: Family) -> (SockId, P
     subject.assert_quiet(Duration::from_millis(3));
     assert_eq!(lane.lent(), 1);
     (sock, peer)
+}
+
+/// Hands the driver more than `uring` can queue, so that the kernel also completes what it can, before the next `poll`.
+fn let_the_kernel_work(subject: &mut Subject) {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let bell = Bell::new(ours.into());
+    for _ in 0..600 {
+        subject.ring(&bell);
+    }
 }
 
 /// The next thing that lands.
@@ -209,6 +219,7 @@ pub fn tells_what_it_had_before_a_block(kind: Kind, family: Family) {
         subject.turn(Wait::Now);
         // The first part is there when receiving stops, the rest when it starts again.
         peer.write_all(&bytes[..20_000]).unwrap();
+        let_the_kernel_work(&mut subject);
         subject.driver.stop_recv(sock);
         subject.turn(Wait::Now);
         subject.turn(Wait::Now);
@@ -280,6 +291,7 @@ pub fn ends_while_a_block_waits(kind: Kind, family: Family) {
     assert_eq!(subject.receive(other, 1), b".");
     subject.turn(Wait::Now);
     peer.end_writing();
+    let_the_kernel_work(&mut subject);
     subject.driver.land(other, lane.block(1000));
     assert!(ended(&mut subject, other).is_none());
     assert_eq!(lane.lent(), 0);
@@ -339,6 +351,7 @@ pub fn gives_a_block_back_when_stopped(kind: Kind, family: Family) {
         // The bytes come before it is stopped, while, after; to be reported as without a block.
         if round % 3 == 0 {
             peer.write_all(&word).unwrap();
+            let_the_kernel_work(&mut subject);
         }
         subject.driver.stop_recv(sock);
         if round % 3 == 1 {
