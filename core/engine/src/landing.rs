@@ -4,7 +4,7 @@
 //! the driver is given one block after the other; each becomes a DATA record as it is. Without credit nothing is received. While bytes
 //! trickle, or the arena has no block, the ordinary way is taken.
 
-use shmesh_io::Driver;
+use shmesh_io::{Driver, Slice};
 use shmesh_shm::{CallState, Header, Kind as RecordKind, LaneEnd, OpenBlock};
 
 use crate::call::{Call, Peer};
@@ -90,12 +90,19 @@ impl<D: Driver> Worker<D> {
         let landing = self.end_landing(key);
         let Some(conn) = self.conns.get_mut(key) else { return };
         conn.active = now;
-        let Role::HttpUp(HttpUp { call: Some(call), body: Some(reader), in_bulk, broken, .. }) = &mut conn.role else {
+        let Role::HttpUp(HttpUp { call: Some(call), body: Some(reader), in_bulk, .. }) = &mut conn.role else {
             return self.drop_conn(key);
         };
-        // What comes behind the body answers nothing.
-        let taken = u64::from(len).min(reader.run_left());
-        *broken |= taken < u64::from(len);
+        let taken = u64::from(len);
+        if taken > reader.run_left() {
+            // Bytes came the ordinary way after the block was given, so that it took framing as well.
+            let mut bytes = vec![0; len as usize];
+            if block.read(0, &mut bytes) {
+                self.counters.copied.add(taken);
+                self.conn_received(key, Slice::from_vec(bytes));
+            }
+            return;
+        }
         reader.skip(taken);
         *in_bulk = taken >= LANDING_MIN;
         let (call, done) = (*call, reader.is_done());
