@@ -7,12 +7,12 @@ use shmesh_shm::wait::{DEFAULT_MAX_SPIN, default_max_spin};
 use shmesh_shm::{Step, Waiter};
 
 /// How often the cgroup's CPU quota is read while there is something to do.
-const QUOTA_EVERY: Nanos = 500_000_000;
+const QUOTA_EVERY: Nanos = 100_000_000;
 
 /// How the worker waits when a turn found nothing.
 ///
 /// What it waits for decides how long spinning is worth it, and the two are learned apart: while calls are in flight their answers
-/// come soon, also when calls are rare.
+/// come soon. Where calls are rare it does not spin for these either.
 pub(crate) struct Idle {
     for_answers: Waiter,
     for_calls: Waiter,
@@ -82,6 +82,10 @@ impl Idle {
             self.waiting = true;
             self.answers_due = calls_in_flight;
             self.waiter().begin(now);
+        }
+        if self.answers_due && self.for_calls.budget_ns() == 0 {
+            // Calls are rare. Who answers has to be woken, and should find a core.
+            return Step::Park;
         }
         self.waiter().step(now)
     }
