@@ -56,7 +56,7 @@ impl<D: Driver> Worker<D> {
         if slot.has_output() {
             return;
         }
-        if len < LANDING_MIN {
+        if len == 0 {
             up.awaits_credit = true;
             return self.stop_recv(key);
         }
@@ -69,15 +69,11 @@ impl<D: Driver> Worker<D> {
 
     /// The app takes more.
     pub(crate) fn land_on_credit(&mut self, call: Key<Call>) {
-        let Some(Call { origin: Peer::Slot(at), dest: Some(Peer::Conn(key)), .. }) = self.calls.get(call) else {
+        let Some(&Call { origin: Peer::Slot(_), dest: Some(Peer::Conn(key)), .. }) = self.calls.get(call) else {
             return;
         };
-        let (at, key) = (*at, *key);
-        let credit = self.lanes.get_mut(at.lane).and_then(|lane| lane.slot_mut(at)).map_or(0, |slot| slot.credit);
         let Some(Conn { role: Role::HttpUp(up), .. }) = self.conns.get_mut(key) else { return };
         if std::mem::take(&mut up.awaits_credit) {
-            // An app that gives little at a time is served the ordinary way.
-            up.in_bulk = credit >= LANDING_MIN;
             self.start_recv(key);
             self.land_next(call);
         }
@@ -104,7 +100,7 @@ impl<D: Driver> Worker<D> {
             return;
         }
         reader.skip(taken);
-        *in_bulk = taken >= LANDING_MIN;
+        *in_bulk = taken >= LANDING_MIN || taken == block.len() as u64;
         let (call, done) = (*call, reader.is_done());
         // Goes on when this is put: what comes later may not pass it.
         self.stop_recv(key);

@@ -46,8 +46,14 @@ impl Scene {
 
     /// A new app attaches and is served.
     pub fn others_are_served(&self) {
-        let client = Client::builder().socket(self.sidecar.path("apps.sock")).lanes(1).fallback(false).connect();
-        let client = client.expect("another app attaches");
+        // What an offender has had counts until its worker has let go of it.
+        let mut attached = None;
+        until("another app attaches", || {
+            let client = Client::builder().socket(self.sidecar.path("apps.sock")).lanes(1).fallback(false);
+            attached = client.connect().ok();
+            attached.is_some()
+        });
+        let client = attached.expect("the app that attached");
         for _ in 0..5 {
             let request = Request::http("POST", "service", "/").body(b"x").timeout(PATIENCE);
             assert_eq!(client.call(request).expect("another app is served").body, b"ok");
