@@ -7,6 +7,7 @@ use crate::call::Failure;
 use crate::ingress::Breach;
 use crate::lane::{Lane, Slot, User};
 use crate::quota::{LaneUse, Quota};
+use crate::relay::Relay;
 use crate::session::{Attached, NewLanes};
 use crate::slab::Key;
 use crate::token::Token;
@@ -39,6 +40,7 @@ impl<D: Driver> Worker<D> {
                 serves: lane.serving.then(|| new.app.clone()),
                 bell: Bell::new(lane.bell),
                 slots: (0..slots).map(|_| Slot::new()).collect(),
+                relays: if lane.serving { vec![Relay::default(); slots as usize].into() } else { Default::default() },
                 free: if lane.serving { (0..slots).rev().collect() } else { Vec::new() },
                 waiting: Default::default(),
                 routes: Vec::new(),

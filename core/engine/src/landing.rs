@@ -109,7 +109,7 @@ impl<D: Driver> Worker<D> {
             && let Some(slot) = self.lanes.get_mut(at.lane).and_then(|lane| lane.slot_mut(at))
         {
             slot.credit -= taken;
-            slot.landed = Some((block, taken as u32));
+            slot.landed = Some(Box::new((block, taken as u32)));
             self.touch_slot(at);
         }
         if done {
@@ -130,11 +130,11 @@ impl<D: Driver> Worker<D> {
 
 /// Puts the record of a block that bytes arrived in; false when the ring has no room.
 pub(crate) fn put_landed(end: &mut LaneEnd, slot: &mut Slot, index: u32, answers: bool) -> bool {
-    let Some((block, len)) = slot.landed.take() else { return true };
+    let Some((block, len)) = slot.landed.take().map(|landed| *landed) else { return true };
     let mut header = Header::new(RecordKind::Data, index, slot.generation);
     header.flags = header.flags.with_end(slot.end);
     if let Err(block) = end.put_block(&header, block, len) {
-        slot.landed = Some((block, len));
+        slot.landed = Some(Box::new((block, len)));
         return false;
     }
     if slot.end && answers {

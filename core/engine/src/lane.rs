@@ -26,6 +26,8 @@ pub struct Lane {
     pub serves: Option<Arc<str>>,
     pub bell: Bell,
     pub slots: Box<[Slot]>,
+    /// Of each slot, what is kept of a call that it takes for another one (serving lanes).
+    pub relays: Box<[Relay]>,
     /// Slots that the sidecar may open (serving lanes).
     pub free: Vec<u32>,
     /// Calls that wait for such a slot, longest first; at most `calls_per_connection`.
@@ -61,8 +63,6 @@ pub struct Lane {
 pub struct Slot {
     pub generation: u64,
     pub user: User,
-    /// Means something on a serving lane, while `user` is `Relay`.
-    pub relay: Relay,
     /// Bytes that the app may still send without new credit.
     pub window: u64,
     /// Bytes taken and not granted again yet.
@@ -78,7 +78,7 @@ pub struct Slot {
     /// Payload to be sent.
     pub out: Chunks,
     /// What arrived in a block follows `out`: so many bytes.
-    pub landed: Option<(OpenBlock, u32)>,
+    pub landed: Option<Box<(OpenBlock, u32)>>,
     /// END follows these.
     pub end: bool,
     pub sent_end: bool,
@@ -167,7 +167,6 @@ impl Slot {
         Slot {
             generation: 0,
             user: User::Free,
-            relay: Relay::default(),
             window: 0,
             ungranted: 0,
             grant: 0,
@@ -212,7 +211,7 @@ impl Slot {
     /// Until when the rest of an answer may wait for its app; `later` if there is less of it than when this was asked last. Nothing
     /// if none waits.
     pub fn leftover_until(&mut self, later: Nanos) -> Option<Nanos> {
-        let landed = self.landed.as_ref().map_or(0, |(_, len)| *len as usize);
+        let landed = self.landed.as_ref().map_or(0, |landed| landed.1 as usize);
         let bytes = self.out.len_bytes() + landed;
         if bytes == 0 {
             return None;

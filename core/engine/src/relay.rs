@@ -91,7 +91,7 @@ impl<D: Driver> Worker<D> {
         let window = u64::from(to.end.geometry().window);
         let opened = &mut to.slots[slot as usize];
         opened.begin(opened.generation + 1, window, User::Relay(Link { lane: at.lane, slot: at.slot }));
-        opened.relay = Relay { listener: from.listener, cluster, started: now, deadline, hard_deadline };
+        to.relays[slot as usize] = Relay { listener: from.listener, cluster, started: now, deadline, hard_deadline };
         let link = Link { lane: serving, slot };
         from.slots[at.slot as usize].user = User::Relay(link);
         self.relayed += 1;
@@ -135,7 +135,7 @@ impl<D: Driver> Worker<D> {
             return Err(Unmoved::Withdrawn);
         }
         let Some(Some(route)) = from.routes.get(taken.route as usize) else { return Err(Unmoved::NoRoom) };
-        let served = &mut to.slots[taken.to.slot as usize];
+        let (served, relay) = (&mut to.slots[taken.to.slot as usize], &to.relays[taken.to.slot as usize]);
         let head = route.head.as_slice();
         let length = (head.len() + taken.place.len()) as u64;
         if length > served.credit {
@@ -147,7 +147,7 @@ impl<D: Driver> Worker<D> {
         header.flags = Flags::END;
         header.head_len = head.len() as u32;
         header.total = taken.place.len() as u64;
-        header.deadline_us = remaining_us(served.relay.hard_deadline, served.relay.started);
+        header.deadline_us = remaining_us(relay.hard_deadline, relay.started);
         to.end.put_moved(&header, head, &from.end, taken.place).map_err(|_| Unmoved::NoRoom)?;
         self.counters.copied.add(taken.place.len() as u64);
         from.end.give_back(taken.place);
@@ -273,7 +273,7 @@ impl<D: Driver> Worker<D> {
             self.dirty_lanes.push(origin.lane);
         }
 
-        let Relay { listener, cluster, started, .. } = served.relay;
+        let Relay { listener, cluster, started, .. } = from.relays[at.slot as usize];
         let status = known.status;
         let waiting = !from.waiting.is_empty();
         self.count(listener, cluster, status, started);
@@ -291,7 +291,7 @@ impl<D: Driver> Worker<D> {
         let (asked_at, served_at) = if state.serves.is_some() { (there, here) } else { (here, there) };
         let (from, to) = self.lanes.pair_mut(asked_at.lane, served_at.lane)?;
         let (asked, served) = (&mut from.slots[asked_at.slot as usize], &mut to.slots[served_at.slot as usize]);
-        let relay = served.relay;
+        let relay = to.relays[served_at.slot as usize];
         let peer = |at: Link, generation| Peer::Slot(SlotRef { lane: at.lane, slot: at.slot, generation });
         let exchange = Exchange { http: true, request_ended: true, ..Exchange::default() };
         let mut call =
@@ -323,7 +323,7 @@ impl<D: Driver> Worker<D> {
         let mut next = Nanos::MAX;
         for slot in 0..lane.slots.len() {
             let Some(lane) = self.lanes.get(key) else { return };
-            let Slot { user: User::Relay(_), relay, .. } = &lane.slots[slot] else { continue };
+            let (Slot { user: User::Relay(_), .. }, relay) = (&lane.slots[slot], &lane.relays[slot]) else { continue };
             if relay.deadline > now {
                 next = next.min(relay.deadline);
             } else if let Some(call) = self.unlink(key, slot as u32) {
