@@ -217,6 +217,11 @@ impl<D: Driver> Worker<D> {
 
     /// Breaks off.
     pub(crate) fn slot_reset(&mut self, at: SlotRef, why: Reset, sentence: &'static str) {
+        let slot = self.lanes.get_mut(at.lane).and_then(|lane| lane.slot_mut(at));
+        if slot.and_then(|slot| slot.first.as_ref()).is_some_and(|first| first.open) {
+            // There was no room for its OPEN yet: the app would not know what the RESET is about.
+            return self.slot_over(at);
+        }
         self.with_slot(at, |slot| {
             slot.reset = Some((why, sentence));
             slot.user = User::Discard;

@@ -560,7 +560,9 @@ impl<D: Driver> Worker<D> {
         }
         // A request that waits to be forwarded is a part of what the app said before.
         self.forward_taken(at.lane);
-        self.unlink(at.lane, at.slot).map_or(User::Discard, User::Call)
+        self.unlink(at.lane, at.slot);
+        // Forwarding may have put the call into the table itself, or ended it.
+        self.lanes.get(at.lane).map_or(User::Free, |lane| lane.slots[at.slot as usize].user)
     }
 
     // ---- Payload -----------------------------------------------------------------------------------------------

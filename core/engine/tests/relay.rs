@@ -273,6 +273,43 @@ fn a_call_that_is_given_up_is_taken_from_the_app_that_serves() {
 }
 
 #[test]
+fn a_call_that_is_given_up_before_there_was_room_for_it_is_never_opened() {
+    let mut pair = Pair::new(Geometry { entries: 4, slots: 4, ..Geometry::default() });
+    for slot in 0..4 {
+        pair.open(slot, 2, b"");
+    }
+    pair.caller.publish();
+    turn_until(&pair.world, &mut pair.worker, &pair.server);
+    // Answered, and not taken: the slot is free, the ring is full.
+    let header = pair.server.end.peek().expect("a worker that keeps to the page").expect("a record");
+    let first = Record { header, head: Vec::new(), body: Vec::new() };
+    pair.answer(&first, OK, b"");
+    pair.server.publish();
+    let slot = pair.answered().header.slot;
+    pair.open(slot, 3, b"");
+    pair.caller.put(&Header::reset(slot, 3, Reset::Cancelled), &[]);
+    pair.caller.publish();
+    while pair.caller.end.unconsumed() > 0 {
+        pair.turns(1);
+    }
+    for number in 0..4 {
+        let asked = pair.served();
+        assert_eq!(asked.header.kind, Kind::Open);
+        if number > 0 {
+            pair.answer(&asked, OK, b"");
+        }
+    }
+    pair.server.publish();
+    for _ in 0..3 {
+        assert_eq!(pair.answered().header.code, 200);
+    }
+    pair.is_quiet();
+    let more = pair.server.end.peek().expect("a worker that keeps to the page");
+    assert!(more.is_none(), "{more:?} of a call that nobody waits for");
+    pair.still_works(4);
+}
+
+#[test]
 fn the_app_that_serves_may_refuse() {
     let mut pair = Pair::new(Geometry::default());
     for (why, status) in [(Reset::Overloaded, 503), (Reset::Timeout, 504), (Reset::Died, 502)] {
