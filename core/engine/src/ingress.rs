@@ -131,7 +131,7 @@ impl<D: Driver> Worker<D> {
         Ok(taken)
     }
 
-    /// Bytes that were copied, or read as keys and heads, ever.
+    /// Bytes that were copied or will be, or were read as keys and heads, ever: what ends a turn.
     fn handled(&self) -> u64 {
         self.counters.copied.get() + self.parsed
     }

@@ -71,6 +71,7 @@ impl<D: Driver> Worker<D> {
             return false;
         }
         let Some(cluster) = route.known_cluster(&self.snapshot) else { return false };
+        let length = body_len + route.head.len() as u64;
         let Some(state) = self.clusters.get_mut(cluster as usize) else { return false };
         let mut turn = state.turn;
         let picked = turn.pick(state.endpoints.len());
@@ -95,6 +96,7 @@ impl<D: Driver> Worker<D> {
         let link = Link { lane: serving, slot };
         from.slots[at.slot as usize].user = User::Relay(link);
         self.relayed += 1;
+        self.parsed += length;
         self.timers.arm(Owner::Lane(serving.index() as u32), deadline);
         self.taken.push(Taken { slot: at.slot, route: header.route, to: link, place });
         true
@@ -232,6 +234,7 @@ impl<D: Driver> Worker<D> {
             return Ok(false);
         }
 
+        self.parsed += u64::from(header.head_len);
         let (known, version) = (&mut *from.known_head, self.snapshot.version);
         let body = match known.body(&from.end, header.head_len, version) {
             Some(place) => Some(place),

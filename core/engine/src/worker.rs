@@ -91,7 +91,7 @@ pub struct Worker<D: Driver> {
     pub(crate) relayed: usize,
     /// Lanes whose blocks are being sent from where they lie.
     pub(crate) lending: Vec<Key<Lane>>,
-    /// Bytes of records that were read as keys and heads, ever.
+    /// Bytes of records that were read as keys and heads, or taken to be relayed, ever.
     pub(crate) parsed: u64,
 
     pub(crate) timers: Timers,

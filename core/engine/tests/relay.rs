@@ -309,6 +309,46 @@ fn a_call_that_is_given_up_before_there_was_room_for_it_is_never_opened() {
     pair.still_works(4);
 }
 
+/// What one lane says in a turn keeps all the others waiting.
+#[test]
+fn a_turn_moves_so_many_bytes_and_no_more() {
+    const LARGE: usize = 15 << 10;
+    const CALLS: u32 = 32;
+    let mut pair = Pair::new(Geometry::default());
+    for slot in 0..CALLS {
+        pair.open(slot, 2, &[0; LARGE]);
+    }
+    pair.caller.publish();
+    turn_until(&pair.world, &mut pair.worker, &pair.server);
+    let mut asked = Vec::new();
+    while pair.server.end.has_work() {
+        asked.push(pair.served());
+    }
+    assert!(asked.len() <= 6, "{} requests", asked.len());
+    while asked.len() < CALLS as usize {
+        asked.push(pair.served());
+    }
+    for (number, one) in asked.iter().enumerate() {
+        // Some are read, some are known already.
+        let number = number / 8;
+        let field = format!("X-Number: {number}\r\n");
+        let fill = format!("X-Fill: {}\r\n", "x".repeat(LARGE / 4)).repeat(3);
+        pair.answer(one, format!("HTTP/1.1 200 OK\r\n{field}{fill}\r\n").as_bytes(), b"");
+    }
+    pair.server.publish();
+    turn_until(&pair.world, &mut pair.worker, &pair.caller);
+    let mut answered = 0;
+    while pair.caller.end.has_work() {
+        answered += 1;
+        assert_eq!(pair.answered().header.code, 200);
+    }
+    assert!(answered <= 7, "{answered} answers");
+    for _ in answered..CALLS {
+        assert_eq!(pair.answered().header.code, 200);
+    }
+    pair.is_quiet();
+}
+
 #[test]
 fn the_app_that_serves_may_refuse() {
     let mut pair = Pair::new(Geometry::default());
