@@ -1,5 +1,6 @@
 //! One worker on the `sim` driver, and apps that are attached to it by hand; all of it on one thread. For tests, and for
-//! `benches/instructions.rs`.
+//! `benches/instructions.rs`. None of them needs all of it.
+#![allow(dead_code)]
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -33,9 +34,14 @@ pub fn turn_until(world: &World, worker: &mut LoneWorker<SimDriver>, app: &App) 
 
 /// An engine of one worker, whose calls go to the app `server` when their host is `local`.
 pub fn engine(world: &World) -> Embedded<SimDriver> {
+    engine_of(world, Arc::new(snapshot(1)))
+}
+
+/// An engine of one worker.
+pub fn engine_of(world: &World, snapshot: Arc<Snapshot>) -> Embedded<SimDriver> {
     let driver = SimDriver::new(world, "sidecar", Limits::default()).expect("a pool and an eventfd");
     let parts = Parts {
-        snapshot: Arc::new(snapshot(1)),
+        snapshot,
         workers: vec![WorkerPart { driver, listeners: vec![None] }],
         session_sockets: Vec::new(),
         geometry: Geometry::default(),
