@@ -9,6 +9,9 @@ use shmesh_shm::{Step, Waiter};
 /// How often the cgroup's CPU quota is read while there is something to do.
 const QUOTA_EVERY: Nanos = 100_000_000;
 
+/// How long waits for calls tell that calls are rare. While something is in flight all the time there are no such waits.
+const CALLS_TELL: Nanos = 100_000_000;
+
 /// How the worker waits when a turn found nothing.
 ///
 /// What it waits for decides how long spinning is worth it, and the two are learned apart: while calls are in flight their answers
@@ -26,6 +29,8 @@ pub(crate) struct Idle {
     configured: Option<Duration>,
     /// When the CPU quota was looked at last.
     quota_seen: Nanos,
+    /// When a wait for calls ended last.
+    called: Nanos,
 }
 
 impl Idle {
@@ -39,6 +44,7 @@ impl Idle {
             asked: now,
             configured: None,
             quota_seen: now,
+            called: now,
         }
     }
 
@@ -73,6 +79,9 @@ impl Idle {
         if self.waiting {
             self.waiting = false;
             self.waiter().end(now);
+            if !self.answers_due {
+                self.called = now;
+            }
         }
     }
 
@@ -83,10 +92,49 @@ impl Idle {
             self.answers_due = calls_in_flight;
             self.waiter().begin(now);
         }
-        if self.answers_due && self.for_calls.budget_ns() == 0 {
+        let rare = self.for_calls.budget_ns() == 0 && now.saturating_sub(self.called) < CALLS_TELL;
+        if self.answers_due && rare {
             // Calls are rare. Who answers has to be woken, and should find a core.
             return Step::Park;
         }
         self.waiter().step(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits for so long, and says whether that was asleep.
+    fn wait(idle: &mut Idle, now: &mut Nanos, takes: Nanos, in_flight: bool) -> bool {
+        let until = *now + takes;
+        let mut slept = false;
+        while *now < until && !slept {
+            slept = idle.step(*now, in_flight) == Step::Park;
+            *now = if slept { until } else { *now + 500 };
+        }
+        idle.found(*now);
+        slept
+    }
+
+    #[test]
+    fn where_calls_are_rare_nothing_is_spun_for() {
+        let (mut idle, mut now) = (Idle::new(0), 0);
+        let slept = (0..100).filter(|_| {
+            wait(&mut idle, &mut now, 10_000_000, false);
+            wait(&mut idle, &mut now, 20_000, true)
+        });
+        assert!(slept.count() > 50);
+    }
+
+    #[test]
+    fn calls_that_were_rare_and_are_not_any_more_are_spun_for() {
+        let (mut idle, mut now) = (Idle::new(0), 0);
+        for _ in 0..100 {
+            wait(&mut idle, &mut now, 10_000_000, false);
+        }
+        // From now on something is in flight all the time.
+        let slept = (0..50_000).filter(|_| wait(&mut idle, &mut now, 20_000, true)).count();
+        assert!(slept < 10_000, "{slept} of 50,000 times, which are a second");
     }
 }
