@@ -156,6 +156,8 @@ pub enum Failure {
     MalformedAnswer,
     /// The caller broke its protocol.
     MalformedRequest,
+    /// A route asks for what is not read of a Dubbo request in this serialization.
+    Unread,
     /// A limit was reached.
     Overloaded,
     /// A quota of the app was reached.
@@ -180,7 +182,7 @@ impl Failure {
             | Failure::Withdrawn => 503,
             Failure::ConnectTimeout | Failure::Timeout => 504,
             Failure::Died | Failure::MalformedAnswer => 502,
-            Failure::MalformedRequest => 400,
+            Failure::MalformedRequest | Failure::Unread => 400,
             Failure::Loop => 508,
         }
     }
@@ -192,7 +194,7 @@ impl Failure {
             Failure::NoRoute => status::SERVICE_NOT_FOUND,
             Failure::Timeout => status::SERVER_TIMEOUT,
             Failure::MalformedAnswer => status::BAD_RESPONSE,
-            Failure::MalformedRequest => status::BAD_REQUEST,
+            Failure::MalformedRequest | Failure::Unread => status::BAD_REQUEST,
             Failure::Refused
             | Failure::ConnectTimeout
             | Failure::Died
@@ -212,7 +214,7 @@ impl Failure {
             Failure::Refused | Failure::Unresolved => Reset::Refused,
             Failure::ConnectTimeout | Failure::Timeout => Reset::Timeout,
             Failure::Died => Reset::Died,
-            Failure::MalformedAnswer | Failure::MalformedRequest => Reset::Malformed,
+            Failure::MalformedAnswer | Failure::MalformedRequest | Failure::Unread => Reset::Malformed,
             Failure::Overloaded | Failure::OverQuota(_) => Reset::Overloaded,
             Failure::Withdrawn => Reset::Withdrawn,
         }
@@ -228,6 +230,7 @@ impl Failure {
             Failure::Timeout => "upstream-timeout",
             Failure::MalformedAnswer => "upstream-malformed",
             Failure::MalformedRequest => "malformed-request",
+            Failure::Unread => "unread-serialization",
             Failure::Overloaded | Failure::OverQuota(_) => "overloaded",
             Failure::Unresolved => "host-unresolved",
             Failure::Withdrawn => "withdrawn",
@@ -245,6 +248,10 @@ impl Failure {
             Failure::Timeout => "shmesh: the upstream did not answer in time",
             Failure::MalformedAnswer => "shmesh: the upstream's answer broke the protocol",
             Failure::MalformedRequest => "shmesh: the request broke the protocol",
+            Failure::Unread => {
+                "shmesh: the routes ask for what shmesh does not read in this serialization (docs/PROTOCOLS.md); \
+                 a route without these keys takes it"
+            }
             Failure::Overloaded => "shmesh: a limit is reached; see docs/LIMITS.md and GET /metrics",
             Failure::OverQuota(quota) => quota.sentence(),
             Failure::Unresolved => "shmesh: the host name has no address",

@@ -6,8 +6,8 @@
 use shmesh_io::{Chunk, Chunks, Driver, Slice};
 use shmesh_policy::{DubboKey, DubboRoute, Group};
 use shmesh_proto::dubbo::{
-    Event, FrameError, FrameHeader, PeekOutcome, attachment, event, peek_request, serialization, service_version,
-    status, write_error, write_event, write_heartbeat_reply,
+    Event, FrameError, FrameHeader, PeekError, PeekOutcome, SkipError, attachment, event, peek_request, serialization,
+    service_version, status, write_error, write_event, write_heartbeat_reply,
 };
 use shmesh_shm::{Protocol, TOTAL_UNKNOWN};
 
@@ -132,14 +132,16 @@ impl<D: Driver> Worker<D> {
         let peek = match peek_request(header.serialization, body, true) {
             Ok(PeekOutcome::Done(peek)) => peek,
             Ok(PeekOutcome::NeedMore) => return Err(Failure::MalformedRequest),
+            Err(PeekError::UnknownSerialization(_)) => return self.dubbo_route_unread(),
             Err(error) => {
                 tracing::debug!(%error, "a Dubbo request cannot be peeked");
                 return Err(Failure::MalformedRequest);
             }
         };
+        let texts = peek.texts(body);
         let mut key = DubboKey {
-            service: peek.path.of(body),
-            method: peek.method.of(body),
+            service: peek.path.of(texts),
+            method: peek.method.of(texts),
             version: service_version(&peek, body),
             group: Group::Unknown,
         };
@@ -152,6 +154,7 @@ impl<D: Driver> Worker<D> {
         key.group = match attachment(header.serialization, body, &peek, "group") {
             Ok(Some(group)) if !group.is_empty() => Group::Is(group.of(body)),
             Ok(_) => Group::None,
+            Err(SkipError::UnknownSerialization(_)) => return Err(Failure::Unread),
             Err(error) => {
                 tracing::debug!(%error, "the group of a Dubbo request cannot be found");
                 return Err(Failure::MalformedRequest);
@@ -160,6 +163,14 @@ impl<D: Driver> Worker<D> {
         match self.snapshot.route_dubbo(&key) {
             DubboRoute::To(cluster) => Ok(cluster.0),
             DubboRoute::NeedsGroup | DubboRoute::NoRoute => Err(Failure::NoRoute),
+        }
+    }
+
+    /// A request in a serialization that is not read has no strings: only a route that asks for none takes it.
+    fn dubbo_route_unread(&mut self) -> Result<u32, Failure> {
+        match self.snapshot.route_dubbo(&DubboKey { service: b"", method: b"", version: None, group: Group::Unknown }) {
+            DubboRoute::To(cluster) => Ok(cluster.0),
+            DubboRoute::NoRoute | DubboRoute::NeedsGroup => Err(Failure::Unread),
         }
     }
 

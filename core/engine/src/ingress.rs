@@ -667,7 +667,8 @@ pub(crate) fn remaining_us(deadline: u64, now: u64) -> u32 {
 fn frame_agrees(key: &RouteKey, serialization: u8, body: &[u8]) -> bool {
     match peek_request(serialization, body, true) {
         Ok(PeekOutcome::Done(peek)) => {
-            key.agrees(peek.path.of(body), peek.method.of(body), service_version(&peek, body))
+            let texts = peek.texts(body);
+            key.agrees(peek.path.of(texts), peek.method.of(texts), service_version(&peek, body))
         }
         _ => false,
     }

@@ -93,7 +93,7 @@ fn a_request_that_cannot_be_read_is_status_40(driver: Driver) {
     past_end.truncate(path + 10);
     past_end[path] = 0x1f;
     let mut unknown = call(2, "x");
-    unknown[2] = 0xc0 | serialization::KRYO;
+    unknown[2] = 0xc0 | serialization::KRYO; // In which these bytes are no string.
     let mut empty = call(3, "x");
     empty.truncate(16);
     let mut old_string = call(4, "x");

@@ -2,6 +2,7 @@
 
 mod calls;
 mod failures;
+mod serializations;
 mod shared_connection;
 
 use std::collections::BTreeMap;

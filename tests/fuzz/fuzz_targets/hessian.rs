@@ -1,4 +1,5 @@
-//! The walk over a Dubbo request's arguments, in both serializations: it ends, and what it names lies in the body.
+//! The strings in front of a Dubbo request's arguments in every serialization that is read, and the walk over the arguments in the two
+//! in which there is one: it ends, and what it names lies in the body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,10 +7,15 @@ use shmesh_proto::dubbo::{PeekOutcome, attachments, first_argument, peek_request
 
 fuzz_target!(|input: &[u8]| {
     let Some((&choice, body)) = input.split_first() else { return };
-    let serialization = if choice & 1 == 0 { serialization::HESSIAN2 } else { serialization::FASTJSON2 };
+    let serialization = match choice >> 2 {
+        known @ (3 | 4 | 7 | 8 | 9 | 12) => known,
+        _ if choice & 1 == 0 => serialization::HESSIAN2,
+        _ => serialization::FASTJSON2,
+    };
     let complete = choice & 2 == 0;
     let Ok(PeekOutcome::Done(peek)) = peek_request(serialization, body, complete) else { return };
-    let _ = (peek.path.of(body), peek.method.of(body), service_version(&peek, body));
+    let texts = peek.texts(body);
+    let _ = (peek.path.of(texts), peek.method.of(texts), peek.descriptor.of(texts), service_version(&peek, body));
     if let Ok(values) = attachments(serialization, body, &peek, ["group", "tag"]) {
         values.iter().flatten().for_each(|value| drop(value.of(body).to_vec()));
     }

@@ -32,7 +32,10 @@ pub enum Flaw {
 /// Why the strings in front of a request body could not be read: the request is answered with status 40.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeekError {
-    #[error("shmesh does not read serialization {0} (it reads 2, hessian2, and 23, fastjson2)")]
+    #[error(
+        "shmesh does not read serialization {0} (it reads hessian2 2, java 3, 4 and 7, kryo 8, fst 9, protostuff 12, \
+         fastjson2 23)"
+    )]
     UnknownSerialization(u8),
     #[error("the {field} of the request is malformed: {flaw}")]
     Field { field: &'static str, flaw: Flaw },
@@ -45,7 +48,7 @@ pub enum PeekError {
 /// Why arguments or attachments could not be walked over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SkipError {
-    #[error("shmesh does not read serialization {0} (it reads 2, hessian2, and 23, fastjson2)")]
+    #[error("shmesh does not walk over arguments in serialization {0} (it does in hessian2, 2, and fastjson2, 23)")]
     UnknownSerialization(u8),
     #[error("the parameter descriptor is not a list of JVM types")]
     Descriptor,

@@ -70,7 +70,7 @@ pub(super) fn chunks(cursor: &mut Cursor<'_>, mut each: impl FnMut(Span)) -> Res
 }
 
 /// Goes over `units` UTF-16 units of CESU-8.
-fn skip_units(cursor: &mut Cursor<'_>, units: usize) -> Result<(), Flaw> {
+pub(super) fn skip_units(cursor: &mut Cursor<'_>, units: usize) -> Result<(), Flaw> {
     const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
     let bytes = cursor.rest();
     let mut at = 0;

@@ -18,6 +18,7 @@ mod jsonb;
 mod jsonb_walker;
 mod reply;
 mod request;
+mod strings;
 mod write;
 
 #[cfg(test)]
@@ -41,7 +42,9 @@ pub use write::{
 pub mod serialization {
     pub const HESSIAN2: u8 = 2;
     pub const JAVA: u8 = 3;
+    pub const COMPACTED_JAVA: u8 = 4;
     pub const FASTJSON: u8 = 6;
+    pub const NATIVE_JAVA: u8 = 7;
     pub const KRYO: u8 = 8;
     pub const FST: u8 = 9;
     pub const PROTOSTUFF: u8 = 12;

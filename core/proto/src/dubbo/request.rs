@@ -5,8 +5,8 @@ use super::flaw::{Flaw, PeekError, SkipError};
 use super::hessian::{self, Text};
 use super::hessian_walker::Walker;
 use super::jsonb_walker::Entry;
-use super::serialization::{FASTJSON2, HESSIAN2};
-use super::{jsonb, jsonb_walker};
+use super::serialization::{COMPACTED_JAVA, FASTJSON2, FST, HESSIAN2, JAVA, KRYO, NATIVE_JAVA, PROTOSTUFF};
+use super::{jsonb, jsonb_walker, strings};
 use crate::Span;
 
 /// Limit of what lies in front of the arguments, in bytes: as much as a sidecar has to buffer before it can route.
@@ -15,10 +15,10 @@ pub const PEEK_BYTES_MAX: u32 = 64 * 1024;
 /// How many arguments a call may have: the limit that the JVM puts on methods.
 pub const ARGUMENTS_MAX: u32 = 255;
 
-/// What routing needs of a request body, as ranges of the body.
+/// What routing needs of a request body, as ranges of its [`texts`](Peek::texts).
 ///
-/// The texts are UTF-8 (hessian2: surrogate pairs as two times three bytes) as they lie in the body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The texts are UTF-8 (but for fastjson2 and protostuff, surrogate pairs take two times three bytes).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peek {
     /// Version of the protocol, "2.0.2" of every Dubbo since 2.6.3. Empty if it is null.
     pub dubbo_version: Span,
@@ -29,12 +29,22 @@ pub struct Peek {
     pub method: Span,
     /// The parameter types in JVM form, one behind the other.
     pub descriptor: Span,
-    /// Where the arguments start.
-    pub arguments_at: u32,
+    /// Where the arguments start; means something in hessian2 and fastjson2 only.
+    pub(super) arguments_at: u32,
+    /// The texts where they do not lie in the body as they are.
+    decoded: Vec<u8>,
+}
+
+impl Peek {
+    /// Where the ranges lie: in the body that was peeked, or in a copy where the serialization writes texts in a form
+    /// of its own.
+    pub fn texts<'a>(&'a self, body: &'a [u8]) -> &'a [u8] {
+        if self.decoded.is_empty() { body } else { &self.decoded }
+    }
 }
 
 /// The outcome of a peek.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeekOutcome {
     Done(Peek),
     /// The bytes end before the arguments start; come again with more.
@@ -51,8 +61,13 @@ pub fn peek_request(serialization: u8, body: &[u8], complete: bool) -> Result<Pe
     let max = PEEK_BYTES_MAX;
     let front = &body[..body.len().min(max as usize)];
     let peeked = match serialization {
-        HESSIAN2 => peek(front, hessian_text),
-        FASTJSON2 => peek(front, jsonb_text),
+        HESSIAN2 => peek(front, |cursor, _| hessian_text(cursor)),
+        FASTJSON2 => peek(front, |cursor, _| jsonb_text(front, cursor)),
+        JAVA | COMPACTED_JAVA => peek_java(front, strings::java_text),
+        NATIVE_JAVA => peek_java(front, strings::native_java_text),
+        KRYO => peek(front, strings::kryo_text),
+        FST => peek(front, strings::fst_text),
+        PROTOSTUFF => peek(front, |cursor, _| strings::protostuff_text(cursor)),
         other => return Err(PeekError::UnknownSerialization(other)),
     };
     match peeked {
@@ -66,8 +81,8 @@ pub fn peek_request(serialization: u8, body: &[u8], complete: bool) -> Result<Pe
 }
 
 /// The service version of a request, if it has one: null, "" and "0.0.0" (what Java sends when none is set) are none.
-pub fn service_version<'a>(peek: &Peek, body: &'a [u8]) -> Option<&'a [u8]> {
-    match peek.version?.of(body) {
+pub fn service_version<'a>(peek: &'a Peek, body: &'a [u8]) -> Option<&'a [u8]> {
+    match peek.version?.of(peek.texts(body)) {
         b"" | b"0.0.0" => None,
         version => Some(version),
     }
@@ -94,7 +109,7 @@ pub fn attachments<const N: usize>(
     peek: &Peek,
     keys: [&str; N],
 ) -> Result<[Option<Span>; N], SkipError> {
-    let count = argument_count(peek.descriptor.of(body))?;
+    let count = argument_count(peek.descriptor.of(peek.texts(body)))?;
     let mut cursor = Cursor::new(body, peek.arguments_at);
     match serialization {
         HESSIAN2 => {
@@ -121,7 +136,7 @@ pub fn attachments<const N: usize>(
 /// # Errors
 /// There is no argument, it is malformed, or the serialization is not read here.
 pub fn first_argument(serialization: u8, body: &[u8], peek: &Peek) -> Result<Span, SkipError> {
-    if argument_count(peek.descriptor.of(body))? == 0 {
+    if argument_count(peek.descriptor.of(peek.texts(body)))? == 0 {
         return Err(SkipError::NoArgument);
     }
     let mut cursor = Cursor::new(body, peek.arguments_at);
@@ -136,13 +151,16 @@ pub fn first_argument(serialization: u8, body: &[u8], peek: &Peek) -> Result<Spa
     Ok(Span { start, end })
 }
 
-/// Reads one text in front of the arguments; `None` for null.
-type ReadText = fn(&[u8], &mut Cursor<'_>) -> Result<Option<Span>, Flaw>;
-
-fn peek(body: &[u8], text: ReadText) -> Result<Peek, PeekError> {
+/// `text` reads one text, `None` for null; what it decodes it appends.
+fn peek(
+    body: &[u8],
+    text: impl Fn(&mut Cursor<'_>, &mut Vec<u8>) -> Result<Option<Span>, Flaw>,
+) -> Result<Peek, PeekError> {
     let mut cursor = Cursor::new(body, 0);
-    let mut next =
-        |field| text(body, &mut cursor).map_err(|flaw| PeekError::Field { field, flaw }).map(|span| (field, span));
+    let mut decoded = Vec::new();
+    let mut next = |field| {
+        text(&mut cursor, &mut decoded).map_err(|flaw| PeekError::Field { field, flaw }).map(|span| (field, span))
+    };
     let given = |(field, span): (_, Option<Span>)| span.ok_or(PeekError::Null { field });
     let (_, dubbo_version) = next("protocol version")?;
     let path = given(next("path")?)?;
@@ -156,10 +174,26 @@ fn peek(body: &[u8], text: ReadText) -> Result<Peek, PeekError> {
         method,
         descriptor,
         arguments_at: cursor.at(),
+        decoded,
     })
 }
 
-fn hessian_text(_body: &[u8], cursor: &mut Cursor<'_>) -> Result<Option<Span>, Flaw> {
+fn peek_java(body: &[u8], text: impl Fn(&mut Cursor<'_>) -> Result<Option<Span>, Flaw>) -> Result<Peek, PeekError> {
+    let mut blocks = Vec::new();
+    let ended =
+        strings::java_blocks(body, &mut blocks).map_err(|flaw| PeekError::Field { field: "protocol version", flaw })?;
+    let mut peek = peek(&blocks, |cursor, _| text(cursor)).map_err(|error| match error {
+        // More bytes would not mend it.
+        PeekError::Field { field, flaw: Flaw::End } if ended => {
+            PeekError::Field { field, flaw: Flaw::Short { at: blocks.len() as u32 } }
+        }
+        error => error,
+    })?;
+    peek.decoded = blocks;
+    Ok(peek)
+}
+
+fn hessian_text(cursor: &mut Cursor<'_>) -> Result<Option<Span>, Flaw> {
     let at = cursor.at();
     match hessian::text(cursor)? {
         Text::Null => Ok(None),
@@ -231,7 +265,7 @@ fn hessian_attachments<const N: usize>(
         }
         match wanted {
             Some(index) if hessian::is_text(cursor.peek()?) => {
-                values[index] = hessian_text(body, cursor)?;
+                values[index] = hessian_text(cursor)?;
             }
             Some(index) => {
                 values[index] = None;

@@ -12,7 +12,7 @@ use crate::dubbo::*;
 /// Everything that reads a body reads this one; all ranges that come out lie in it.
 fn read_all(bytes: &[u8]) {
     let lies_inside = |span: Span| assert!(span.start <= span.end && span.end as usize <= bytes.len());
-    for serialization in [HESSIAN2, FASTJSON2, serialization::KRYO] {
+    for serialization in [HESSIAN2, FASTJSON2, 3, 4, 7, 8, 9, 12, serialization::GSON] {
         for complete in [false, true] {
             let outcome = peek_request(serialization, bytes, complete);
             assert!(!(complete && outcome == Ok(PeekOutcome::NeedMore)));
@@ -20,9 +20,8 @@ fn read_all(bytes: &[u8]) {
                 continue;
             };
             for span in [peek.dubbo_version, peek.path, peek.method, peek.descriptor] {
-                lies_inside(span);
+                assert!(span.start <= span.end && span.end as usize <= peek.texts(bytes).len());
             }
-            assert!(peek.arguments_at as usize <= bytes.len());
             if let Ok(values) = attachments(serialization, bytes, &peek, ["group", "a"]) {
                 values.into_iter().flatten().for_each(lies_inside);
             }

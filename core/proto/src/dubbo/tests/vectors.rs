@@ -329,8 +329,8 @@ fn a_truncated_request_needs_more_or_is_refused() {
                 assert!(complete.is_err(), "{} at {cut}", vector.name);
                 continue;
             }
-            assert_eq!(partial, Ok(PeekOutcome::Done(peek)));
-            assert_eq!(complete, Ok(PeekOutcome::Done(peek)));
+            assert_eq!(partial, Ok(PeekOutcome::Done(peek.clone())));
+            assert_eq!(complete, Ok(PeekOutcome::Done(peek.clone())));
             let group = attachment(serialization, body, &peek, "group");
             assert!(group.is_err(), "{} at {cut}: {group:?}", vector.name);
         }
