@@ -1,6 +1,7 @@
 //! A connection, or a stream that stands in for one: its state as plain data.
 
 use shmesh_io::{Chunks, Nanos, Slice, SockId};
+use shmesh_policy::Turns;
 use shmesh_proto::http1::BodyReader;
 
 use crate::call::Call;
@@ -138,6 +139,8 @@ pub struct DubboUp {
     pub connected: bool,
     /// Calls that wait for the connection to be made.
     pub queue: Vec<Key<Call>>,
+    /// Frames that wait for their sender's turn, while others leave.
+    pub turns: Turns<Sender, Outgoing>,
     /// Calls that wait for an answer.
     pub waiting: u32,
     /// The provider asked for no new calls.
@@ -149,6 +152,21 @@ pub struct DubboUp {
 /// A client whose bytes are passed through.
 pub struct RawDown {
     pub call: Option<Key<Call>>,
+}
+
+/// Who takes turns on a provider's connection: a consumer's connection, or a lane. The bits are those of its key.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Sender {
+    Conn(u64),
+    Lane(u64),
+}
+
+/// A request as it leaves.
+pub struct Outgoing {
+    /// The call that waits for the answer; `None` for a one-way call.
+    pub call: Option<Key<Call>>,
+    pub header: Slice,
+    pub body: Chunks,
 }
 
 /// Where raw bytes go; serves one call.
@@ -180,7 +198,11 @@ impl Conn {
 
     /// Bytes that have not left yet.
     pub fn unsent(&self) -> u64 {
-        self.out.len_bytes() as u64 + self.sending
+        let waiting = match &self.role {
+            Role::DubboUp(up) => up.turns.bytes(),
+            _ => 0,
+        };
+        self.out.len_bytes() as u64 + self.sending + waiting
     }
 
     /// The call that this conn works for, if its role has just one.

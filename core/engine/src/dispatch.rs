@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use shmesh_io::{Driver, Nanos, Target};
-use shmesh_policy::RoundRobin;
+use shmesh_policy::{RoundRobin, Turns};
 use shmesh_shm::{CallState, LaneEnd};
 
 use crate::call::{Call, Failure, Kind, Peer};
@@ -292,6 +292,7 @@ impl<D: Driver> Worker<D> {
             frames: FrameReader::default(),
             connected: false,
             queue: vec![key],
+            turns: Turns::default(),
             waiting: 0,
             readonly: false,
             heard: self.driver.now(),

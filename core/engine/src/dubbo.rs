@@ -12,7 +12,8 @@ use shmesh_proto::dubbo::{
 use shmesh_shm::{Protocol, TOTAL_UNKNOWN};
 
 use crate::call::{Call, Dubbo, Failure, Kind, Peer};
-use crate::conn::{Conn, Finish, Role};
+use crate::conn::{Conn, Finish, Outgoing, Role, Sender};
+use crate::flow::BATCH_MAX;
 use crate::frame::Frame;
 use crate::ingress::remaining_us;
 use crate::lane::{First, SlotRef};
@@ -213,7 +214,7 @@ impl<D: Driver> Worker<D> {
         let frames_max = WAITING_FRAMES_MAX * u64::from(self.snapshot.limits.dubbo_body_bytes);
         let now = self.driver.now();
         let Some(call) = self.calls.get_mut(key) else { return };
-        let dest = call.dest;
+        let (origin, dest) = (call.origin, call.dest);
         let deadline_us = remaining_us(call.hard_deadline, now);
         let Kind::Dubbo(dubbo) = &mut call.kind else { return };
         let mut header = dubbo.header;
@@ -227,10 +228,25 @@ impl<D: Driver> Worker<D> {
                     return;
                 }
                 header.id = key.to_bits();
-                conn.out.push(self.driver.pool().append(&header.encode()));
-                conn.out.append(&mut body);
-                if let Role::DubboUp(up) = &mut conn.role {
-                    up.waiting += 1;
+                let header_bytes = self.driver.pool().append(&header.encode());
+                let behind = conn.unsent() >= BATCH_MAX as u64;
+                let Role::DubboUp(up) = &mut conn.role else { return };
+                up.waiting += 1;
+                if behind || !up.turns.is_empty() {
+                    let sender = match origin {
+                        Peer::Conn(key) => Sender::Conn(key.to_bits()),
+                        Peer::Slot(at) => Sender::Lane(at.lane.to_bits()),
+                    };
+                    let len = (header_bytes.len() + body.len_bytes()) as u64;
+                    let call = header.two_way.then_some(key);
+                    up.turns.push(
+                        sender,
+                        len,
+                        Outgoing { call, header: header_bytes, body: std::mem::take(&mut body) },
+                    );
+                } else {
+                    conn.out.push(header_bytes);
+                    conn.out.append(&mut body);
                 }
                 self.touch_conn(conn_key);
             }
@@ -257,6 +273,20 @@ impl<D: Driver> Worker<D> {
         self.keep_chunks(body);
         if !header.two_way {
             self.dubbo_one_way_done(key);
+        }
+    }
+
+    /// Lets the frames that wait leave, as many as are handed over at once; those of calls that have ended meanwhile never do.
+    pub(crate) fn dubbo_next_frames(&mut self, key: Key<Conn>) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let Role::DubboUp(up) = &mut conn.role else { return };
+        while conn.out.len_bytes() < BATCH_MAX
+            && let Some(mut frame) = up.turns.take_next()
+        {
+            if frame.call.is_none_or(|call| self.calls.get(call).is_some()) {
+                conn.out.push(frame.header);
+                conn.out.append(&mut frame.body);
+            }
         }
     }
 

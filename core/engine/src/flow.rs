@@ -12,7 +12,7 @@ use crate::slab::Key;
 use crate::worker::{FIRST_REQUEST_GRACE, LINGER, RAW_IDLE, Worker};
 
 /// Bytes that are handed to the driver at once; it tells when all of them left.
-const BATCH_MAX: usize = 64 * 1024;
+pub(crate) const BATCH_MAX: usize = 64 * 1024;
 
 impl<D: Driver> Worker<D> {
     /// A client connected to listener `index`.
@@ -127,7 +127,7 @@ impl<D: Driver> Worker<D> {
         }
         match result {
             Ok(_) => {
-                let drained = conn.out.is_empty();
+                let drained = conn.unsent() == 0;
                 let stays = conn.finish == Finish::Stay;
                 if self.raw_end_is_due(key) {
                     return self.raw_up_ended(key, false);
@@ -199,6 +199,10 @@ impl<D: Driver> Worker<D> {
                 if conn.sending > 0 {
                     return;
                 }
+                if matches!(&conn.role, Role::DubboUp(up) if !up.turns.is_empty()) {
+                    self.dubbo_next_frames(key);
+                }
+                let Some(conn) = self.conns.get_mut(key) else { return };
                 if !conn.out.is_empty() {
                     let chunks = next_batch(&mut conn.out);
                     conn.sending = chunks.len_bytes() as u64;

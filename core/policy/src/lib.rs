@@ -10,6 +10,7 @@
 //! - [`pattern`]: texts in which `*` stands for any bytes
 //! - [`balance`]: which endpoint of a cluster is next
 //! - [`retry`]: whether a failed attempt is made once more
+//! - [`turns`]: whose frame leaves next on a shared connection
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub mod pattern;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
+pub mod turns;
 
 pub use address::{Address, AddressError};
 pub use balance::{RoundRobin, Tries};
@@ -30,3 +32,4 @@ pub use route::{DubboKey, DubboRoute, Group, Route, RouteMatch, Routes, Specific
 pub use snapshot::{
     AccessLog, AdminSpec, AllowUids, Bind, Cluster, ClusterId, Endpoint, Listener, Protocol, SessionSpec, Snapshot,
 };
+pub use turns::Turns;

@@ -4,6 +4,7 @@ mod calls;
 mod failures;
 mod serializations;
 mod shared_connection;
+mod turns;
 
 use std::collections::BTreeMap;
 

@@ -205,7 +205,7 @@ fn a_slow_call_does_not_hold_the_others(driver: Driver) {
 }
 
 impl Frame {
-    fn value_of_argument(&self) -> String {
+    pub(super) fn value_of_argument(&self) -> String {
         Frame::parse(&self.echo()).value()
     }
 }
