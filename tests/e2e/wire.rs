@@ -1,6 +1,6 @@
 //! Both ends of a connection, for clients and services of the tests: bytes, and HTTP/1.1 read by the letter.
 //!
-//! Nothing here comes from shmesh, so that the two cannot be wrong together.
+//! Nothing that reads comes from shmesh, so that the two cannot be wrong together.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -9,10 +9,11 @@ use std::path::Path;
 
 use crate::process::PATIENCE;
 
-/// A connection, TCP or Unix.
+/// A connection: TCP, Unix, or a stream in shared memory.
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Shm(shmesh_client::Stream),
 }
 
 /// A connection with what was read ahead.
@@ -37,7 +38,7 @@ pub struct Answer {
 }
 
 impl Wire {
-    pub fn new(stream: Stream) -> Wire {
+    pub fn new(mut stream: Stream) -> Wire {
         stream.set_patience();
         Wire { stream, ahead: Vec::new() }
     }
@@ -296,8 +297,13 @@ impl Answer {
 }
 
 impl Stream {
-    fn set_patience(&self) {
+    fn set_patience(&mut self) {
         let set = match self {
+            Stream::Shm(stream) => {
+                stream.set_read_timeout(Some(PATIENCE));
+                stream.set_write_timeout(Some(PATIENCE));
+                Ok(())
+            }
             Stream::Tcp(stream) => {
                 stream.set_read_timeout(Some(PATIENCE)).and(stream.set_write_timeout(Some(PATIENCE)))
             }
@@ -312,6 +318,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => Stream::Tcp(stream.try_clone().expect("a descriptor")),
             Stream::Unix(stream) => Stream::Unix(stream.try_clone().expect("a descriptor")),
+            Stream::Shm(stream) => Stream::Shm(stream.try_clone().expect("a descriptor")),
         }
     }
 
@@ -319,6 +326,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.shutdown(how),
             Stream::Unix(stream) => stream.shutdown(how),
+            Stream::Shm(stream) => stream.shutdown(how),
         }
     }
 }
@@ -328,6 +336,7 @@ impl Read for Stream {
         match self {
             Stream::Tcp(stream) => stream.read(out),
             Stream::Unix(stream) => stream.read(out),
+            Stream::Shm(stream) => stream.read(out),
         }
     }
 }
@@ -337,6 +346,7 @@ impl Write for Stream {
         match self {
             Stream::Tcp(stream) => stream.write(bytes),
             Stream::Unix(stream) => stream.write(bytes),
+            Stream::Shm(stream) => stream.write(bytes),
         }
     }
 

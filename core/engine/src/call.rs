@@ -3,6 +3,7 @@
 use shmesh_io::{Chunks, Nanos, Slice};
 use shmesh_policy::Tries;
 use shmesh_proto::dubbo::FrameHeader;
+use shmesh_proto::http1::BodyError;
 
 use crate::conn::Conn;
 use crate::lane::SlotRef;
@@ -156,6 +157,8 @@ pub enum Failure {
     MalformedAnswer,
     /// The caller broke its protocol.
     MalformedRequest,
+    /// The caller broke it in the framing of an HTTP body.
+    MalformedBody(BodyError),
     /// A route asks for what is not read of a Dubbo request in this serialization.
     Unread,
     /// A limit was reached.
@@ -183,6 +186,7 @@ impl Failure {
             Failure::ConnectTimeout | Failure::Timeout => 504,
             Failure::Died | Failure::MalformedAnswer => 502,
             Failure::MalformedRequest | Failure::Unread => 400,
+            Failure::MalformedBody(error) => error.status(),
             Failure::Loop => 508,
         }
     }
@@ -194,7 +198,7 @@ impl Failure {
             Failure::NoRoute => status::SERVICE_NOT_FOUND,
             Failure::Timeout => status::SERVER_TIMEOUT,
             Failure::MalformedAnswer => status::BAD_RESPONSE,
-            Failure::MalformedRequest | Failure::Unread => status::BAD_REQUEST,
+            Failure::MalformedRequest | Failure::MalformedBody(_) | Failure::Unread => status::BAD_REQUEST,
             Failure::Refused
             | Failure::ConnectTimeout
             | Failure::Died
@@ -214,7 +218,10 @@ impl Failure {
             Failure::Refused | Failure::Unresolved => Reset::Refused,
             Failure::ConnectTimeout | Failure::Timeout => Reset::Timeout,
             Failure::Died => Reset::Died,
-            Failure::MalformedAnswer | Failure::MalformedRequest | Failure::Unread => Reset::Malformed,
+            Failure::MalformedAnswer
+            | Failure::MalformedRequest
+            | Failure::MalformedBody(_)
+            | Failure::Unread => Reset::Malformed,
             Failure::Overloaded | Failure::OverQuota(_) => Reset::Overloaded,
             Failure::Withdrawn => Reset::Withdrawn,
         }
@@ -230,6 +237,7 @@ impl Failure {
             Failure::Timeout => "upstream-timeout",
             Failure::MalformedAnswer => "upstream-malformed",
             Failure::MalformedRequest => "malformed-request",
+            Failure::MalformedBody(error) => error.reason(),
             Failure::Unread => "unread-serialization",
             Failure::Overloaded | Failure::OverQuota(_) => "overloaded",
             Failure::Unresolved => "host-unresolved",
@@ -248,6 +256,7 @@ impl Failure {
             Failure::Timeout => "shmesh: the upstream did not answer in time",
             Failure::MalformedAnswer => "shmesh: the upstream's answer broke the protocol",
             Failure::MalformedRequest => "shmesh: the request broke the protocol",
+            Failure::MalformedBody(_) => "shmesh: the request's body is not framed as the protocol has it",
             Failure::Unread => {
                 "shmesh: the routes ask for what shmesh does not read in this serialization (docs/PROTOCOLS.md); \
                  a route without these keys takes it"

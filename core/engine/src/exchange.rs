@@ -417,7 +417,7 @@ impl<D: Driver> Worker<D> {
     /// Answers an HTTP client in the upstream's place.
     fn own_response(&mut self, key: Key<Conn>, failure: Failure, head_only: bool, request_ended: bool) {
         let close = match self.conns.get(key).map(|conn| &conn.role) {
-            Some(Role::HttpDown(down)) => !down.keep_alive || !request_ended || failure == Failure::MalformedRequest,
+            Some(Role::HttpDown(down)) => !down.keep_alive || !request_ended,
             _ => return,
         };
         self.scratch.clear();

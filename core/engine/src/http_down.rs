@@ -174,7 +174,7 @@ impl<D: Driver> Worker<D> {
             Err(error) => {
                 tracing::debug!(?key, %error, "a request's body is malformed");
                 self.counters.http_malformed.add(1);
-                self.fail(call, Failure::MalformedRequest);
+                self.fail(call, Failure::MalformedBody(error));
                 return false;
             }
         };

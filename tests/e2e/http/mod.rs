@@ -1,5 +1,6 @@
 //! HTTP/1.1 through every listener.
 
+pub mod ambiguous;
 mod bodies;
 mod forward_proxy;
 mod malformed;
@@ -7,7 +8,10 @@ mod messages;
 mod numbers;
 mod upstreams;
 
+use shmesh_client::{Client, Protocol};
+
 use crate::sidecar::{Driver, Sidecar};
+use crate::wire::{Stream, Wire};
 
 /// All three kinds of listener before one cluster, whose endpoints are `$up`; `$more` are further lines.
 const CONFIG: &str = "
@@ -27,4 +31,29 @@ fn before(driver: Driver, endpoints: &[&str]) -> Sidecar {
 
 fn quoted(endpoints: &[&str]) -> String {
     endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect::<Vec<_>>().join(", ")
+}
+
+/// The ways in. What HTTP/1.1 asks for holds on each of them.
+const WAYS: [&str; 3] = ["tcp", "uds", "shm"];
+
+/// A client that comes in by each way.
+struct Ways<'a> {
+    sidecar: &'a Sidecar,
+    app: Client,
+}
+
+impl Ways<'_> {
+    fn into(sidecar: &Sidecar) -> Ways<'_> {
+        let app = Client::builder().socket(sidecar.path("apps.sock")).fallback(false).connect();
+        Ways { sidecar, app: app.expect("a session") }
+    }
+
+    /// A new connection, or what stands in for one.
+    fn connect(&self, way: &str) -> Wire {
+        match way {
+            "tcp" => self.sidecar.connect("web"),
+            "uds" => Wire::unix(&self.sidecar.path("web.sock")),
+            _ => Wire::new(Stream::Shm(self.app.stream(Protocol::Http, None).expect("a stream"))),
+        }
+    }
 }

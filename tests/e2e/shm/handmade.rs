@@ -10,7 +10,7 @@ use shmesh_shm::handshake::{self, Hello, LaneInfo, Message, VERSION};
 use shmesh_shm::{Dirty, Flags, Header, INLINE_KEY, Kind, LaneEnd, Mapping, Protocol, Reset, Side, doorbell};
 
 use super::{before, client, expect_sessions};
-use crate::process::{PATIENCE, until};
+use crate::process::PATIENCE;
 use crate::service::http;
 use crate::sidecar::{Driver, Sidecar};
 
@@ -83,7 +83,7 @@ workers: 1
 }
 
 /// An app with one calling lane.
-struct Session {
+pub struct Session {
     lane: LaneEnd,
     dirty: Dirty,
     info: LaneInfo,
@@ -93,7 +93,7 @@ struct Session {
 }
 
 impl Session {
-    fn attach(sidecar: &Sidecar) -> Session {
+    pub fn attach(sidecar: &Sidecar) -> Session {
         let socket = UnixStream::connect(sidecar.path("apps.sock")).expect("it accepts");
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
         let hello = Hello {
@@ -135,7 +135,7 @@ impl Session {
         }
     }
 
-    fn put(&mut self, header: &Header, parts: &[&[u8]]) {
+    pub fn put(&mut self, header: &Header, parts: &[&[u8]]) {
         self.lane.put(header, parts).expect("there is room");
         self.lane.publish();
         self.dirty.mark(u16::from(self.info.worker), self.info.bit);
@@ -143,18 +143,20 @@ impl Session {
     }
 
     /// The next record that begins or resets something.
-    fn next(&mut self) -> Header {
-        let mut header = None;
-        until("a record comes", || {
+    pub fn next(&mut self) -> Header {
+        let late = Instant::now() + PATIENCE;
+        loop {
             while let Some(record) = self.lane.peek().expect("a record in order") {
                 self.lane.advance();
                 if matches!(record.kind, Kind::Answer | Kind::Reset) {
-                    header = Some(record);
-                    break;
+                    return record;
                 }
             }
-            header.is_some()
-        });
-        header.expect("it came")
+            assert!(Instant::now() < late, "no record comes");
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
+
+/// How often somebody who waits for a record looks at the ring.
+const LOOK_EVERY: Duration = Duration::from_micros(50);

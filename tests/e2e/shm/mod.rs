@@ -1,5 +1,6 @@
 //! Over shared memory: apps that call, apps that serve, and what happens when one side goes away.
 
+mod ambiguous;
 mod attach;
 mod calls;
 mod death;
