@@ -120,6 +120,7 @@ impl<D: Driver> Worker<D> {
         let valid = matches!(head.parse(&bytes, &limits, to_head), Ok(Status::Complete))
             && head.len as usize == bytes.len()
             && known.is_none_or(|known| known <= LENGTH_MAX)
+            && (!header.flags.end() || header.total == TOTAL_UNKNOWN || header.total == body_len)
             && !head.is_interim()
             && match head.body {
                 BodyKind::None | BodyKind::UntilClose => true,

@@ -1,5 +1,6 @@
 //! What the abuse tests share: a sidecar before services, and the question whether everybody else is served.
 
+pub mod answers;
 pub mod bells;
 pub mod greeting;
 pub mod lives;
