@@ -50,6 +50,8 @@ impl Ways<'_> {
 
     /// A new connection, or what stands in for one.
     fn connect(&self, way: &str) -> Wire {
+        // Whoever reads of a failure wants to know.
+        println!("over {way}");
         match way {
             "tcp" => self.sidecar.connect("web"),
             "uds" => Wire::unix(&self.sidecar.path("web.sock")),

@@ -67,11 +67,15 @@ fn lengths_that_disagree_in_calls(driver: Driver) {
                 let agrees = declared.is_none_or(|declared| declared == 5) && [TOTAL_UNKNOWN, 5].contains(&total)
                     // Of a stream of unknown length no head may say how long it is.
                     && (whole || declared.is_none() || total == 5);
+                // All that was announced is there before what exceeds it, and may be answered by then.
+                if total == 0 && parts[0].is_empty() {
+                    continue;
+                }
+                let expect = if agrees { Expect::One("POST", "/case", "hello") } else { Expect::Refused };
                 let flags = if whole { Flags::END } else { Flags::NONE };
                 for defined in [false, true] {
                     let open = |open: &mut Header| (open.flags, open.total) = (flags, total);
                     let status = caller.call(defined, head.as_bytes(), open, parts);
-                    let expect = if agrees { Expect::One("POST", "/case", "hello") } else { Expect::Refused };
                     let judged = caller.judge(status, &expect);
                     assert_eq!(judged, Ok(agrees), "Content-Length {declared:?}, total {total}, {parts:?}");
                 }

@@ -13,7 +13,6 @@ use crate::sidecar::{Driver, Sidecar};
 on_each_driver!(
     http_is_spoken_on_a_stream,
     a_stream_that_ends_behind_its_answers_is_ended,
-    a_malformed_head_on_a_stream_is_refused,
     raw_bytes_flow_both_ways_at_once,
     each_direction_of_a_stream_ends_by_itself,
     streams_that_are_dropped_leave_nothing,
@@ -54,16 +53,6 @@ fn http_is_spoken_on_a_stream(driver: Driver) {
         Noise::new(3).check(&read_some(&mut stream, len as usize));
     }
     assert_eq!(sidecar.requests("apps", "service", 200), 10.0);
-}
-
-fn a_malformed_head_on_a_stream_is_refused(driver: Driver) {
-    let service = saying("ok");
-    let sidecar = before(driver, &service.endpoint);
-    let mut stream = client(&sidecar).stream(Protocol::Http, None).expect("a stream");
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: service\r\nContent-Length: x\r\n\r\n").expect("it is taken");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an end in order");
-    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
 }
 
 fn raw_bytes_flow_both_ways_at_once(driver: Driver) {

@@ -23,7 +23,7 @@ on_each_driver!(
 );
 
 /// First lines that are none.
-const NO_LINES: [&str; 30] = [
+const NO_LINES: [&str; 31] = [
     "HTTP/1.1 20 OK",
     "HTTP/1.1 2000 OK",
     "HTTP/1.1 099 OK",
@@ -45,6 +45,7 @@ const NO_LINES: [&str; 30] = [
     "HTTP/0.9 200 OK",
     "http/1.1 200 OK",
     "ICY 200 OK",
+    "SSH-2.0-OpenSSH_9.2",
     "200 OK",
     " HTTP/1.1 200 OK",
     "\r\nHTTP/1.1 200 OK",
@@ -241,7 +242,10 @@ fn by_connection(ways: &Ways<'_>, way: &str, n: usize, answer: &Answer) -> Resul
     let as_expected = match answer.expect {
         Expect::Broken => match &told[..] {
             [] => true,
-            [(502, reason, _), rest @ ..] => reason.starts_with("upstream-") && (rest.is_empty() || rest == [next]),
+            [(502, reason, _), rest @ ..] => {
+                *reason == if answer.ends { "upstream-died" } else { "upstream-malformed" }
+                    && (rest.is_empty() || rest == [next])
+            }
             _ => false,
         },
         Expect::Given(status, body) => told == [(status, "", body.as_bytes()), next],
