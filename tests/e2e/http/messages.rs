@@ -346,6 +346,7 @@ fn hop_by_hop_fields_stay_behind(driver: Driver) {
         ));
         assert_eq!(answer.head.start, "HTTP/1.1 200 Fine");
         assert_eq!(answer.head.get("x-theirs"), None);
+        assert_eq!(answer.head.get("via"), Some("1.1 shmesh"));
         assert_eq!(answer.head.all("set-cookie"), ["a", "b"]);
     }
 }

@@ -158,6 +158,8 @@ pub fn cases() -> Vec<Case> {
         "Host: service\nHost: other",
         "Host: service\rHost: other",
         "Host: service\r\nHost:",
+        "Host:",
+        "Host: \t",
     ] {
         case(Refused, format!("GET /case HTTP/1.1\r\n{fields}\r\n\r\n"));
     }
@@ -169,6 +171,10 @@ pub fn cases() -> Vec<Case> {
         "GET /case HTTP/1.1\nHost: service\r\n\r\n",
         "GET /case HTTP/1.1\rHost: service\r\r",
         "GET /case HTTP/1.1\r\nHost: service\r\n\r\r\n",
+        "\nGET /case HTTP/1.1\r\nHost: service\r\n\r\n",
+        "\rGET /case HTTP/1.1\r\nHost: service\r\n\r\n",
+        "\r\n\r\nGET /case HTTP/1.1\r\nHost: service\r\n\r\n",
+        " \r\nGET /case HTTP/1.1\r\nHost: service\r\n\r\n",
     ] {
         case(Refused, text.into());
     }

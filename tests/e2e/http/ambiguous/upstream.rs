@@ -112,7 +112,14 @@ fn read_head(head: &[u8], seen: &mut Seen) -> Result<Framing, String> {
         }
         let value = line[colon + 1..].trim_ascii();
         match &name[..] {
-            "host" => hosts += 1,
+            "host" => {
+                hosts += 1;
+                // The route takes one host only; any other was not the one that was routed.
+                let name = value.split(|byte| *byte == b':').next().unwrap_or_default();
+                if !name.eq_ignore_ascii_case(b"service") {
+                    return Err(format!("Host: {}", value.escape_ascii()));
+                }
+            }
             "content-length" if length.is_some() => return Err("Content-Length twice".into()),
             "content-length" => {
                 if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
