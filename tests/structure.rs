@@ -202,6 +202,28 @@ fn files_are_short_enough_to_read() {
     assert!(long.is_empty(), "more than {LINES_MAX} lines; cut them where an idea ends:\n{}", long.join("\n"));
 }
 
+/// The tests that docs/PROTOCOLS.md names as its evidence are there.
+#[test]
+fn the_tests_that_the_page_of_protocols_names_exist() {
+    let page = std::fs::read_to_string(root().join("docs/PROTOCOLS.md")).expect("a page");
+    let mut code = String::new();
+    for folder in ["core", "tests"] {
+        each_rust_file(&root().join(folder), &mut |path| code += &std::fs::read_to_string(path).expect("a file"));
+    }
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| what |"));
+    let mut named = 0;
+    for row in rows {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().expect("a last cell");
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test: {row}");
+        for name in names {
+            assert!(code.contains(&format!("fn {name}(")), "there is no test `{name}`: {row}");
+            named += 1;
+        }
+    }
+    assert!(named > 50, "{named} tests are named");
+}
+
 fn each_rust_file(folder: &Path, visit: &mut impl FnMut(&Path)) {
     for entry in std::fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();

@@ -256,6 +256,8 @@ pub fn cases() -> Vec<Case> {
         case(Last("GET", "/case", ""), format!("GET /case HTTP/1.1\r\nHost: service\r\n{fields}\r\n\r\n"));
     }
     case(Last("GET", "/case", ""), "GET /case HTTP/1.0\r\nHost: service\r\n\r\n".into());
+    // Nobody's request, as HTTP/1.0 need not say whose (RFC 9112 §3.2).
+    case(Status(404), "GET /case HTTP/1.0\r\n\r\n".into());
     // Limits, each a byte or a line too far.
     let get = |target: &str, fields: &str| format!("GET {target} HTTP/1.1\r\nHost: service\r\n{fields}\r\n");
     case(Status(414), get(&format!("/{}", "a".repeat(8 * 1024)), ""));
