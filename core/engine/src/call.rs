@@ -69,6 +69,8 @@ pub struct Exchange {
     pub tunnel: bool,
     /// The request's head as it leaves, without framing, with the CRLF that ends it.
     pub head: Slice,
+    /// What a service on a socket may switch to instead of answering.
+    pub upgrade: Option<Box<[u8]>>,
     pub head_only: bool,
     pub idempotent: bool,
     /// Bytes of the request's body when known.
@@ -218,10 +220,9 @@ impl Failure {
             Failure::Refused | Failure::Unresolved => Reset::Refused,
             Failure::ConnectTimeout | Failure::Timeout => Reset::Timeout,
             Failure::Died => Reset::Died,
-            Failure::MalformedAnswer
-            | Failure::MalformedRequest
-            | Failure::MalformedBody(_)
-            | Failure::Unread => Reset::Malformed,
+            Failure::MalformedAnswer | Failure::MalformedRequest | Failure::MalformedBody(_) | Failure::Unread => {
+                Reset::Malformed
+            }
             Failure::Overloaded | Failure::OverQuota(_) => Reset::Overloaded,
             Failure::Withdrawn => Reset::Withdrawn,
         }

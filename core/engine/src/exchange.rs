@@ -36,6 +36,7 @@ impl<D: Driver> Worker<D> {
         let Kind::Exchange(exchange) = &mut call.kind else { return };
         let head = exchange.head.clone();
         let http = exchange.http;
+        let upgrade = exchange.upgrade.clone();
         let framing = request_framing(exchange);
         let mut pending = std::mem::take(&mut exchange.pending);
         let ended = exchange.request_ended;
@@ -46,7 +47,7 @@ impl<D: Driver> Worker<D> {
         match dest {
             Some(Peer::Conn(conn)) => {
                 if http {
-                    self.send_request_head(conn, &head, framing);
+                    self.send_request_head(conn, &head, framing, upgrade.as_deref());
                 }
             }
             Some(Peer::Slot(at)) => {

@@ -10,6 +10,7 @@ use shmesh_proto::http1::{
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::{Conn, Finish, HttpDown, Role};
 use crate::slab::Key;
+use crate::upgrade;
 use crate::worker::Worker;
 
 impl<D: Driver> Worker<D> {
@@ -119,6 +120,7 @@ impl<D: Driver> Worker<D> {
         let exchange = Exchange {
             http: true,
             head: self.outgoing_head(head, bytes),
+            upgrade: upgrade::offered(head, bytes),
             head_only: head.is_head(bytes),
             idempotent: head.is_idempotent(bytes),
             request_length: match head.body {

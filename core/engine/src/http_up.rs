@@ -68,8 +68,7 @@ impl<D: Driver> Worker<D> {
 
     fn http_response(&mut self, key: Key<Conn>, call: Key<Call>, head: &ResponseHead, bytes: &[u8]) -> bool {
         if head.status == 101 {
-            // Nobody asked to switch protocols: Upgrade is not forwarded.
-            self.fail(call, Failure::MalformedAnswer);
+            self.switch_protocols(key, call, head, bytes);
             return false;
         }
         if head.is_interim() {
@@ -280,10 +279,15 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Puts a request's head with the framing of its body on an upstream connection.
-    pub(crate) fn send_request_head(&mut self, key: Key<Conn>, head: &Slice, framing: Framing) {
+    /// Puts a request's head with the framing of its body on an upstream connection, and with the protocols to switch to.
+    pub(crate) fn send_request_head(&mut self, key: Key<Conn>, head: &Slice, framing: Framing, upgrade: Option<&[u8]>) {
         self.scratch.clear();
         self.scratch.extend_from_slice(without_last_line(head.as_slice()));
+        if let Some(protocols) = upgrade {
+            self.scratch.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
+            self.scratch.extend_from_slice(protocols);
+            self.scratch.extend_from_slice(b"\r\n");
+        }
         end_head(&mut self.scratch, framing);
         let bytes = self.driver.pool().append(&self.scratch);
         if let Some(conn) = self.conns.get_mut(key) {

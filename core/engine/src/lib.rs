@@ -44,6 +44,7 @@ mod slab;
 mod stages;
 mod timer;
 mod token;
+mod upgrade;
 mod upstream;
 mod view;
 mod worker;

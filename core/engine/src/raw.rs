@@ -132,7 +132,7 @@ impl<D: Driver> Worker<D> {
     /// When both directions of a tunnel have ended, what is left is flushed and closed.
     fn raw_close_if_done(&mut self, key: Key<Call>) {
         let Some(call) = self.calls.get(key) else { return };
-        let Kind::Exchange(Exchange { tunnel: true, request_ended: true, .. }) = call.kind else { return };
+        let Kind::Exchange(Exchange { tunnel: true, request_ended: true, status, .. }) = call.kind else { return };
         let answered_end = match call.dest {
             Some(Peer::Conn(dest)) => self.conns.get(dest).is_none_or(|conn| conn.ended),
             Some(Peer::Slot(at)) => self.slot_received_end(at),
@@ -157,7 +157,7 @@ impl<D: Driver> Worker<D> {
         if let Some(Peer::Slot(at)) = call.dest {
             self.slot_discard(at);
         }
-        self.count(call.listener, call.cluster, 0, call.started);
+        self.count(call.listener, call.cluster, status, call.started);
     }
 
     /// A client broke off: its upstream is told in the same way.

@@ -6,6 +6,7 @@ mod forward_proxy;
 mod malformed;
 mod messages;
 mod numbers;
+mod upgrade;
 mod upstreams;
 
 use shmesh_client::{Client, Protocol};

@@ -52,6 +52,10 @@ fn http_from_a_socket_to_an_app(driver: Driver) {
     wire.send("PUT / HTTP/1.1\r\nHost: local\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
     assert_eq!(wire.head().expect("an interim answer").status(), 100);
     assert_eq!(wire.ask("body").text(), "body");
+    // Nor can it switch protocols: it is not asked to.
+    let upgrade = "GET / HTTP/1.1\r\nHost: local\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(wire.ask(upgrade).status(), 200);
+    assert_eq!(wire.ask(upgrade).status(), 200);
 }
 
 fn http_from_an_app_to_an_app(driver: Driver) {

@@ -5,7 +5,7 @@ use super::error::HeadError;
 use super::fields::{Cursor, HeaderRules, Stop, header_lines, start_line, version_digits, within_limit};
 use super::head::{BodyKind, HeadLimits, Header, HeaderKind, Status, Version, find};
 use super::hop::HopFields;
-use super::octets::{is_token, target_end};
+use super::octets::{is_token, list_elements, target_end};
 use crate::span::Span;
 
 /// Bytes of a method; the longest registered one has 17.
@@ -74,6 +74,12 @@ impl RequestHead {
 
     pub fn is_connect(&self, buf: &[u8]) -> bool {
         self.method.of(buf) == b"CONNECT"
+    }
+
+    /// What all Upgrade headers together offer, as one list.
+    pub fn upgrade_protocols(&self, buf: &[u8]) -> Vec<u8> {
+        let headers = self.headers.iter().filter(|header| header.kind == HeaderKind::Upgrade);
+        headers.flat_map(|header| list_elements(header.value.of(buf))).collect::<Vec<_>>().join(&b", "[..])
     }
 
     /// Value of the first header called `name` (any case).

@@ -1,0 +1,69 @@
+//! From HTTP to a tunnel: 101 Switching Protocols (RFC 9110 §7.8), as for WebSocket (RFC 6455 §4).
+//!
+//! The request's Upgrade goes to services on sockets only, beside a head that is without it for all others. When one answers 101, the
+//! call becomes a raw one, and both connections pass bytes through from then on.
+
+use shmesh_io::Driver;
+use shmesh_proto::http1::{ConnectionOption, Framing, RequestHead, ResponseHead, ResponseOut, Version, write_response};
+
+use crate::call::{Call, Exchange, Failure, Kind, Peer};
+use crate::conn::{Conn, RawDown, RawUp, Role};
+use crate::slab::Key;
+use crate::worker::Worker;
+
+impl<D: Driver> Worker<D> {
+    /// A service agrees to speak another protocol; it is taken at its word only if the client has asked for one.
+    pub(crate) fn switch_protocols(&mut self, key: Key<Conn>, call: Key<Call>, head: &ResponseHead, bytes: &[u8]) {
+        let asked = matches!(
+            self.calls.get(call).map(|call| &call.kind),
+            Some(Kind::Exchange(Exchange { upgrade: Some(_), request_ended: true, .. }))
+        );
+        let origin = match self.calls.get(call) {
+            Some(Call { origin: Peer::Conn(origin), .. }) if asked && head.upgrade => *origin,
+            _ => return self.fail(call, Failure::MalformedAnswer),
+        };
+        let how =
+            ResponseOut { framing: Framing::None, connection: ConnectionOption::Upgrade, version: Version::Http11 };
+        self.scratch.clear();
+        write_response(&mut self.scratch, head, bytes, &how);
+        let agreed = self.driver.pool().append(&self.scratch);
+        let Some(down) = self.conns.get_mut(origin) else { return self.fail(call, Failure::Died) };
+        down.out.push(agreed);
+        down.role = Role::RawDown(RawDown { call: Some(call) });
+        self.touch_conn(origin);
+        if let Some(up) = self.conns.get_mut(key)
+            && let Role::HttpUp(http) = &up.role
+        {
+            up.role = Role::RawUp(RawUp { address: http.address, call: Some(call), connected: true });
+        }
+        if let Some(call) = self.calls.get_mut(call) {
+            call.answered = true;
+            if let Kind::Exchange(exchange) = &mut call.kind {
+                exchange.status = head.status;
+                (exchange.http, exchange.tunnel) = (false, true);
+                (exchange.request_has_body, exchange.request_ended) = (true, false);
+            }
+        }
+        self.set_call_deadline(call, u64::MAX);
+        let now = self.driver.now();
+        for conn in [origin, key] {
+            let idle = self.idle_for(conn);
+            self.set_conn_deadline(conn, now + idle);
+        }
+        // What either side sent ahead.
+        self.raw_up_input(key);
+        self.raw_down_input(origin);
+        self.start_recv(origin);
+        if self.conns.get(origin).is_some_and(|conn| conn.ended) {
+            self.raw_down_ended(origin, false);
+        }
+        if self.conns.get(key).is_some_and(|conn| conn.ended) {
+            self.raw_up_ended(key, false);
+        }
+    }
+}
+
+/// The protocols that a client offers to speak instead, unless a body comes first.
+pub(crate) fn offered(head: &RequestHead, bytes: &[u8]) -> Option<Box<[u8]>> {
+    (head.upgrade && head.body == shmesh_proto::http1::BodyKind::None).then(|| head.upgrade_protocols(bytes).into())
+}
