@@ -1,7 +1,6 @@
 //! Requests that are refused: the status, the reason, and a closed connection.
 
 use std::io::ErrorKind;
-use std::time::{Duration, Instant};
 
 use super::{WAYS, Ways, before, quoted};
 use crate::process::until;
@@ -99,9 +98,8 @@ fn a_bad_head_is_refused_before_it_ends(driver: Driver) {
     let ways = Ways::into(&sidecar);
     for head in ["GET / HTTP/1.1\r\nHost: service\r\nX y", "GET / HTP", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "G\0"] {
         for way in WAYS {
-            let started = Instant::now();
-            refused(ways.connect(way), head);
-            assert!(started.elapsed() < Duration::from_secs(5), "{head:?}");
+            let (status, _) = refused(ways.connect(way), head);
+            assert_ne!(status, 408, "{head:?} was waited for");
         }
     }
 }

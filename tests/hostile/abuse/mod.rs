@@ -39,9 +39,13 @@ pub struct Scene {
 
 impl Scene {
     pub fn start(driver: Driver) -> Scene {
+        Self::start_with(driver, CONFIG)
+    }
+
+    pub fn start_with(driver: Driver, config: &str) -> Scene {
         let service = http(answer);
         let own = nix::unistd::getuid().to_string();
-        let sidecar = Sidecar::start(driver, CONFIG, &[("up", &service.endpoint), ("own", &own)]);
+        let sidecar = Sidecar::start(driver, config, &[("up", &service.endpoint), ("own", &own)]);
         Scene { sidecar, _service: service }
     }
 

@@ -223,6 +223,7 @@ pub fn cases() -> Vec<Case> {
         "GET http://other HTTP/1.1\r\nHost: service\r\n\r\n",
         "GET http://service.other/case HTTP/1.1\r\nHost: service\r\n\r\n",
         "GET /case HTTP/1.1\r\nHost: other\r\n\r\n",
+        "GET /case HTTP/1.1\r\nHost: servi%63e\r\n\r\n",
         "GET http://[::1]/case HTTP/1.1\r\nHost: service\r\n\r\n",
     ] {
         case(Elsewhere, text.into());
@@ -256,6 +257,7 @@ pub fn cases() -> Vec<Case> {
         case(Last("GET", "/case", ""), format!("GET /case HTTP/1.1\r\nHost: service\r\n{fields}\r\n\r\n"));
     }
     case(Last("GET", "/case", ""), "GET /case HTTP/1.0\r\nHost: service\r\n\r\n".into());
+    case(Last("GET", "/case", ""), "GET http://service/case HTTP/1.0\r\n\r\n".into());
     // Nobody's request, as HTTP/1.0 need not say whose (RFC 9112 §3.2).
     case(Status(404), "GET /case HTTP/1.0\r\n\r\n".into());
     // Limits, each a byte or a line too far.
