@@ -20,6 +20,7 @@ on_each_driver!(
     a_provider_that_says_readonly_gets_no_new_calls,
     a_consumer_that_leaves_takes_only_its_own_calls,
     a_slow_call_does_not_hold_the_others,
+    a_callback_is_refused,
 );
 
 /// 4 consumers, 50 calls each at once, all under the same 50 ids; the provider answers in another order.
@@ -202,6 +203,27 @@ fn a_slow_call_does_not_hold_the_others(driver: Driver) {
     let plain = echo_provider();
     let sidecar = before(driver, &plain.endpoint);
     assert_eq!(ask(&mut sidecar.connect("rpc"), &call(1, "x")).value(), "x");
+}
+
+/// A provider that calls back on its own connection is told at once that nobody takes it, and its answers pass as before.
+fn a_callback_is_refused(driver: Driver) {
+    let service = provider(|frame, wire| {
+        // One that wants no answer is dropped.
+        wire.send(super::request(76, false, serialization::HESSIAN2, &super::invocation("back")));
+        wire.send(call(77, "back"));
+        let refused = read_frame(wire).expect("an answer");
+        assert_eq!((refused.header.id, refused.header.request), (77, false));
+        let (status, sentence) = refused.error();
+        assert_eq!(status, 40);
+        assert!(sentence.starts_with("shmesh: callbacks"), "{sentence}");
+        wire.send(frame.echo());
+    });
+    let sidecar = before(driver, &service.endpoint);
+    let mut wire = sidecar.connect("rpc");
+    for id in 0..3 {
+        assert_eq!(ask(&mut wire, &call(id, "there")).value(), "there");
+    }
+    assert_eq!(service.accepted(), 1);
 }
 
 impl Frame {
