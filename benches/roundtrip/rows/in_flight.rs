@@ -2,6 +2,7 @@
 
 use super::Bench;
 use crate::beside::nginx::Nginx;
+use crate::beside::wrk;
 use crate::goal::{Goal, Report};
 use crate::path::Way;
 use crate::processes::Stage;
@@ -25,7 +26,9 @@ pub fn run(bench: &Bench<'_>, report: &mut Report) -> Result<(), String> {
         Turn::new("direct-tcp, 64 connections", || scene.call(Way::DirectTcp, &connections)),
     ];
     if let Ok(nginx) = &nginx {
-        turns.push(Turn::new(format!("wrk → {}, 64 connections", nginx.version), || nginx.call(&load)));
+        turns.push(Turn::new(format!("wrk → {}, 64 connections", nginx.version), || {
+            wrk::call(nginx.address, IN_FLIGHT, load.duration)
+        }));
     }
     let series = take_turns(bench.options.rounds, turns)?;
     report.measured(NAME, &format!("{} bytes, 64 in flight, {}", load.payload, scene.legend), &series);

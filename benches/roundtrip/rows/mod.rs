@@ -8,6 +8,7 @@ mod in_flight;
 mod one_in_flight;
 mod open_loop;
 mod payloads;
+mod proxies;
 mod quota;
 mod saturated;
 mod syscalls;
@@ -32,7 +33,7 @@ pub struct Row {
 }
 
 /// All rows, in the order of the table.
-pub const ALL: [Row; 11] = [
+pub const ALL: [Row; 12] = [
     Row {
         name: one_in_flight::NAME,
         about: "64 bytes, one call at a time, against direct TCP and UDS",
@@ -51,5 +52,6 @@ pub const ALL: [Row; 11] = [
     Row { name: open_loop::NAME, about: "1,000 calls a second whatever the answers do", run: open_loop::run },
     Row { name: busy::NAME, about: "a CPU hog on each core", run: busy::run },
     Row { name: quota::NAME, about: "half a core for the sidecar, against parking at once", run: quota::run },
+    Row { name: proxies::NAME, about: "HTTP from TCP to TCP, against HAProxy and Envoy", run: proxies::run },
     Row { name: saturated::NAME, about: "a neighbour that moves large payloads", run: saturated::run },
 ];
