@@ -247,6 +247,16 @@ pub fn cases() -> Vec<Case> {
     // HTTP/2 with prior knowledge, and its preface spoilt (RFC 9113 §3.4).
     case(Status(505), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into());
     case(Refused, "PRI * HTTP/1.1\r\nHost: service\r\n\r\nSM\r\n\r\n".into());
+    // A service that does not switch protocols has answered in this one, and what was sent ahead is the next request (RFC 9110 §7.8).
+    for fields in [
+        "Connection: upgrade\r\nUpgrade: websocket",
+        "Connection: Upgrade, x\r\nUpgrade: a, b/2\r\nUpgrade: c",
+        "Connection: upgrade\r\nUpgrade: h2c",
+        "Connection: upgrade",
+        "Upgrade: websocket",
+    ] {
+        case(plain, format!("GET /case HTTP/1.1\r\nHost: service\r\n{fields}\r\n\r\n"));
+    }
     // A connection that ends behind the answer, as its client wants it.
     for fields in [
         "Connection: close",
