@@ -31,4 +31,5 @@ mod control;
 mod dubbo;
 mod http;
 mod raw;
+mod routing;
 mod shm;

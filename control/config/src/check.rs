@@ -1,6 +1,7 @@
 //! The keys of a file to a snapshot; everything that is wrong with them at once.
 
 mod clusters;
+mod conditions;
 mod listeners;
 mod routes;
 

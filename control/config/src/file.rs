@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use crate::located::{At, Key};
 use crate::scalar::{
-    Count, Host, Interval, Method, Name, PathPrefix, PathText, ProtocolName, Size, SocketText, Target, TextPattern,
+    Count, Expression, Host, HttpPath, Interval, Method, Name, PathPrefix, PathText, ProtocolName, Size, SocketText,
+    Target, TextPattern, ValueName, ValueText,
 };
 
 /// Configuration of shmesh, a sidecar proxy for RPC traffic over shared memory, Unix sockets and TCP.
@@ -86,16 +87,20 @@ pub(crate) struct RouteEntry {
     pub cluster: Key<Name>,
 }
 
-/// An absent key matches anything. `host` and `path_prefix` are HTTP only; `service`, `group` and `version` are Dubbo
-/// only.
+/// An absent key matches anything. `host`, `headers`, `query` and one of `path`, `path_prefix` and `path_regex` are
+/// HTTP only; `service`, `group` and `version` are Dubbo only.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Match")]
 pub(crate) struct MatchEntry {
-    /// Host of an HTTP request, without regard to case and port.
+    /// Host of an HTTP request, without regard to case and port. `*.example.com` takes any labels in front of these.
     pub host: Key<Host>,
+    /// Path of an HTTP request, without its query.
+    pub path: Key<HttpPath>,
     /// Leading segments of the path of an HTTP request: `/a` takes `/a` and `/a/b`, but not `/ab`.
     pub path_prefix: Key<PathPrefix>,
+    /// A regular expression for the whole path of an HTTP request, without its query.
+    pub path_regex: Key<Expression>,
     /// Interface of a Dubbo call.
     pub service: Key<TextPattern>,
     /// Group of a Dubbo call; `""` is a call without group.
@@ -104,6 +109,43 @@ pub(crate) struct MatchEntry {
     pub version: Key<TextPattern>,
     /// Method of an HTTP request or a Dubbo call, with its case.
     pub method: Key<Method>,
+    /// What must hold for the headers of an HTTP request, all of it. Names have no case.
+    pub headers: Key<Vec<At<ConditionEntry>>>,
+    /// What must hold for the parameters in the query of an HTTP request, all of it. Nothing is decoded.
+    pub query: Key<Vec<At<ConditionEntry>>>,
+}
+
+/// A name and exactly one of `exact`, `prefix`, `regex`, `present` and `not`. Where the name comes several times, one
+/// value that fits is enough.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Condition", extend("required" = ["name"]))]
+pub(crate) struct ConditionEntry {
+    /// Of the header, or of the parameter.
+    pub name: Key<ValueName>,
+    /// The whole value, with its case.
+    pub exact: Key<ValueText>,
+    /// What the value begins with.
+    pub prefix: Key<ValueText>,
+    /// A regular expression for the whole value.
+    pub regex: Key<Expression>,
+    /// Whether the name must be there, or must not.
+    pub present: Key<bool>,
+    /// No value may fit this; so it holds also when there is none.
+    pub not: Key<NotEntry>,
+}
+
+/// Exactly one of `exact`, `prefix` and `regex`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Not")]
+pub(crate) struct NotEntry {
+    /// The whole value, with its case.
+    pub exact: Key<ValueText>,
+    /// What the value begins with.
+    pub prefix: Key<ValueText>,
+    /// A regular expression for the whole value.
+    pub regex: Key<Expression>,
 }
 
 /// A named set of endpoints that serve the same.

@@ -1,7 +1,9 @@
 //! The effective configuration, in the shape of the file.
 
 use serde_json::{Map, Value, json};
-use shmesh_policy::{AllowUids, Bind, Cluster, Limits, Listener, Protocol, Quotas, Route, Snapshot};
+use shmesh_policy::{
+    AllowUids, Bind, Cluster, Condition, Limits, Listener, PathMatch, Protocol, Quotas, Route, Snapshot, Test,
+};
 
 use crate::scalar::interval;
 
@@ -79,17 +81,43 @@ fn listener_json(listener: &Listener, snapshot: &Snapshot) -> Value {
 
 fn route_json(route: &Route, snapshot: &Snapshot) -> Value {
     let matching = &route.matching;
+    let host = matching.host.as_ref().map(ToString::to_string);
+    let (path_key, path) = match &matching.path {
+        Some(PathMatch::Exact(path)) => ("path", Some(&**path)),
+        Some(PathMatch::Prefix(prefix)) => ("path_prefix", Some(&**prefix)),
+        Some(PathMatch::Regex(regex)) => ("path_regex", Some(regex.as_str())),
+        None => ("path", None),
+    };
     let keys = [
-        ("host", matching.host.as_deref()),
-        ("path_prefix", matching.path_prefix.as_deref()),
+        ("host", host.as_deref()),
+        (path_key, path),
         ("service", matching.service.as_ref().map(|pattern| pattern.as_str())),
         ("group", matching.group.as_ref().map(|pattern| pattern.as_str())),
         ("version", matching.version.as_ref().map(|pattern| pattern.as_str())),
         ("method", matching.method.as_ref().map(|pattern| pattern.as_str())),
     ];
-    let matching: Map<String, Value> =
+    let lists = [("headers", &matching.headers), ("query", &matching.query)];
+    let mut matching: Map<String, Value> =
         keys.into_iter().filter_map(|(key, text)| Some((key.to_owned(), json!(text?)))).collect();
+    for (key, conditions) in lists.into_iter().filter(|(_, conditions)| !conditions.is_empty()) {
+        matching.insert(key.into(), conditions.iter().map(condition_json).collect());
+    }
     json!({ "match": matching, "cluster": snapshot.cluster(route.cluster).map(|cluster| &*cluster.name) })
+}
+
+fn condition_json(condition: &Condition) -> Value {
+    let (key, text) = match &condition.test {
+        Test::Present => return json!({ "name": &*condition.name, "present": !condition.not }),
+        Test::Exact(text) => ("exact", &**text),
+        Test::Prefix(text) => ("prefix", &**text),
+        Test::Regex(regex) => ("regex", regex.as_str()),
+    };
+    let test = json!({ key: text });
+    if condition.not {
+        json!({ "name": &*condition.name, "not": test })
+    } else {
+        json!({ "name": &*condition.name, key: text })
+    }
 }
 
 fn cluster_json(cluster: &Cluster) -> Value {

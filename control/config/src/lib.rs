@@ -3,7 +3,7 @@
 //! A request to read goes through these modules in this order:
 //!
 //! 1. `syntax`: YAML to the keys of `file`; every scalar keeps its text and its place (`located`, `scalar`)
-//! 2. `check`: names, addresses, references and bounds; all faults at once
+//! 2. `check`: names, addresses, references, expressions (`expression`) and bounds; all faults at once
 //! 3. [`to_json`]: the other way, for the effective configuration of a running sidecar
 //!
 //! [`Watcher`] says when the file's content changed. docs/CONFIG.md lists every key; docs/config.schema.json is
@@ -13,6 +13,7 @@
 
 mod check;
 mod error;
+mod expression;
 mod file;
 mod json;
 mod located;

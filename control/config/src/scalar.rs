@@ -11,16 +11,12 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use shmesh_policy::address::check_unix_path;
-use shmesh_policy::route::HOST_BYTES_MAX;
-use shmesh_policy::{Address, Pattern, Protocol};
+use shmesh_policy::{Address, Protocol};
 
 use crate::nearest::nearest;
 
 /// Longest name of a listener or cluster. 255: it is a label of metrics and a part of messages.
 pub(crate) const NAME_BYTES_MAX: usize = 255;
-/// Longest text that a call is matched with. 1,024: more than any class or method name; the cost of a match grows
-/// with it.
-pub(crate) const PATTERN_BYTES_MAX: usize = 1024;
 /// Longest timeout. A day: more is a mistyped unit.
 pub(crate) const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -86,26 +82,9 @@ scalar!(
     Target,
     { "type": "string", "pattern": "^(tcp|unix|shm):", "examples": ["tcp:reviews:9080", "unix:/run/reviews.sock", "shm:my-app"] }
 );
-scalar!(
-    /// A host without glob.
-    Host,
-    { "type": "string", "minLength": 1, "maxLength": 261, "examples": ["reviews", "[::1]"] }
-);
-scalar!(
-    /// Whole segments of a path.
-    PathPrefix,
-    { "type": "string", "pattern": "^/[^?#*\\s]*$" }
-);
-scalar!(
-    /// A text in which `*` stands for any bytes.
-    TextPattern,
-    { "type": "string", "maxLength": 1024, "pattern": "^\\S*$" }
-);
-scalar!(
-    /// A method, in which `*` stands for any bytes.
-    Method,
-    { "type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^\\S+$" }
-);
+mod matching;
+
+pub(crate) use matching::{Expression, Host, HttpPath, Method, PathPrefix, TextPattern, ValueName, ValueText};
 
 impl Count {
     /// A number from `least` to `most`.
@@ -295,85 +274,6 @@ impl Target {
     }
 }
 
-impl Host {
-    /// A host, with a port that is ignored, as it is in requests.
-    pub fn read(&self) -> Result<&str, String> {
-        let text = self.0.as_str();
-        if text.is_empty() {
-            return Err("the host is empty; write one, or leave the key out to take any host".into());
-        }
-        if text.contains('*') {
-            return Err(format!(
-                "`{text}` is a glob, and a host is compared as a whole; write a route for each host, or leave the key \
-                 out to take any host"
-            ));
-        }
-        if let Some((_, rest)) = text.split_once("://") {
-            let host = rest.split('/').next().unwrap_or_default();
-            return Err(format!("`{text}` is a URL; write the host alone: `{host}`"));
-        }
-        if let Some((host, path)) = text.split_once('/') {
-            return Err(format!("`{text}` has a path; write `host: {host}` and `path_prefix: /{path}`"));
-        }
-        if text.parse::<Ipv6Addr>().is_ok() {
-            return Err(format!("`{text}` is an IPv6 address; write it in brackets and quotes: `\"[{text}]\"`"));
-        }
-        let host = host_of(text);
-        let port_fits = match text[host.len()..].strip_prefix(':') {
-            Some(port) => port.parse::<u16>().is_ok(),
-            None => host.len() == text.len(),
-        };
-        let host_fits = match host.strip_prefix('[') {
-            Some(rest) => rest.strip_suffix(']').is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()),
-            None => !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)),
-        };
-        if host_fits && port_fits && host.len() <= HOST_BYTES_MAX {
-            Ok(text)
-        } else {
-            Err(format!("`{text}` is not a host; write a name of letters, digits, `-`, `_` and `.`, or an IP address"))
-        }
-    }
-}
-
-impl PathPrefix {
-    pub fn read(&self) -> Result<&str, String> {
-        let text = self.0.as_str();
-        if !text.starts_with('/') {
-            Err(format!("`{text}` does not begin with a slash; write `/{text}`"))
-        } else if let Some((path, _)) = text.split_once(['?', '#']) {
-            Err(format!("`{text}` goes beyond the path, and only that is compared; write `{path}`"))
-        } else if let Some((segments, _)) = text.split_once('*') {
-            let segments = segments.trim_end_matches('/');
-            let prefix = if segments.is_empty() { "/" } else { segments };
-            Err(format!("`{text}` has a glob, and a prefix takes whatever comes behind it; write `{prefix}`"))
-        } else if text.len() > PATTERN_BYTES_MAX {
-            Err(format!("the prefix has {} bytes; write one of at most {PATTERN_BYTES_MAX}", text.len()))
-        } else if text.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
-            Err(format!("{text:?} has characters that no path has; write them as percent and two hex digits"))
-        } else {
-            Ok(text)
-        }
-    }
-}
-
-impl TextPattern {
-    /// A pattern that may be empty.
-    pub fn read(&self) -> Result<Pattern, String> {
-        read_pattern(&self.0)
-    }
-
-    /// A pattern that is not empty.
-    pub fn read_filled(&self) -> Result<Pattern, String> {
-        read_filled_pattern(&self.0)
-    }
-}
-
-impl Method {
-    pub fn read(&self) -> Result<Pattern, String> {
-        read_filled_pattern(&self.0)
-    }
-}
-
 /// As it can be read again: in the largest unit that divides it.
 pub(crate) fn bytes(number: impl Into<u64>) -> String {
     match number.into() {
@@ -394,23 +294,6 @@ pub(crate) fn interval(interval: Duration) -> String {
 fn read_digits(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if digits { text.parse().ok() } else { None }
-}
-
-fn read_filled_pattern(text: &str) -> Result<Pattern, String> {
-    if text.is_empty() {
-        return Err("this is empty; write a text, or leave the key out to take any".into());
-    }
-    read_pattern(text)
-}
-
-fn read_pattern(text: &str) -> Result<Pattern, String> {
-    if text.len() > PATTERN_BYTES_MAX {
-        Err(format!("this has {} bytes; write at most {PATTERN_BYTES_MAX}", text.len()))
-    } else if text.chars().any(|letter| letter.is_whitespace() || letter.is_control()) {
-        Err(format!("{text:?} contains white space; write it without"))
-    } else {
-        Ok(Pattern::new(text))
-    }
 }
 
 /// What stands before the port.

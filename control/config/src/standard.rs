@@ -33,7 +33,7 @@ fn with_socket(path: &str) -> String {
 mod tests {
     use std::path::Path;
 
-    use shmesh_policy::{AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, Protocol};
+    use shmesh_policy::{AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, HttpKey, Protocol};
 
     use super::*;
 
@@ -45,7 +45,13 @@ mod tests {
         assert_eq!(*snapshot.allow_uids(&snapshot.listeners[0]), AllowUids::OwnAndRoot);
         assert_eq!(snapshot.listeners[1].bind, Bind::Tcp("127.0.0.1:15001".parse().unwrap()));
         assert_eq!(snapshot.listeners[1].protocol, Protocol::Http);
-        assert_eq!(snapshot.route_http(b"anything:80", b"/x", b"GET"), Some(ClusterId(0)));
+        let http = HttpKey {
+            authority: b"anything:80",
+            path_and_query: b"/x",
+            method: b"GET",
+            headers: &&[("accept", "*/*")][..],
+        };
+        assert_eq!(snapshot.route_http(&http), Some(ClusterId(0)));
         assert!(snapshot.clusters[0].dynamic_forward_proxy);
         let dubbo = DubboKey { service: b"S", method: b"m", version: None, group: Group::None };
         assert_eq!(snapshot.route_dubbo(&dubbo), DubboRoute::NoRoute, "a Dubbo call names no host");

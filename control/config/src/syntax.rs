@@ -81,8 +81,13 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("bind", "tcp"),
     ("address", "tcp"),
     ("domain", "host"),
+    ("domains", "host"),
     ("hosts", "endpoints"),
+    ("exists", "present"),
     ("interface", "service"),
+    ("key", "name"),
+    ("params", "query"),
+    ("value", "exact"),
     ("targets", "endpoints"),
     ("upstreams", "clusters"),
 ];

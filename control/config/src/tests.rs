@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use shmesh_policy::{AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, Protocol, Quotas, Snapshot};
+use shmesh_policy::{AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, HttpKey, Protocol, Quotas, Snapshot};
 
+use super::expression::REGEXES_MAX;
 use super::*;
 
 /// As scripts write it.
@@ -43,6 +44,23 @@ routes:
   - match: { host: "[::1]", path_prefix: /a/, method: GET }
     cluster: a
   - { match: { service: "*.S", group: "", version: 0.0.0 }, cluster: b }
+  - match:
+      host: "*.Example.com:80"
+      path: /a%20b
+      headers:
+        - { name: X-Tier, exact: gold }
+        - { name: x-empty, exact: "" }
+        - { name: x-debug, present: true }
+        - { name: x-internal, present: false }
+        - { name: user-agent, not: { prefix: "curl/ " } }
+        - { name: x-number, regex: "[0-9]+" }
+      query:
+        - { name: v, exact: 2 }
+        - { name: V, not: { regex: "a.*" } }
+        - { name: w, not: { exact: "" } }
+        - { name: p, prefix: "%61" }
+    cluster: b
+  - { match: { path_regex: '/v\d+(/.*)?' }, cluster: b }
 clusters:
   - { name: a, dynamic_forward_proxy: true, connect_timeout: 250ms }
   - { name: b, endpoints: [ "tcp:example.com:80" ], first_byte_timeout: 2m }
@@ -81,6 +99,15 @@ fn accepted(text: &str) -> Snapshot {
     parse(text, "t.yaml").unwrap_or_else(|error| panic!("{text}\n{error}"))
 }
 
+fn http(snapshot: &Snapshot, host: &str, path: &str, headers: &[(&str, &str)]) -> Option<ClusterId> {
+    snapshot.route_http(&HttpKey {
+        authority: host.as_bytes(),
+        path_and_query: path.as_bytes(),
+        method: b"GET",
+        headers: &headers,
+    })
+}
+
 fn refused(text: &str) -> String {
     match parse(text, "t.yaml") {
         Ok(_) => panic!("accepted: {text}"),
@@ -112,9 +139,9 @@ fn the_sample_is_read() {
     );
     assert_eq!(snapshot.listeners[0].bind, Bind::Shm("/run/shmesh/shmesh.sock".into()));
 
-    assert_eq!(snapshot.route_http(b"Reviews:15001", b"/x", b"GET"), Some(ClusterId(0)));
-    assert_eq!(snapshot.route_http(b"local", b"", b"GET"), Some(ClusterId(2)));
-    assert_eq!(snapshot.route_http(b"other", b"/", b"GET"), None);
+    assert_eq!(http(&snapshot, "Reviews:15001", "/x", &[]), Some(ClusterId(0)));
+    assert_eq!(http(&snapshot, "local", "", &[]), Some(ClusterId(2)));
+    assert_eq!(http(&snapshot, "other", "/", &[]), None);
     let key = DubboKey {
         service: b"com.demo.GreetService",
         method: b"sayHello",
@@ -165,6 +192,48 @@ fn every_key_is_read() {
     assert_eq!(snapshot.workers, Some(2));
 }
 
+/// Each condition of the long match decides on its own.
+#[test]
+fn conditions_are_read_with_their_meaning() {
+    let snapshot = accepted(&FULL.replace("  - match: {}\n    cluster: b\n", ""));
+    let fits = [("x-tier", "gold"), ("X-Empty", ""), ("x-debug", ""), ("user-agent", "curl/8"), ("x-number", "17")];
+    let to = |path: &str, headers: &[(&str, &str)]| http(&snapshot, "a.example.com", path, headers);
+    const PATH: &str = "/a%20b?v=2&p=%61b";
+    assert_eq!(to(PATH, &fits), Some(ClusterId(1)));
+    for left_out in [0, 1, 2, 4] {
+        let mut headers = fits.to_vec();
+        let (name, _) = headers.remove(left_out);
+        assert_eq!(to(PATH, &headers), None, "without {name}");
+    }
+    let without_agent = [fits[0], fits[1], fits[2], fits[4]];
+    assert_eq!(to(PATH, &without_agent), Some(ClusterId(1)), "`not` holds when there is none");
+    for more in [("x-internal", ""), ("user-agent", "curl/ 8")] {
+        assert_eq!(to(PATH, &[&fits[..], &[more]].concat()), None, "{more:?}");
+    }
+    for path in ["/a%20b?v=2", "/a%20b?p=%61b", "/a%20b?v=2&p=%61&V=a", "/a%20b?v=2&p=%61&w", "/a b?v=2&p=%61"] {
+        assert_eq!(to(path, &fits), None, "{path}");
+    }
+    assert_eq!(http(&snapshot, "x", "/v12/y?z", &[]), Some(ClusterId(1)), "an expression for the path alone");
+    assert_eq!(http(&snapshot, "x", "/v/y", &[]), None);
+}
+
+#[test]
+fn expressions_of_a_file_are_counted() {
+    let file = |count: usize| {
+        let route = "  - { match: { path_regex: /a }, cluster: c }\n";
+        let clusters = "clusters: [ { name: c, endpoints: [ \"tcp:h:1\" ] } ]";
+        format!("{LISTENER}{clusters}\nroutes:\n{}", route.repeat(count))
+    };
+    accepted(&file(REGEXES_MAX));
+    assert_eq!(
+        refused(&file(REGEXES_MAX + 2)),
+        format!(
+            "t.yaml:{}:28: a file has at most 1024 regular expressions; write exact texts or prefixes instead",
+            3 + REGEXES_MAX + 1
+        )
+    );
+}
+
 #[test]
 fn what_is_in_force_can_be_read_again() {
     for text in [SAMPLE, FULL, &default_yaml()] {
@@ -179,6 +248,13 @@ fn what_is_in_force_can_be_read_again() {
     let json = to_json(&accepted(FULL));
     assert_eq!(json["clusters"][1]["endpoints"][0], "tcp:example.com:80");
     assert_eq!(json["routes"][1]["match"]["path_prefix"], "/a");
+    let long = &json["routes"][3]["match"];
+    assert_eq!(long["host"], "*.example.com");
+    assert_eq!(long["path"], "/a%20b");
+    assert_eq!(long["headers"][0], serde_json::json!({ "name": "x-tier", "exact": "gold" }));
+    assert_eq!(long["headers"][3], serde_json::json!({ "name": "x-internal", "present": false }));
+    assert_eq!(long["query"][1], serde_json::json!({ "name": "V", "not": { "regex": "a.*" } }));
+    assert_eq!(json["routes"][4]["match"]["path_regex"], r"/v\d+(/.*)?");
     assert_eq!(json["timeouts"]["first_byte"], "1500ms");
     assert_eq!(json["listeners"][2]["cluster"], "b");
 }
@@ -241,7 +317,7 @@ fn ten_thousand_routes_are_read() {
         text.push_str(&format!("  - {{ match: {{ host: h{route}, path_prefix: /p{route} }}, cluster: c }}\n"));
     }
     let snapshot = accepted(&text);
-    assert_eq!(snapshot.route_http(b"H9999:80", b"/p9999/x", b"GET"), Some(ClusterId(0)));
+    assert_eq!(http(&snapshot, "H9999:80", "/p9999/x", &[]), Some(ClusterId(0)));
 }
 
 /// Every key is in docs/CONFIG.md, and every example there is accepted.

@@ -9,6 +9,7 @@ use shmesh_proto::http1::{
 
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::{Conn, Finish, HttpDown, Role};
+use crate::route_key::HeadFields;
 use crate::slab::Key;
 use crate::upgrade;
 use crate::worker::Worker;
@@ -108,7 +109,7 @@ impl<D: Driver> Worker<D> {
             return;
         }
         let begun = self.stages.begin();
-        let cluster = self.snapshot.route_http(head.authority.of(bytes), head.path.of(bytes), head.method.of(bytes));
+        let cluster = self.snapshot.route_http(&HeadFields { head, bytes }.key());
         self.stages.routed(begun);
         let forward_proxy = cluster.and_then(|id| self.snapshot.cluster(id)).is_some_and(|c| c.dynamic_forward_proxy);
         let named_host = forward_proxy.then(|| named_host(head, bytes)).flatten();

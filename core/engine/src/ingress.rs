@@ -194,13 +194,12 @@ impl<D: Driver> Worker<D> {
 
     /// Reads the first `length` bytes of the peeked record's payload as a routing key.
     fn read_key(&mut self, key: Key<Lane>, header: &Header, length: u32) -> Result<RouteKey, Breach> {
-        let limits = self.head_limits();
         let Some(lane) = self.lanes.get_mut(key) else { return Err(Breach::UnknownCall) };
         let protocol = header.protocol().ok_or(Violation::Code)?;
         let mut bytes = vec![0; length as usize];
         self.parsed += u64::from(length);
         lane.end.read_payload(0, &mut bytes)?;
-        let read = RouteKey::read(protocol, &bytes, &limits, &mut self.request_head, &mut self.scratch);
+        let read = RouteKey::read(protocol, &bytes, &self.snapshot, &mut self.request_head, &mut self.scratch);
         Ok(read.unwrap_or_else(|failure| RouteKey::unusable(protocol, failure)))
     }
 

@@ -1,13 +1,14 @@
 //! The routing key of calls over shared memory: defined once a lane, or carried by a record.
 
 use shmesh_io::Slice;
-use shmesh_policy::{DubboKey, DubboRoute, Group, Snapshot};
+use shmesh_policy::{ClusterId, DubboKey, DubboRoute, Fields, Group, HttpKey, Snapshot};
 use shmesh_proto::http1::{
     BodyKind, ConnectionOption, Framing, HeadLimits, RequestHead, RequestOut, Status, TargetForm, write_request,
 };
 use shmesh_shm::Protocol;
 
 use crate::call::Failure;
+use crate::worker::head_limits;
 
 /// A validated key with what was found out about it.
 #[derive(Clone)]
@@ -32,9 +33,19 @@ pub struct RouteKey {
 /// What routing looks at.
 #[derive(Clone)]
 enum KeyText {
-    Http { authority: Box<[u8]>, path: Box<[u8]>, method: Box<[u8]> },
-    Dubbo { service: Box<[u8]>, method: Box<[u8]>, group: Option<Box<[u8]>>, version: Option<Box<[u8]>> },
-    Raw { cluster: Box<str> },
+    /// The head as it came: a later snapshot may look at other fields.
+    Http {
+        head: Box<[u8]>,
+    },
+    Dubbo {
+        service: Box<[u8]>,
+        method: Box<[u8]>,
+        group: Option<Box<[u8]>>,
+        version: Option<Box<[u8]>>,
+    },
+    Raw {
+        cluster: Box<str>,
+    },
 }
 
 impl RouteKey {
@@ -42,12 +53,12 @@ impl RouteKey {
     pub fn read(
         protocol: Protocol,
         bytes: &[u8],
-        limits: &HeadLimits,
+        snapshot: &Snapshot,
         head: &mut RequestHead,
         scratch: &mut Vec<u8>,
     ) -> Result<RouteKey, Failure> {
         match protocol {
-            Protocol::Http => Self::http(bytes, limits, head, scratch),
+            Protocol::Http => Self::http(bytes, snapshot, head, scratch),
             Protocol::Dubbo2 => Self::dubbo(bytes),
             Protocol::Raw => Self::raw(bytes),
         }
@@ -68,6 +79,12 @@ impl RouteKey {
         self.cluster
     }
 
+    /// The cluster that takes all calls that an app takes for alike (spec/shm-v1.md §6, LOOKUP): of HTTP those with this
+    /// authority, path and method, if routes that look at more lead all of them to one.
+    pub fn cluster_of_alike(&self, snapshot: &Snapshot) -> Option<u32> {
+        self.key.route_with(snapshot, Snapshot::route_all_http)
+    }
+
     /// Whether a frame's own strings say what the key says.
     pub fn agrees(&self, service: &[u8], method: &[u8], version: Option<&[u8]>) -> bool {
         match &self.key {
@@ -80,11 +97,11 @@ impl RouteKey {
 
     fn http(
         bytes: &[u8],
-        limits: &HeadLimits,
+        snapshot: &Snapshot,
         head: &mut RequestHead,
         scratch: &mut Vec<u8>,
     ) -> Result<RouteKey, Failure> {
-        match head.parse(bytes, limits) {
+        match head.parse(bytes, &head_limits(snapshot)) {
             Ok(Status::Complete) if head.len as usize == bytes.len() => {}
             Ok(_) | Err(_) => return Err(Failure::MalformedRequest),
         }
@@ -107,13 +124,10 @@ impl RouteKey {
             declared,
             flaw: None,
             bytes: 0,
-            key: KeyText::Http {
-                authority: head.authority.of(bytes).into(),
-                path: head.path.of(bytes).into(),
-                method: head.method.of(bytes).into(),
-            },
-            version: 0,
-            cluster: None,
+            key: KeyText::Http { head: bytes.into() },
+            // Now, as it is parsed: a key that travels in a record is routed once.
+            version: snapshot.version,
+            cluster: snapshot.route_http(&HeadFields { head, bytes }.key()).map(|cluster| cluster.0),
         })
     }
 
@@ -161,9 +175,21 @@ impl RouteKey {
 
 impl KeyText {
     fn route(&self, snapshot: &Snapshot) -> Option<u32> {
+        self.route_with(snapshot, Snapshot::route_http)
+    }
+
+    fn route_with(&self, snapshot: &Snapshot, http: HttpRouting) -> Option<u32> {
         match self {
-            KeyText::Http { authority, path, method } => {
-                snapshot.route_http(authority, path, method).map(|cluster| cluster.0)
+            KeyText::Http { head: bytes } => {
+                let mut head = RequestHead::default();
+                // It was valid under the limits that were in force then.
+                let limits = HeadLimits { head_bytes: u32::MAX, start_line_bytes: u32::MAX, headers: u16::MAX };
+                match head.parse(bytes, &limits) {
+                    Ok(Status::Complete) => {
+                        http(snapshot, &HeadFields { head: &head, bytes }.key()).map(|cluster| cluster.0)
+                    }
+                    Ok(Status::Partial) | Err(_) => None,
+                }
             }
             KeyText::Dubbo { service, method, group, version } => {
                 let key = DubboKey {
@@ -179,6 +205,37 @@ impl KeyText {
             }
             KeyText::Raw { cluster } => snapshot.cluster_named(cluster).map(|cluster| cluster.0),
         }
+    }
+}
+
+type HttpRouting = fn(&Snapshot, &HttpKey<'_>) -> Option<ClusterId>;
+
+/// The fields of a head that was parsed, for routes that ask for them.
+pub struct HeadFields<'a> {
+    pub head: &'a RequestHead,
+    /// What it was parsed from.
+    pub bytes: &'a [u8],
+}
+
+impl HeadFields<'_> {
+    /// What a call with this head is routed by.
+    pub fn key(&self) -> HttpKey<'_> {
+        let HeadFields { head, bytes } = self;
+        HttpKey {
+            authority: head.authority.of(bytes),
+            path_and_query: head.path.of(bytes),
+            method: head.method.of(bytes),
+            headers: self,
+        }
+    }
+}
+
+impl Fields for HeadFields<'_> {
+    fn any(&self, name: &str, fits: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        let mut headers = self.head.headers.iter();
+        headers.any(|header| {
+            header.name.of(self.bytes).eq_ignore_ascii_case(name.as_bytes()) && fits(header.value.of(self.bytes))
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use shmesh_policy::{Address, Snapshot};
-use shmesh_proto::http1::{HeadLimits, RequestHead};
+use shmesh_proto::http1::RequestHead;
 use shmesh_shm::handshake::{
     Endpoints, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION, Welcome,
 };
@@ -510,12 +510,12 @@ impl Desk {
     }
 }
 
-/// The socket endpoints of the cluster that takes calls with this key.
+/// The socket endpoints of the cluster that takes calls with this key, and all that are alike.
 fn endpoints(snapshot: &Snapshot, lookup: &Lookup) -> Vec<String> {
     let mut head = RequestHead::default();
-    let read = RouteKey::read(lookup.protocol, &lookup.key, &HeadLimits::default(), &mut head, &mut Vec::new());
-    let Ok(mut key) = read else { return Vec::new() };
-    let Some(cluster) = key.cluster(snapshot).and_then(|index| snapshot.clusters.get(index as usize)) else {
+    let read = RouteKey::read(lookup.protocol, &lookup.key, snapshot, &mut head, &mut Vec::new());
+    let Ok(key) = read else { return Vec::new() };
+    let Some(cluster) = key.cluster_of_alike(snapshot).and_then(|index| snapshot.clusters.get(index as usize)) else {
         return Vec::new();
     };
     cluster

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use app::{App, engine, snapshot, turn, turn_until};
 use shmesh_engine::embed::{Control, Inspect, LoneWorker};
 use shmesh_io::sim::{SimDriver, World};
-use shmesh_policy::{Address, Cluster, ClusterId, Route, RouteMatch, Routes, Snapshot};
+use shmesh_policy::{Address, Cluster, ClusterId, Condition, Route, RouteMatch, Routes, Snapshot, Test};
 use shmesh_shm::{CallState, Flags, Geometry, Header, Kind, Protocol, Reset, TOTAL_UNKNOWN};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nServer: test\r\n\r\n";
@@ -455,4 +455,47 @@ fn a_new_snapshot_changes_nothing_for_calls_under_way() {
     pair.server.publish();
     assert_eq!(pair.answered().body, b"as before");
     pair.still_works(3);
+}
+
+/// Headers belong to the key, so that a call is relayed to where they lead; a later snapshot looks at them anew.
+#[test]
+fn headers_of_a_defined_key_lead_the_calls_that_use_it() {
+    let mut pair = Pair::new(Geometry::default());
+    let heads = ["PUT /a HTTP/1.1\r\nHost: local\r\nX-Tier: gold\r\n\r\n", "PUT /a HTTP/1.1\r\nHost: local\r\n\r\n"];
+    for (id, head) in (1..).zip(heads) {
+        let mut define = Header::new(Kind::Define, 0, 0);
+        (define.code, define.route) = (Protocol::Http as u16, id);
+        pair.caller.put(&define, &[head.as_bytes()]);
+    }
+    let gold = |not| Condition { name: "x-tier".into(), not, test: Test::Exact("gold".into()) };
+    // Before the call of each generation: whether those with the header go to the app, as the others do otherwise.
+    for (version, with_header) in [(2, true), (3, false), (4, true)] {
+        let to_app =
+            RouteMatch { host: Some("local".into()), headers: vec![gold(!with_header)], ..RouteMatch::default() };
+        pair.control.publish(Arc::new(Snapshot {
+            routes: Routes::new(vec![Route { matching: to_app, cluster: ClusterId(0) }]),
+            ..snapshot(version)
+        }));
+        pair.turns(5);
+        // The first one of each looks the serving lane up.
+        for generation in [2 * version, 2 * version + 1] {
+            for (slot, id) in [(1, 1), (2, 2)] {
+                let mut open = Header::new(Kind::Open, slot, generation);
+                (open.code, open.flags, open.route) = (Protocol::Http as u16, Flags::END, id);
+                pair.caller.put(&open, &[b"?"]);
+            }
+            pair.caller.publish();
+            let (served, refused) = if with_header { (1, 2) } else { (2, 1) };
+            let asked = pair.served();
+            let text = String::from_utf8_lossy(&asked.head).to_lowercase();
+            assert_eq!(text.contains("x-tier: gold"), with_header, "{text}");
+            let answer = pair.answered();
+            assert_eq!((answer.header.slot, answer.header.code), (refused, 404));
+            pair.answer(&asked, OK, b"!");
+            pair.server.publish();
+            let answer = pair.answered();
+            assert_eq!((answer.header.slot, answer.header.code, &answer.body[..]), (served, 200, &b"!"[..]));
+            pair.is_quiet();
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! - [`address`]: where an endpoint is: `tcp:…`, `unix:…`, `shm:…`
 //! - [`limit`]: timeouts and limits with their defaults and reasons
 //! - [`route`]: which cluster takes a call, and which route wins when several match
+//! - [`condition`]: what a route asks of header fields and parameters
 //! - [`pattern`]: texts in which `*` stands for any bytes
 //! - [`balance`]: which endpoint of a cluster is next
 //! - [`retry`]: whether a failed attempt is made once more
@@ -16,6 +17,7 @@
 
 pub mod address;
 pub mod balance;
+pub mod condition;
 pub mod limit;
 pub mod pattern;
 pub mod retry;
@@ -25,10 +27,11 @@ pub mod turns;
 
 pub use address::{Address, AddressError};
 pub use balance::{RoundRobin, Tries};
+pub use condition::{Condition, Fields, Query, Regex, Test};
 pub use limit::{Limits, Quotas, Timeouts};
 pub use pattern::{Pattern, Precision};
 pub use retry::{Attempt, Retry};
-pub use route::{DubboKey, DubboRoute, Group, Route, RouteMatch, Routes, Specificity};
+pub use route::{DubboKey, DubboRoute, Group, HostMatch, HttpKey, PathMatch, Route, RouteMatch, Routes, Specificity};
 pub use snapshot::{
     AccessLog, AdminSpec, AllowUids, Bind, Cluster, ClusterId, Endpoint, Listener, Protocol, SessionSpec, Snapshot,
 };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::address::{Address, check_unix_path};
 use crate::limit::{Limits, Quotas, Timeouts};
-use crate::route::{DubboKey, DubboRoute, Routes};
+use crate::route::{DubboKey, DubboRoute, HttpKey, Routes};
 
 /// Everything that a worker needs to know to serve; published whole, never changed afterwards.
 ///
@@ -45,11 +45,14 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The cluster that takes an HTTP call, if any route does.
-    ///
-    /// `authority` is what the request names, with its port as sent; `path_and_query` is in origin form, where an
-    /// empty one means `/`; `method` is compared with its case (RFC 9110 §9.1).
-    pub fn route_http(&self, authority: &[u8], path_and_query: &[u8], method: &[u8]) -> Option<ClusterId> {
-        self.routes.http(authority, path_and_query, method)
+    pub fn route_http(&self, key: &HttpKey<'_>) -> Option<ClusterId> {
+        self.routes.http(key)
+    }
+
+    /// The cluster that takes all HTTP calls with this authority, path and method. `None` also when it is not one for all
+    /// of them, because routes look at their headers or queries.
+    pub fn route_all_http(&self, key: &HttpKey<'_>) -> Option<ClusterId> {
+        self.routes.all_http(key)
     }
 
     /// The cluster that takes a Dubbo call; see [`DubboRoute`].

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use shmesh_client::Request;
-use shmesh_shm::handshake::{self, Hello, LaneInfo, Message, VERSION};
+use shmesh_shm::handshake::{self, Hello, LaneInfo, Lookup, Message, VERSION};
 use shmesh_shm::{Dirty, Flags, Header, INLINE_KEY, Kind, LaneEnd, Mapping, Protocol, Reset, Side, doorbell};
 
 use super::{before, client, expect_sessions};
@@ -14,7 +14,11 @@ use crate::process::PATIENCE;
 use crate::service::http;
 use crate::sidecar::{Driver, Sidecar};
 
-on_each_driver!(a_body_longer_than_it_said_is_refused, a_frame_that_does_not_get_whole_is_given_up);
+on_each_driver!(
+    a_body_longer_than_it_said_is_refused,
+    a_frame_that_does_not_get_whole_is_given_up,
+    endpoints_are_told_where_all_alike_go_there,
+);
 
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: service\r\n\r\n";
 
@@ -82,13 +86,53 @@ workers: 1
     expect_sessions(&sidecar, 1);
 }
 
+/// A shim that lost its sidecar knows calls by authority, method and path: where routes look at more than that and lead to
+/// several clusters, it must not be told one.
+fn endpoints_are_told_where_all_alike_go_there(driver: Driver) {
+    let config = "
+listeners: [ { name: apps, shm: $dir/apps.sock } ]
+routes:
+  - { match: { host: a }, cluster: one }
+  - { match: { host: a, path_prefix: /divided, headers: [ { name: x, present: true } ] }, cluster: two }
+  - { match: { host: a, path_prefix: /query, query: [ { name: q, exact: 1 } ] }, cluster: two }
+  - { match: { host: a, path_prefix: /same, headers: [ { name: x, present: true } ] }, cluster: one }
+  - { match: { host: a, path: /divided/exact }, cluster: one }
+  - { match: { host: '*.b', path_prefix: /put, method: PUT, headers: [ { name: x, present: true } ] }, cluster: two }
+  - { match: { host: '*.b' }, cluster: one }
+clusters:
+  - { name: one, endpoints: [ \"tcp:127.0.0.1:1\", \"shm:app\" ] }
+  - { name: two, endpoints: [ \"tcp:127.0.0.1:2\" ] }
+workers: 1
+";
+    let sidecar = Sidecar::start(driver, config, &[]);
+    let session = Session::attach(&sidecar);
+    let table = [
+        ("GET /", "a", true),
+        ("GET /divided", "a", false),
+        ("GET /divided/exact", "a", true),
+        ("GET /query?q=1", "a", false),
+        ("GET /query", "a", false),
+        ("GET /same", "a", true),
+        ("GET /put", "x.b:80", true),
+        ("PUT /put", "x.b:80", false),
+        ("GET /", "b", false),
+    ];
+    for (id, (line, host, told)) in table.into_iter().enumerate() {
+        for header in ["", "x: 1\r\n"] {
+            let endpoints = session.look_up(id as u32, &format!("{line} HTTP/1.1\r\nHost: {host}\r\n{header}\r\n"));
+            let expected: &[&str] = if told { &["tcp:127.0.0.1:1"] } else { &[] };
+            assert_eq!(endpoints, expected, "{line} of {host} with {header:?}");
+        }
+    }
+}
+
 /// An app with one calling lane.
 pub struct Session {
     lane: LaneEnd,
     dirty: Dirty,
     info: LaneInfo,
     worker: OwnedFd,
-    _socket: UnixStream,
+    socket: UnixStream,
     _bell: OwnedFd,
 }
 
@@ -107,17 +151,10 @@ impl Session {
         let mut bytes = Vec::new();
         Message::Hello(hello).encode(&mut bytes).expect("a message");
         handshake::send(socket.as_fd(), &bytes, &[]).expect("it reads");
-        let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
-        let welcome = loop {
-            match Message::decode(&bytes).expect("a message") {
-                Some((Message::Welcome(welcome), _)) => break welcome,
-                Some((other, _)) => panic!("not welcome: {other:?}"),
-                None => {}
-            }
-            let mut piece = [0; 4096];
-            let len = handshake::receive(socket.as_fd(), &mut piece, &mut descriptors).expect("an answer");
-            assert!(len > 0, "it closed");
-            bytes.extend_from_slice(&piece[..len]);
+        let mut descriptors = Vec::new();
+        let welcome = match message(&socket, &mut descriptors) {
+            Message::Welcome(welcome) => welcome,
+            other => panic!("not welcome: {other:?}"),
         };
         assert_eq!((welcome.workers, welcome.lanes.len(), descriptors.len()), (1, 1, 4));
         let mut descriptors = descriptors.into_iter();
@@ -130,7 +167,7 @@ impl Session {
             dirty: Dirty::new(&to_proxy, &to_app),
             info: welcome.lanes[0],
             worker: next(),
-            _socket: socket,
+            socket,
             _bell: next(),
         }
     }
@@ -140,6 +177,18 @@ impl Session {
         self.lane.publish();
         self.dirty.mark(u16::from(self.info.worker), self.info.bit);
         doorbell::ring_worker(&self.worker).expect("a bell");
+    }
+
+    /// Asks where calls with this head go; the endpoints.
+    fn look_up(&self, id: u32, head: &str) -> Vec<String> {
+        let mut bytes = Vec::new();
+        let lookup = Lookup { id, protocol: Protocol::Http, key: head.as_bytes().to_vec() };
+        Message::Lookup(lookup).encode(&mut bytes).expect("a message");
+        handshake::send(self.socket.as_fd(), &bytes, &[]).expect("it reads");
+        match message(&self.socket, &mut Vec::new()) {
+            Message::Endpoints(answer) if answer.id == id => answer.endpoints,
+            other => panic!("no answer to {id}: {other:?}"),
+        }
     }
 
     /// The next record that begins or resets something.
@@ -160,3 +209,18 @@ impl Session {
 
 /// How often somebody who waits for a record looks at the ring.
 const LOOK_EVERY: Duration = Duration::from_micros(50);
+
+/// The next message of the sidecar, which says nothing before it is asked.
+fn message(socket: &UnixStream, descriptors: &mut Vec<OwnedFd>) -> Message {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some((message, len)) = Message::decode(&bytes).expect("a message") {
+            assert_eq!(len, bytes.len(), "and another one");
+            return message;
+        }
+        let mut piece = [0; 4096];
+        let len = handshake::receive(socket.as_fd(), &mut piece, descriptors).expect("an answer");
+        assert!(len > 0, "it closed");
+        bytes.extend_from_slice(&piece[..len]);
+    }
+}

@@ -1,24 +1,56 @@
 //! Routes and what they match.
 
-use std::sync::Arc;
-
-use shmesh_policy::{Route, RouteMatch, Routes};
+use shmesh_policy::{PathMatch, Regex, Route, RouteMatch, Routes};
 
 use super::Faults;
 use super::clusters::NamedClusters;
+use super::conditions::{self, Of};
+use crate::expression::REGEXES_MAX;
 use crate::file::{MatchEntry, RouteEntry};
-use crate::located::{At, Place};
-use crate::scalar::{Host, Method, PathPrefix, TextPattern};
+use crate::located::{At, Key, Place};
+use crate::scalar::{Expression, Host, HttpPath, Method, PathPrefix, TextPattern};
+
+/// How many expressions the file has so far.
+#[derive(Default)]
+pub(super) struct Expressions {
+    read: usize,
+}
+
+impl Expressions {
+    /// Compiles one, unless there are too many.
+    pub fn read(&mut self, key: Key<Expression>, faults: &mut Faults) -> Option<Regex> {
+        let At { value, place } = key.0?;
+        self.read += 1;
+        if self.read > REGEXES_MAX {
+            if self.read == REGEXES_MAX + 1 {
+                faults.add(
+                    place,
+                    format!(
+                        "a file has at most {REGEXES_MAX} regular expressions; write exact texts or prefixes instead"
+                    ),
+                );
+            }
+            return None;
+        }
+        faults.take(place, value.read())
+    }
+}
 
 pub(super) fn read(entries: Vec<At<RouteEntry>>, clusters: &NamedClusters, faults: &mut Faults) -> Routes {
-    let routes = entries.into_iter().filter_map(|entry| route(entry, clusters, faults));
+    let mut expressions = Expressions::default();
+    let routes = entries.into_iter().filter_map(|entry| route(entry, clusters, &mut expressions, faults));
     Routes::new(routes.collect())
 }
 
-fn route(entry: At<RouteEntry>, clusters: &NamedClusters, faults: &mut Faults) -> Option<Route> {
+fn route(
+    entry: At<RouteEntry>,
+    clusters: &NamedClusters,
+    expressions: &mut Expressions,
+    faults: &mut Faults,
+) -> Option<Route> {
     let At { value: RouteEntry { r#match, cluster }, place } = entry;
     let matching = match r#match.0 {
-        Some(entry) => Some(matching(entry.value, faults)),
+        Some(entry) => Some(matching(entry.value, expressions, faults)),
         None => {
             faults.add(place, "this route has no `match`; write what it takes, or `match: {}` to take every call");
             None
@@ -43,13 +75,16 @@ fn route(entry: At<RouteEntry>, clusters: &NamedClusters, faults: &mut Faults) -
     Some(Route { matching, cluster })
 }
 
-fn matching(entry: MatchEntry, faults: &mut Faults) -> RouteMatch {
-    let MatchEntry { host, path_prefix, service, group, version, method } = entry;
-    let first_of_http =
-        host.0.as_ref().map(|at| ("host", at.place)).or(path_prefix.0.as_ref().map(|at| ("path_prefix", at.place)));
-    let of_dubbo = [("service", &service), ("group", &group), ("version", &version)];
-    let first_of_dubbo = of_dubbo.iter().find_map(|(key, value)| value.0.as_ref().map(|at| (*key, at.place)));
-    match (first_of_http, first_of_dubbo) {
+fn matching(entry: MatchEntry, expressions: &mut Expressions, faults: &mut Faults) -> RouteMatch {
+    let MatchEntry { host, path, path_prefix, path_regex, service, group, version, method, headers, query } = entry;
+    let paths =
+        [("path", place_of(&path)), ("path_prefix", place_of(&path_prefix)), ("path_regex", place_of(&path_regex))];
+    check_one_path(paths, faults);
+    let rest = [("headers", place_of(&headers)), ("query", place_of(&query))];
+    let of_http = [("host", place_of(&host))].into_iter().chain(paths).chain(rest);
+    let of_dubbo = [("service", place_of(&service)), ("group", place_of(&group)), ("version", place_of(&version))];
+    let there = |(key, place): (&'static str, Option<Place>)| Some((key, place?));
+    match (of_http.into_iter().find_map(there), of_dubbo.into_iter().find_map(there)) {
         (Some((http, _)), Some((dubbo, place))) => faults.add(
             place,
             format!(
@@ -59,13 +94,34 @@ fn matching(entry: MatchEntry, faults: &mut Faults) -> RouteMatch {
         (Some(_), None) => check_http_method(method.0.as_ref(), faults),
         _ => {}
     }
+    let path = faults.read(path.0, HttpPath::read).map(PathMatch::Exact);
+    let prefix = faults.read(path_prefix.0, PathPrefix::read).map(PathMatch::Prefix);
+    let regex = expressions.read(path_regex, faults).map(PathMatch::Regex);
     RouteMatch {
-        host: faults.read(host.0, |host: &Host| host.read().map(Arc::from)),
-        path_prefix: faults.read(path_prefix.0, |prefix: &PathPrefix| prefix.read().map(Arc::from)),
+        host: faults.read(host.0, Host::read),
+        path: path.or(prefix).or(regex),
         service: faults.read(service.0, TextPattern::read_filled),
         group: faults.read(group.0, TextPattern::read),
         version: faults.read(version.0, TextPattern::read),
         method: faults.read(method.0, Method::read),
+        headers: conditions::read(headers, Of::Headers, expressions, faults),
+        query: conditions::read(query, Of::Query, expressions, faults),
+    }
+}
+
+fn place_of<T>(key: &Key<T>) -> Option<Place> {
+    key.0.as_ref().map(|at| at.place)
+}
+
+/// A call has one path, so a route asks one thing of it.
+fn check_one_path(keys: [(&str, Option<Place>); 3], faults: &mut Faults) {
+    let mut there: Vec<(Place, &str)> = keys.into_iter().filter_map(|(key, place)| Some((place?, key))).collect();
+    there.sort_unstable();
+    if let [(_, first), (place, second), ..] = there[..] {
+        faults.add(
+            place,
+            format!("`{first}` says which paths already; leave `{second}` out, or write another route for it"),
+        );
     }
 }
 

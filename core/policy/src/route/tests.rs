@@ -1,30 +1,83 @@
+use std::cell::Cell;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::condition::Test;
 
-/// A route from `key=value` words; its cluster is its place in the list.
-fn routes(lines: &[&str]) -> Routes {
-    let list = lines.iter().enumerate().map(|(at, line)| {
-        let mut matching = RouteMatch::default();
-        for word in line.split_whitespace() {
-            let (key, value) = word.split_once('=').unwrap();
-            match key {
-                "host" => matching.host = Some(value.into()),
-                "path" => matching.path_prefix = Some(value.into()),
-                "service" => matching.service = Some(Pattern::new(value)),
-                "group" => matching.group = Some(Pattern::new(value)),
-                "version" => matching.version = Some(Pattern::new(value)),
-                "method" => matching.method = Some(Pattern::new(value)),
-                _ => panic!("{key}"),
+thread_local! {
+    /// What look-ups of this thread cost: see [`looked`].
+    pub(super) static LOOKS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// An expression that this crate can decide itself: digits.
+fn digits(text: &str) -> Regex {
+    assert_eq!(text, "[0-9]*");
+    Regex::new(text, Arc::new(|value: &[u8]| value.iter().all(u8::is_ascii_digit)))
+}
+
+/// `name=text`, `name^prefix`, `name~regex` or `name` alone, behind `!` for not.
+fn condition(text: &str) -> Condition {
+    let (not, text) = match text.strip_prefix('!') {
+        Some(text) => (true, text),
+        None => (false, text),
+    };
+    let at = text.find(['=', '^', '~']).unwrap_or(text.len());
+    let (name, value) = (&text[..at], text.get(at + 1..).unwrap_or_default());
+    let test = match text.as_bytes().get(at) {
+        Some(b'=') => Test::Exact(value.into()),
+        Some(b'^') => Test::Prefix(value.into()),
+        Some(_) => Test::Regex(digits(value)),
+        None => Test::Present,
+    };
+    Condition { name: name.into(), not, test }
+}
+
+/// A match from `key=value` words.
+fn matching(line: &str) -> RouteMatch {
+    let mut matching = RouteMatch::default();
+    for word in line.split_whitespace() {
+        let (key, value) = word.split_once('=').unwrap();
+        match key {
+            "host" => matching.host = Some(value.into()),
+            "path" => matching.path = Some(PathMatch::Prefix(value.into())),
+            "exact" => matching.path = Some(PathMatch::Exact(value.into())),
+            "regex" => {
+                let end = value.strip_prefix(".*").unwrap().to_owned();
+                let program = move |path: &[u8]| path.ends_with(end.as_bytes());
+                matching.path = Some(PathMatch::Regex(Regex::new(value, Arc::new(program))));
             }
+            "header" => matching.headers.push(condition(value)),
+            "query" => matching.query.push(condition(value)),
+            "service" => matching.service = Some(Pattern::new(value)),
+            "group" => matching.group = Some(Pattern::new(value)),
+            "version" => matching.version = Some(Pattern::new(value)),
+            "method" => matching.method = Some(Pattern::new(value)),
+            _ => panic!("{key}"),
         }
-        Route { matching, cluster: ClusterId(at as u32) }
-    });
-    Routes::new(list.collect())
+    }
+    matching
+}
+
+/// A route for each line; its cluster is its place in the list.
+fn routes(lines: &[impl AsRef<str>]) -> Routes {
+    let lines = lines.iter().enumerate();
+    let routes = lines.map(|(at, line)| Route { matching: matching(line.as_ref()), cluster: ClusterId(at as u32) });
+    Routes::new(routes.collect())
 }
 
 fn http(routes: &Routes, method: &str, authority: &str, path: &str) -> Option<u32> {
-    routes.http(authority.as_bytes(), path.as_bytes(), method.as_bytes()).map(|cluster| cluster.0)
+    http_with(routes, method, authority, path, &[])
+}
+
+fn http_with(routes: &Routes, method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> Option<u32> {
+    let key = HttpKey {
+        authority: host.as_bytes(),
+        path_and_query: path.as_bytes(),
+        method: method.as_bytes(),
+        headers: &headers,
+    };
+    routes.http(&key).map(|cluster| cluster.0)
 }
 
 fn dubbo(routes: &Routes, service: &str, method: &str, version: Option<&str>, group: Group<'_>) -> DubboRoute {
@@ -113,6 +166,214 @@ fn more_specific_http_routes_come_first() {
 fn a_route_of_the_host_that_does_not_match_leaves_the_call_to_others() {
     let routes = routes(&["host=h path=/a", "path=/"]);
     assert_eq!(http(&routes, "GET", "h", "/b"), Some(1));
+}
+
+#[test]
+fn a_suffix_takes_one_label_or_more() {
+    let routes = routes(&["host=*.Example.com", "host=*.a.example.com", "host=a.example.com", "host=*.com:80"]);
+    let table = [
+        ("b.example.com", Some(0)),
+        ("B.EXAMPLE.COM:80", Some(0)),
+        ("c.b.example.com", Some(0)),
+        ("a.example.com", Some(2)),
+        ("x.a.example.com", Some(1)),
+        ("y.x.a.example.com", Some(1)),
+        ("example.com", Some(3)),
+        ("xample.com", Some(3)),
+        ("com", None),
+        (".com", None),
+        (".example.com", None),
+        ("b.example.com.", None),
+        ("example.org", None),
+        ("", None),
+    ];
+    for (host, expected) in table {
+        assert_eq!(http(&routes, "GET", host, "/"), expected, "{host}");
+    }
+}
+
+#[test]
+fn an_exact_path_is_that_one_only() {
+    let routes = routes(&["exact=/a", "exact=/", "exact=/%61"]);
+    let table = [
+        ("/a", Some(0)),
+        ("/a?x=/b", Some(0)),
+        ("/a/", None),
+        ("/A", None),
+        ("/a/b", None),
+        ("/", Some(1)),
+        ("", Some(1)),
+        ("?x", Some(1)),
+        ("*", None),
+        ("/%61", Some(2)),
+    ];
+    for (path, expected) in table {
+        assert_eq!(http(&routes, "GET", "h", path), expected, "{path}");
+    }
+}
+
+#[test]
+fn exact_paths_come_before_expressions_and_these_before_prefixes() {
+    let routes = routes(&[
+        "",
+        "path=/a/b/c",
+        "regex=.*c",
+        "regex=.*b/c",
+        "exact=/a/b/c",
+        "host=h",
+        "host=*.h path=/a",
+        "method=GET header=x header=y query=z",
+        "path=/a/b/c header=x",
+    ]);
+    let table = [
+        ("x", "/a/b/c", 4, "an exact path"),
+        ("x", "/a/c", 2, "an expression, the first of those that match"),
+        ("x", "/a/b/c?d", 4, "the query is not of the path"),
+        ("x", "/a/b/c/d", 1, "the prefix"),
+        ("h", "/a/b/c", 5, "host before path"),
+        ("g.h", "/a/b/c", 6, "a suffix before no host"),
+        ("g.h", "/b/c", 2, "a suffix whose path does not match leaves the call to others"),
+    ];
+    for (host, path, expected, why) in table {
+        assert_eq!(http(&routes, "GET", host, path), Some(expected), "{why}");
+    }
+    assert_eq!(
+        http_with(&routes, "GET", "x", "/a/b/c/d", &[("x", "")]),
+        Some(8),
+        "more conditions among equal prefixes"
+    );
+    assert_eq!(http_with(&routes, "GET", "x", "/?z", &[("x", ""), ("y", "")]), Some(7), "conditions before none");
+}
+
+#[test]
+fn all_conditions_of_a_route_must_hold_and_more_of_them_win() {
+    let routes = routes(&[
+        "path=/",
+        "path=/ header=x-tier=gold",
+        "path=/ header=x-tier=gold header=!x-debug",
+        "path=/ query=v=2",
+        "path=/ query=v=2 query=w",
+        "path=/ method=PUT",
+        "path=/ header=n~[0-9]*",
+    ]);
+    type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)], u32, &'static str);
+    let table: [Case; 9] = [
+        ("GET", "/", &[], 0, "nothing holds"),
+        ("GET", "/", &[("X-Tier", "gold")], 2, "two conditions before one"),
+        ("GET", "/", &[("X-Tier", "gold"), ("x-debug", "")], 1, "a header that is there, though empty"),
+        ("GET", "/", &[("X-Tier", "Gold")], 0, "values have a case"),
+        ("GET", "/?v=2", &[("X-Tier", "gold"), ("x-debug", "")], 1, "headers before the query"),
+        ("GET", "/?v=2", &[], 3, "the query"),
+        ("GET", "/?w&v=2", &[], 4, "two conditions before one"),
+        ("PUT", "/?w&v=2", &[("X-Tier", "gold")], 5, "the method before conditions"),
+        ("GET", "/?v=2", &[("n", "17")], 6, "an expression"),
+    ];
+    for (method, path, headers, expected, why) in table {
+        assert_eq!(http_with(&routes, method, "h", path, headers), Some(expected), "{why}");
+    }
+}
+
+/// Headers that nobody may look at.
+struct Unseen;
+
+impl Fields for Unseen {
+    fn any(&self, name: &str, _: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        panic!("{name} was looked at");
+    }
+}
+
+#[test]
+fn headers_are_looked_at_only_for_routes_that_ask_and_fit_otherwise() {
+    let routes = routes(&["host=h path=/ header=x", "host=g method=GET header=x", "path=/a"]);
+    for (method, host, path) in [("GET", "i", "/a"), ("PUT", "g", "/a")] {
+        let key = HttpKey {
+            authority: host.as_bytes(),
+            path_and_query: path.as_bytes(),
+            method: method.as_bytes(),
+            headers: &Unseen,
+        };
+        assert_eq!(routes.http(&key), Some(ClusterId(2)));
+    }
+}
+
+#[test]
+fn a_cluster_for_all_headers_and_queries_is_said_only_if_there_is_one() {
+    let same = ClusterId(7);
+    let mut list = routes(&[
+        "host=a path=/ header=x",
+        "host=a path=/",
+        "host=b header=x",
+        "host=c header=x",
+        "host=c header=x query=y",
+        "host=c",
+        "path=/d header=x",
+        "path=/d",
+        "path=/d/e",
+        "host=e header=x",
+        "host=e header=y",
+        "host=e",
+    ])
+    .list()
+    .to_vec();
+    for at in [3, 4, 5, 9, 11] {
+        list[at].cluster = same;
+    }
+    let routes = Routes::new(list);
+    let all = |host: &str, path: &str| {
+        let key =
+            HttpKey { authority: host.as_bytes(), path_and_query: path.as_bytes(), method: b"GET", headers: &Unseen };
+        routes.all_http(&key)
+    };
+    assert_eq!(all("a", "/"), None, "x decides");
+    assert_eq!(all("b", "/"), None, "without x there is none");
+    assert_eq!(all("c", "/"), Some(same), "whatever holds");
+    assert_eq!(all("e", "/"), None, "y decides, and x does not");
+    assert_eq!(all("x", "/d"), None, "x decides");
+    assert_eq!(all("x", "/d/e"), Some(ClusterId(8)), "a better route than those that look");
+    assert_eq!(all("x", "/"), None, "no route");
+}
+
+/// Ten thousand routes cost no more than twice what ten do. Counted, not timed: every look into a table and every
+/// route that is looked at.
+#[test]
+fn ten_thousand_routes_cost_what_ten_do() {
+    type Line = fn(usize) -> String;
+    type Call = fn(usize) -> (String, String);
+    let shapes: [(&str, Line, Call); 6] = [
+        ("hosts", |n| format!("host=h{n}"), |n| (format!("h{n}"), "/".into())),
+        ("hosts and prefixes", |n| format!("host=h{n} path=/p{n}"), |n| (format!("h{n}"), format!("/p{n}/x"))),
+        ("suffixes", |n| format!("host=*.h{n}.local"), |n| (format!("a.h{n}.local"), "/".into())),
+        ("prefixes of one host", |n| format!("host=h path=/a/{n}"), |n| ("h".into(), format!("/a/{n}/x/y"))),
+        ("paths of one host", |n| format!("host=h exact=/a/{n}"), |n| ("h".into(), format!("/a/{n}"))),
+        ("prefixes of any host", |n| format!("path=/{n}/a header=x"), |n| ("h".into(), format!("/{n}/a"))),
+    ];
+    for (what, line, call) in shapes {
+        let cost = |count: usize| {
+            let lines: Vec<String> = (0..count).map(line).collect();
+            let routes = routes(&lines);
+            let look = |n: usize, expected: Option<u32>| {
+                let (host, path) = call(n);
+                LOOKS.set(0);
+                assert_eq!(http_with(&routes, "GET", &host, &path, &[("x", "")]), expected, "{what} {host} {path}");
+                LOOKS.get()
+            };
+            let found = [0, count / 2, count - 1].map(|n| look(n, Some(n as u32)));
+            // A call that no route takes must not cost more either.
+            let missed = look(count, None);
+            found.into_iter().chain([missed]).max().unwrap()
+        };
+        let (ten, ten_thousand) = (cost(10), cost(10_000));
+        assert!(ten > 0 && ten_thousand <= 2 * ten, "{what}: {ten_thousand} looks, and {ten} with ten routes");
+    }
+}
+
+/// Segments and labels cost a look each as far as routes go, and none beyond.
+#[test]
+fn a_long_path_or_host_costs_no_more_than_the_longest_of_a_route() {
+    let routes = routes(&["path=/a/b", "host=*.b.a"]);
+    LOOKS.set(0);
+    http(&routes, "GET", &format!("{}b.a", "x.".repeat(100)), &"/a".repeat(4_000));
+    assert!(LOOKS.get() <= 6, "{} looks", LOOKS.get());
 }
 
 #[test]
@@ -220,24 +481,69 @@ mod reference {
         best.map(|(_, cluster)| cluster)
     }
 
-    pub fn http(list: &[Route], host: &str, segments: &[&str], method: &str) -> Option<u32> {
+    fn holds(condition: &Condition, values: &[(String, &str)]) -> bool {
+        let mut values = values.iter().filter(|(name, _)| *name == *condition.name).map(|(_, value)| *value);
+        let found = values.any(|value| match &condition.test {
+            Test::Present => true,
+            Test::Exact(text) => value == &**text,
+            Test::Prefix(text) => value.starts_with(&**text),
+            Test::Regex(_) => value.chars().all(|letter| letter.is_ascii_digit()),
+        });
+        if condition.not { !found } else { found }
+    }
+
+    fn host_fits(wanted: &HostMatch, host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        match wanted {
+            HostMatch::Exact(wanted) => host == wanted.to_ascii_lowercase(),
+            HostMatch::Suffix(labels) => {
+                let front = host.strip_suffix(&format!(".{}", labels.to_ascii_lowercase()));
+                front.is_some_and(|front| !front.is_empty() && !front.starts_with('.'))
+            }
+        }
+    }
+
+    fn path_fits(wanted: &PathMatch, segments: &[&str]) -> bool {
+        match wanted {
+            PathMatch::Exact(path) => format!("/{}", segments.join("/")) == **path,
+            PathMatch::Regex(regex) => regex.matches(format!("/{}", segments.join("/")).as_bytes()),
+            PathMatch::Prefix(prefix) => {
+                let prefix: Vec<&str> = prefix.split('/').filter(|segment| !segment.is_empty()).collect();
+                segments.starts_with(&prefix)
+            }
+        }
+    }
+
+    pub struct Request<'a> {
+        pub host: &'a str,
+        pub segments: &'a [&'a str],
+        pub method: &'a str,
+        pub headers: &'a [(&'a str, &'a str)],
+        pub query: &'a [(&'a str, &'a str)],
+    }
+
+    pub fn http(list: &[Route], request: &Request<'_>) -> Option<u32> {
+        let lower: Vec<(String, &str)> =
+            request.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), *value)).collect();
+        let query: Vec<(String, &str)> = request.query.iter().map(|(name, value)| (name.to_string(), *value)).collect();
         best(list, |matching| {
             matching.service.is_none()
                 && matching.group.is_none()
                 && matching.version.is_none()
-                && matching.host.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(host))
-                && matching.path_prefix.as_deref().is_none_or(|prefix| {
-                    let prefix: Vec<&str> = prefix.split('/').filter(|segment| !segment.is_empty()).collect();
-                    segments.starts_with(&prefix)
-                })
-                && fits(&matching.method, method)
+                && matching.host.as_ref().is_none_or(|wanted| host_fits(wanted, request.host))
+                && matching.path.as_ref().is_none_or(|wanted| path_fits(wanted, request.segments))
+                && fits(&matching.method, request.method)
+                && matching.headers.iter().all(|condition| holds(condition, &lower))
+                && matching.query.iter().all(|condition| holds(condition, &query))
         })
     }
 
     pub fn dubbo(list: &[Route], service: &str, group: &str, version: &str, method: &str) -> Option<u32> {
         best(list, |matching| {
             matching.host.is_none()
-                && matching.path_prefix.is_none()
+                && matching.path.is_none()
+                && matching.headers.is_empty()
+                && matching.query.is_empty()
                 && fits(&matching.service, service)
                 && fits(&matching.group, group)
                 && fits(&matching.version, version)
@@ -249,34 +555,65 @@ mod reference {
 /// Small alphabets, so that routes collide and calls match.
 fn any_route() -> impl Strategy<Value = RouteMatch> {
     let pattern = |texts: &'static [&'static str]| {
-        proptest::option::weighted(0.4, proptest::sample::select(texts).prop_map(Pattern::new))
+        proptest::option::weighted(0.3, proptest::sample::select(texts).prop_map(Pattern::new))
     };
+    let conditions = |texts: &'static [&'static str]| {
+        proptest::collection::vec(proptest::sample::select(texts).prop_map(condition), 0..3)
+    };
+    let hosts = &["a", "A", "b.a", "[::1]", "*.a", "*.b.A", "*.c"][..];
+    let paths = &[
+        "path=/",
+        "path=/x",
+        "path=/x/",
+        "path=/x/y",
+        "path=/y",
+        "path=/xy",
+        "exact=/x",
+        "exact=/",
+        "exact=/x/y",
+        "regex=.*y",
+        "regex=.*/x",
+    ][..];
     (
-        proptest::option::weighted(0.4, proptest::sample::select(&["a", "A", "b", "[::1]"][..])),
-        proptest::option::weighted(0.5, proptest::sample::select(&["/", "/x", "/x/", "/x/y", "/y", "/xy"][..])),
+        proptest::option::weighted(0.5, proptest::sample::select(hosts)),
+        proptest::option::weighted(0.6, proptest::sample::select(paths)),
         pattern(&["S", "T", "S*", "*", "*T"]),
         pattern(&["g", "g*", "*", ""]),
         pattern(&["1", "*", ""]),
         pattern(&["GET", "G*", "*T", "*", "m"]),
+        conditions(&["h", "!h", "h=1", "!h=1", "h^1", "!h~[0-9]*", "i"]),
+        conditions(&["q", "!q", "q=1", "q=", "!q^1", "Q"]),
+        any::<bool>(),
     )
-        .prop_map(|(host, prefix, service, group, version, method)| RouteMatch {
-            host: host.map(Arc::from),
-            path_prefix: prefix.map(Arc::from),
-            service,
-            group,
-            version,
-            method,
+        .prop_map(|(host, path, service, group, version, method, headers, query, is_http)| {
+            // Routes that no call matches would be most of them otherwise.
+            let (http, dubbo) = (is_http.then_some(()), (!is_http).then_some(()));
+            RouteMatch {
+                host: http.and(host).map(HostMatch::from),
+                path: http.and(path).and_then(|path| matching(path).path),
+                service: dubbo.and(service),
+                group: dubbo.and(group),
+                version: dubbo.and(version),
+                method,
+                headers: http.map(|()| headers).unwrap_or_default(),
+                query: http.map(|()| query).unwrap_or_default(),
+            }
         })
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
     #[test]
     fn look_up_agrees_with_the_rules(
         matches in proptest::collection::vec(any_route(), 0..12),
-        host in proptest::sample::select(&["a", "A", "b", "c", "[::1]"][..]),
+        host in proptest::sample::select(&["a", "A", "b.a", "c.b.a", "x.c", ".a", "..a", "c", "[::1]"][..]),
         port in proptest::sample::select(&["", ":80"][..]),
-        segments in proptest::collection::vec(proptest::sample::select(&["x", "y", "xy", "z"][..]), 0..4),
-        query in proptest::sample::select(&["", "?", "?q=/x"][..]),
+        segments in proptest::collection::vec(proptest::sample::select(&["x", "y", "xy", "z", ""][..]), 0..4),
+        headers in proptest::collection::vec(
+            (proptest::sample::select(&["h", "H", "i"][..]), proptest::sample::select(&["1", "12", "", "a"][..])), 0..3),
+        query in proptest::collection::vec(
+            (proptest::sample::select(&["q", "Q", "r"][..]), proptest::sample::select(&["1", "12", "", "a"][..])), 0..3),
         method in proptest::sample::select(&["GET", "GOT", "PUT", "m"][..]),
         service in proptest::sample::select(&["S", "T", "ST", "U"][..]),
         group in proptest::sample::select(&["", "g", "g1"][..]),
@@ -289,11 +626,23 @@ proptest! {
             .collect();
         let routes = Routes::new(list.clone());
 
-        let path = format!("/{}{query}", segments.join("/"));
-        prop_assert_eq!(
-            http(&routes, method, &format!("{host}{port}"), &path),
-            reference::http(&list, host, &segments, method)
-        );
+        let parameters: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let path = format!("/{}?{}", segments.join("/"), parameters.join("&"));
+        let authority = format!("{host}{port}");
+        let found = http_with(&routes, method, &authority, &path, &headers);
+        let request = reference::Request { host, segments: &segments, method, headers: &headers, query: &query };
+        prop_assert_eq!(found, reference::http(&list, &request));
+
+        // What is said of all headers and queries holds for these.
+        let key = HttpKey {
+            authority: authority.as_bytes(),
+            path_and_query: path.as_bytes(),
+            method: method.as_bytes(),
+            headers: &Unseen,
+        };
+        if let Some(cluster) = routes.all_http(&key) {
+            prop_assert_eq!(found, Some(cluster.0));
+        }
 
         let expected = reference::dubbo(&list, service, group, version, method)
             .map_or(DubboRoute::NoRoute, |at| DubboRoute::To(ClusterId(at)));
