@@ -134,7 +134,9 @@ all_through() {
     expect "$name: 304" 304 "$(code -H "If-None-Match: $(get -o /dev/null -w '%header{etag}' "$base/4096")" "$base/4096")"
     get --compressed "$base/4096" -o "$work/got" || fail "$name: GET, gzip accepted"
     same "$name: GET, gzip accepted" "$work/got" "$work/www/4096"
-    expect "$name: 413 while 8 MB are being sent" 413 "$(code -T "$work/www/8388608" "$base/refuse" 2>/dev/null)"
+    # A client that sends on may find its upload broken before it reads the answer (000), also without a sidecar; no other answer comes.
+    expect "$name: 413 while 8 MB are being sent" yes \
+        "$([[ $(code -T "$work/www/8388608" "$base/refuse" 2>/dev/null) =~ ^(413|000)$ ]] && echo yes)"
     expect "$name: Expect, and 413 instead of 100" "413" \
         "$(get -v -H 'Expect: 100-continue' -T "$work/www/65537" "$base/refuse" -o /dev/null 2>&1 | sed -n 's/^< HTTP\/1.1 \([0-9]*\).*/\1/p' | xargs)"
 
