@@ -28,7 +28,7 @@ sim seed="":
 fuzz seconds="10" target="":
     tests/fuzz/run.sh {{seconds}} {{target}}
 
-# Against curl, nginx and Dubbo Java; says what is lacking
+# Against the real clients and servers of tests/interop; says what is lacking
 interop:
     cargo build --release -p shmesh
     tests/interop/run.sh
