@@ -72,6 +72,22 @@ same() {
     checks=$((checks + 1))
 }
 
+# Sets `python` to one that has what requirements.txt of the suite lists, at its versions and with its digests, in an environment of its own.
+install_python() {
+    local built=$here/target/built
+    python=$here/target/env/bin/python
+    export PYTHONDONTWRITEBYTECODE=1
+    [[ -f $built && ! $here/requirements.txt -nt $built ]] && return
+    rm -rf -- "$here/target"
+    python3 -m venv "$here/target/env" >"$work/venv.log" 2>&1 || skip "python3 -m venv fails (Debian: python3-venv)"
+    "$python" -m pip install -q --disable-pip-version-check --only-binary :all: --require-hashes \
+        -r "$here/requirements.txt" >"$work/pip.log" 2>&1 || {
+        cat "$work/pip.log"
+        skip "pip cannot install what $here/requirements.txt lists"
+    }
+    touch "$built"
+}
+
 listens() {
     (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }

@@ -6,22 +6,7 @@ suite=python
 . "$(dirname -- "${BASH_SOURCE[0]}")/../suite.sh"
 needs curl python3
 
-# requests, at the versions and with the digests of requirements.txt, in an environment of its own.
-install() {
-    local built=$here/target/built
-    [[ -f $built && ! $here/requirements.txt -nt $built ]] && return
-    rm -rf -- "$here/target"
-    python3 -m venv "$here/target/env" >"$work/venv.log" 2>&1 || skip "python3 -m venv fails (Debian: python3-venv)"
-    "$here/target/env/bin/pip" install -q --disable-pip-version-check --only-binary :all: --require-hashes \
-        -r "$here/requirements.txt" >"$work/pip.log" 2>&1 || {
-        cat "$work/pip.log"
-        skip "pip cannot install requests"
-    }
-    touch "$built"
-}
-install
-python=$here/target/env/bin/python
-export PYTHONDONTWRITEBYTECODE=1
+install_python
 
 # serve NAME VERSION: an http.server that speaks this version of HTTP; sets SERVICE_PORT.
 serve() {
