@@ -1,55 +1,14 @@
 #!/usr/bin/env bash
 # curl as the client, nginx as the service, shmesh between them: over TCP, a Unix socket, as a forward proxy, and `shmesh call`
 # over shared memory. Every body is compared byte for byte.
-#
-# SHMESH is the binary, SHMESH_DRIVER the driver. Exits with 0 = passed, 77 = something is lacking, 1 = failed.
-set -uo pipefail
+suite=http
+# shellcheck source=../suite.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../suite.sh"
+needs curl nginx
 
-skip() {
-    echo "http: skipped: $1"
-    exit 77
-}
-PATH=$PATH:/usr/sbin
-command -v curl >/dev/null || skip "curl is not installed"
-command -v nginx >/dev/null || skip "nginx is not installed"
-
-shmesh=$(realpath -- "${SHMESH:?the binary}")
-driver=${SHMESH_DRIVER:-auto}
-work=$(mktemp -d)
-pids=()
-clean_up() {
-    for pid in ${pids[@]+"${pids[@]}"}; do kill "$pid" 2>/dev/null; done
-    wait 2>/dev/null
-    rm -rf -- "$work"
-}
-trap clean_up EXIT
-trap 'exit 1' INT TERM
-
-checks=0
-fail() {
-    echo "http: FAILED: $1"
-    tail -n 20 -- "$work/shmesh.log" 2>/dev/null
-    exit 1
-}
-# same NAME FILE EXPECTED
-same() {
-    cmp -s -- "$2" "$3" || fail "$1: $(cmp -- "$2" "$3" 2>&1 | head -n 1)"
-    checks=$((checks + 1))
-}
-
-listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-ports=" "
-free_port() {
-    while :; do
-        port=$((20000 + RANDOM % 10000))
-        [[ $ports == *" $port "* ]] || listens "$port" || break
-    done
-    ports+="$port "
-}
 free_port; nginx_port=$port
 free_port; echo_port=$port
 free_port; http_port=$port
-free_port; admin_port=$port
 
 # ---- the services -----------------------------------------------------------------------------------------------
 
@@ -83,13 +42,12 @@ http {
     }
 }
 CONF
-nginx -p "$work" -c "$work/nginx.conf" 2>"$work/nginx.out" &
-pids+=($!)
-"$shmesh" echo --protocol http --listen "tcp:127.0.0.1:$echo_port" 2>"$work/echo.log" &
-pids+=($!)
+start nginx nginx -p "$work" -c "$work/nginx.conf"
+await "$started" listens "$nginx_port" || fail "nginx does not start" "$work/nginx.log" "$work/nginx.err"
+start echo "$shmesh" echo --protocol http --listen "tcp:127.0.0.1:$echo_port"
+await "$started" listens "$echo_port" || fail "shmesh echo does not start" "$work/echo.log"
 
-cat >"$work/shmesh.yaml" <<CONF
-admin: { address: 127.0.0.1:$admin_port }
+start_shmesh <<CONF
 listeners:
   - { name: apps, shm: $work/shmesh.sock }
   - { name: http-uds, unix: $work/http.sock, protocol: http }
@@ -105,14 +63,6 @@ clusters:
   - { name: echo, endpoints: [ "tcp:127.0.0.1:$echo_port" ] }
   - { name: anywhere, dynamic_forward_proxy: true }
 CONF
-"$shmesh" run --config "$work/shmesh.yaml" --driver "$driver" >"$work/shmesh.log" 2>&1 &
-pids+=($!)
-for _ in {1..100}; do
-    curl -fs -o /dev/null "http://127.0.0.1:$admin_port/ready" && listens "$nginx_port" && listens "$echo_port" && break
-    sleep 0.1
-done
-curl -fsS -o /dev/null "http://127.0.0.1:$admin_port/ready" || fail "shmesh is not ready after 10 s"
-listens "$nginx_port" || fail "nginx does not start: $(cat "$work/nginx.out" "$work/nginx.err" 2>/dev/null)"
 
 get() { curl -sS --max-time 60 "$@"; }
 
@@ -151,11 +101,6 @@ done
 
 # ---- what surrounds the bodies ------------------------------------------------------------------------------------
 
-# expect NAME WANTED GOT
-expect() {
-    [[ $3 == "$2" ]] || fail "$1: expected '$2', got '$3'"
-    checks=$((checks + 1))
-}
 base=http://127.0.0.1:$http_port
 code() { get -o /dev/null -w '%{http_code}' "$@"; }
 expect "HEAD" "200 65537" "$(get -I -H 'Host: reviews' -o /dev/null -w '%{http_code} %header{content-length}' "$base/65537" 2>/dev/null || true)"
@@ -166,6 +111,9 @@ expect "a range" "206 10" "$(get -r 0-9 -H 'Host: reviews' -o /dev/null -w '%{ht
 expect "HTTP/1.0" 200 "$(code -0 -H 'Host: reviews' "$base/4096")"
 expect "no route" 404 "$(code -H 'Host: nobody' "$base/")"
 expect "HTTP/2 with prior knowledge is refused" 1 "$(curl -sS --max-time 10 --http2-prior-knowledge -H 'Host: reviews' "$base/1" >/dev/null 2>&1 && echo 0 || echo 1)"
+# The echo service says 100 as soon as it has the head.
+expect "Expect" "100 200" "$(get -v -H 'Host: echo' -H 'Expect: 100-continue' -T "$work/www/65537" "$base/" -o /dev/null 2>&1 |
+    sed -n 's/^< HTTP\/1.1 \([0-9]*\).*/\1/p' | xargs)"
 expect "as a forward proxy" 200 "$(code -x "$base" "http://127.0.0.1:$nginx_port/proxied")"
 expect "as a forward proxy, by name" 200 "$(code -x "$base" "http://localhost:$nginx_port/proxied")"
 # Many requests on one connection, and none of them fails although nginx closes some.
@@ -176,4 +124,4 @@ done
 codes=$(get -H 'Host: reviews' $(printf -- '-o /dev/null %.0s' "${urls[@]}") -w '%{http_code}\n' "${urls[@]}" | sort | uniq -c | xargs)
 expect "200 requests in a row" "200 200" "$codes"
 
-echo "http: passed, $checks checks"
+passed
