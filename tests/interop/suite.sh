@@ -6,6 +6,7 @@
 set -uo pipefail
 
 declare -r START_SECONDS_MAX=60
+declare -r CLIENT_SECONDS_MAX=300
 declare -r END_SECONDS_MAX=3
 
 PATH=$PATH:/usr/sbin
@@ -181,7 +182,7 @@ through() {
         proxy) environment+=(BASE="http://0.0.0.0:$SERVICE_PORT" PROXY="http://127.0.0.1:$http_port") ;;
         shm) environment+=(BASE="http://127.0.0.1:$http_port/shm") ;;
     esac
-    env -u NO_PROXY -u no_proxy -u HTTP_PROXY -u http_proxy "${environment[@]}" timeout 120 "$@" >"$work/client.log" 2>&1 ||
+    env -u NO_PROXY -u no_proxy -u HTTP_PROXY -u http_proxy "${environment[@]}" timeout "$CLIENT_SECONDS_MAX" "$@" >"$work/client.log" 2>&1 ||
         fail "$name, $way" "$work/client.log"
     local held
     held=$(grep -c '^ok ' "$work/client.log")

@@ -11,7 +11,6 @@ needs curl java javac mvn timeout
 
 declare -r VERSIONS="3.3.6 3.2.19"
 declare -r SERIALIZATIONS="hessian2 fastjson2"
-declare -r CONSUMER_SECONDS_MAX=120
 
 cd "$here" || exit 1
 
@@ -49,7 +48,7 @@ consume() {
     local name=$1 serialization consumer consumers=() held
     set_java "$2"
     for serialization in $SERIALIZATIONS; do
-        timeout "$CONSUMER_SECONDS_MAX" "${java[@]}" com.demo.Consumer "$3" "$serialization" sidecar \
+        timeout "$CLIENT_SECONDS_MAX" "${java[@]}" com.demo.Consumer "$3" "$serialization" sidecar \
             >"$work/$serialization.log" 2>"$work/$serialization.err" &
         pids+=($!)
         consumers+=("$!:$serialization")

@@ -14,6 +14,7 @@ declare -r PARALLEL=16
 
 free_port; nginx_port=$port
 free_port; haproxy_port=$port
+free_port; impatient_port=$port
 free_port; front_port=$port
 free_port; http_port=$port
 
@@ -50,9 +51,11 @@ listeners:
   - { name: http-out, tcp: 127.0.0.1:$http_port, protocol: http }
 routes:
   - { match: { path_prefix: / }, cluster: haproxy }
+  - { match: { path_prefix: /impatient }, cluster: impatient }
   - { match: { path_prefix: /shm }, cluster: echo-app }
 clusters:
   - { name: haproxy, endpoints: [ "tcp:127.0.0.1:$haproxy_port" ] }
+  - { name: impatient, endpoints: [ "tcp:127.0.0.1:$impatient_port" ] }
   - { name: echo-app, endpoints: [ "shm:echo" ] }
 CONF
 start echo "$shmesh" echo --protocol http --listen "shm:$work/shmesh.sock" --name echo
@@ -66,8 +69,6 @@ defaults
     timeout client 60s
     timeout server 60s
     timeout connect 10s
-    # Shorter than shmesh keeps a connection: it finds them closed, again and again.
-    timeout http-keep-alive 100ms
     # Taken by all that come later.
     compression algo gzip
     compression type text/plain
@@ -88,6 +89,11 @@ backend closing
     server nginx 127.0.0.1:$nginx_port
 backend echo
     server echo 127.0.0.1:$echo_port
+frontend impatient
+    bind 127.0.0.1:$impatient_port
+    # Shorter than shmesh keeps a connection.
+    timeout http-keep-alive 100ms
+    http-request return status 200 content-type text/plain string "from haproxy"
 frontend front
     bind 127.0.0.1:$front_port
     default_backend shmesh
@@ -140,16 +146,16 @@ all_through() {
     expect "$name: Expect, and 413 instead of 100" "413" \
         "$(get -v -H 'Expect: 100-continue' -T "$work/www/65537" "$base/refuse" -o /dev/null 2>&1 | sed -n 's/^< HTTP\/1.1 \([0-9]*\).*/\1/p' | xargs)"
 
-    # HAProxy closes some of the connections, and the ones that were idle for long: no request may fail for it.
+    # HAProxy closes some of the connections, or those that were idle for long: no request may fail for it.
     local urls=() i
     for ((i = 0; i < REQUESTS_IN_A_ROW; i++)); do
         if ((i % 3)); then urls+=("$base/1"); else urls+=("$base/closing/1"); fi
     done
     expect "$name: requests in a row" "$REQUESTS_IN_A_ROW 200" \
         "$(get $(printf -- '-o /dev/null %.0s' "${urls[@]}") -w '%{http_code}\n' "${urls[@]}" | sort | uniq -c | xargs)"
-    for i in {1..5}; do
-        sleep 0.1
-        expect "$name: a request about when HAProxy closes" 200 "$(code "$base/1")"
+    for i in {1..10}; do
+        sleep "0.$(printf %03d $((60 + 6 * i)))"
+        expect "$name: a request about when HAProxy closes" 200 "$(code "$base/impatient")"
     done
     expect "$name: $PARALLEL at a time" "$REQUESTS_IN_A_ROW 200" \
         "$(get --parallel --parallel-max "$PARALLEL" $(printf -- '-o /dev/null %.0s' "${urls[@]}") -w '%{http_code}\n' "${urls[@]}" | sort | uniq -c | xargs)"
