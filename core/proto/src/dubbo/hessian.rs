@@ -93,6 +93,16 @@ pub(super) fn skip_units(cursor: &mut Cursor<'_>, units: usize) -> Result<(), Fl
     cursor.skip(at)
 }
 
+/// Whether `text`, which lies at `at`, is CESU-8 and nothing else.
+pub(super) fn check_units(text: &[u8], at: u32) -> Result<(), Flaw> {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let flaw = Flaw::Text { at: at + (text.len() - rest.len()) as u32 };
+        rest = &rest[unit_len(rest).map_err(|_| flaw)?..];
+    }
+    Ok(())
+}
+
 enum Malformed {
     End,
     Text,

@@ -6,7 +6,7 @@
 
 use super::cursor::Cursor;
 use super::flaw::Flaw;
-use super::hessian::skip_units;
+use super::hessian::{check_units, skip_units};
 use crate::Span;
 
 /// Starts every stream of Java's serialization: its magic number and version 5.
@@ -60,10 +60,15 @@ pub(super) fn java_text(cursor: &mut Cursor<'_>) -> Result<Option<Span>, Flaw> {
     }
 }
 
-/// Of `DataOutput.writeUTF`: the number of bytes, and the bytes.
+/// Of `DataOutput.writeUTF`: the number of bytes, and CESU-8. Java's reader takes longer forms of a letter for that
+/// letter, so they would hide a name from whoever compares bytes: they are refused, also the one that is written for NUL.
 pub(super) fn native_java_text(cursor: &mut Cursor<'_>) -> Result<Option<Span>, Flaw> {
     let len = u16::from_be_bytes(cursor.array()?);
-    cursor.take(len.into()).map(Some)
+    let at = cursor.at();
+    let text = &cursor.rest()[..usize::from(len).min(cursor.remaining())];
+    let span = cursor.take(len.into())?;
+    check_units(text, at)?;
+    Ok(Some(span))
 }
 
 /// A length and UTF-8.

@@ -92,3 +92,21 @@ fn what_is_no_string_is_refused_where_it_lies() {
     }
     assert_eq!(refused(8, b"\x81\x80"), "the path of the request is null");
 }
+
+/// Java's reader takes two bytes, or three, for a letter that has one: they are not another service, but no text.
+#[test]
+fn a_letter_has_one_form_only() {
+    for serialization in [3, 4, 7] {
+        let prefix: &[u8] = if serialization == 7 { b"" } else { &[0, 0, 0, 3] };
+        for path in [&b"c\xc1\xafm"[..], b"c\xe0\x81\xafm", b"c\xc0\x80m", b"com\xc3", b"\xf0\x9f\x98\x80"] {
+            let texts: [&[u8]; 2] = [b"2.0.2", path];
+            let strings = texts.map(|text| [prefix, &(text.len() as u16).to_be_bytes(), text].concat()).concat();
+            let body = [b"\xac\xed\0\x05\x77", &[strings.len() as u8][..], &strings].concat();
+            let refused = peek_request(serialization, &body, true).unwrap_err();
+            assert!(
+                matches!(refused, PeekError::Field { field: "path", flaw: Flaw::Text { .. } }),
+                "{serialization} {path:02x?}: {refused}"
+            );
+        }
+    }
+}
