@@ -133,7 +133,9 @@ impl<D: Driver> Worker<D> {
         let peek = match peek_request(header.serialization, body, true) {
             Ok(PeekOutcome::Done(peek)) => peek,
             Ok(PeekOutcome::NeedMore) => return Err(Failure::MalformedRequest),
-            Err(PeekError::UnknownSerialization(_)) => return self.dubbo_route_unread(),
+            Err(PeekError::UnknownSerialization(_)) => {
+                return self.snapshot.route_unread_dubbo().map(|cluster| cluster.0).ok_or(Failure::Unread);
+            }
             Err(error) => {
                 tracing::debug!(%error, "a Dubbo request cannot be peeked");
                 return Err(Failure::MalformedRequest);
@@ -164,14 +166,6 @@ impl<D: Driver> Worker<D> {
         match self.snapshot.route_dubbo(&key) {
             DubboRoute::To(cluster) => Ok(cluster.0),
             DubboRoute::NeedsGroup | DubboRoute::NoRoute => Err(Failure::NoRoute),
-        }
-    }
-
-    /// A request in a serialization that is not read has no strings: only a route that asks for none takes it.
-    fn dubbo_route_unread(&mut self) -> Result<u32, Failure> {
-        match self.snapshot.route_dubbo(&DubboKey { service: b"", method: b"", version: None, group: Group::Unknown }) {
-            DubboRoute::To(cluster) => Ok(cluster.0),
-            DubboRoute::NoRoute | DubboRoute::NeedsGroup => Err(Failure::Unread),
         }
     }
 

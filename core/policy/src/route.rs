@@ -173,6 +173,11 @@ impl Routes {
     pub fn dubbo(&self, key: &DubboKey<'_>) -> DubboRoute {
         self.dubbo.route(&self.list, key)
     }
+
+    /// See [`crate::Snapshot::route_unread_dubbo`].
+    pub fn unread_dubbo(&self) -> Option<ClusterId> {
+        self.dubbo.of_unread(&self.list)
+    }
 }
 
 impl RouteMatch {

@@ -60,6 +60,12 @@ impl Snapshot {
         self.routes.dubbo(key)
     }
 
+    /// The cluster that takes a Dubbo call of which nothing is known: that of a route which asks for nothing, as any other may
+    /// be meant for other calls.
+    pub fn route_unread_dubbo(&self) -> Option<ClusterId> {
+        self.routes.unread_dubbo()
+    }
+
     /// The cluster of that name. Looks through the list: for raw calls, whose answer is kept per lane or connection.
     pub fn cluster_named(&self, name: &str) -> Option<ClusterId> {
         self.clusters.iter().position(|cluster| &*cluster.name == name).map(|index| ClusterId(index as u32))

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{DubboKey, DubboRoute, Group, Route, RouteMatch, looked};
 use crate::pattern::Pattern;
+use crate::snapshot::ClusterId;
 
 /// What Dubbo writes for a service without a version (`org.apache.dubbo.remoting.Constants`, `DEFAULT_VERSION`).
 pub(super) const NO_VERSION: &str = "0.0.0";
@@ -41,9 +42,21 @@ impl DubboIndex {
         }
         DubboRoute::NoRoute
     }
+
+    /// The cluster of the best route that asks for nothing of a call.
+    pub fn of_unread(&self, list: &[Route]) -> Option<ClusterId> {
+        let mut routes = self.others.iter().map(|&at| &list[at as usize]);
+        routes.find(|route| route.matching.takes_every_dubbo()).map(|route| route.cluster)
+    }
 }
 
 impl RouteMatch {
+    /// Whether no Dubbo call is left out, whatever it says.
+    fn takes_every_dubbo(&self) -> bool {
+        let RouteMatch { service, group, version, method, .. } = self;
+        [service, group, version, method].into_iter().flatten().all(Pattern::is_everything)
+    }
+
     /// `None` when only the group decides, and nobody knows it.
     fn takes_dubbo(&self, key: &DubboKey<'_>) -> Option<bool> {
         let version = match key.version {

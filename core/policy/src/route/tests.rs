@@ -421,6 +421,17 @@ fn group_is_asked_for_only_when_it_decides() {
     }
 }
 
+/// A call that is not read may have any service, group, version and method: none at all is not what it has.
+#[test]
+fn what_is_not_read_goes_only_where_nothing_is_asked() {
+    let asking = ["service=S", "version=", "version=0.0.0", "group=", "group=g1", "method=m*", "service=* version="];
+    assert_eq!(routes(&asking).unread_dubbo(), None);
+    for open in ["", "service=*", "service=* group=* version=* method=*"] {
+        let list: Vec<&str> = asking.into_iter().chain(["host=h", open]).collect();
+        assert_eq!(routes(&list).unread_dubbo(), Some(ClusterId(8)), "{open:?}");
+    }
+}
+
 #[test]
 fn no_version_has_three_spellings() {
     for pattern in ["version=", "version=0.0.0"] {
