@@ -192,14 +192,22 @@ impl<D: Driver> Worker<D> {
     fn dubbo_readonly(&mut self, key: Key<Conn>, readonly: bool) {
         let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(key) else { return };
         up.readonly = readonly;
-        let (address, waiting) = (self.addresses.get(up.address), up.waiting);
+        let address = self.addresses.get(up.address);
         if readonly {
             address.dubbo.retain(|&shared| shared != key);
-            if waiting == 0 {
-                self.drop_conn(key);
-            }
+            self.dubbo_retire(key);
         } else if !address.dubbo.contains(&key) {
             address.dubbo.push(key);
+        }
+    }
+
+    /// A connection that takes no new calls is closed when no answer is to come any more and everything has left: nobody waits
+    /// for one-way calls, and they are to arrive.
+    pub(crate) fn dubbo_retire(&mut self, key: Key<Conn>) {
+        let Some(conn) = self.conns.get(key) else { return };
+        if matches!(&conn.role, Role::DubboUp(up) if up.readonly && up.waiting == 0) && conn.unsent() == 0 {
+            // A call that was about to be forwarded goes over another one.
+            self.dubbo_up_lost(key);
         }
     }
 
@@ -353,15 +361,11 @@ impl<D: Driver> Worker<D> {
             self.counters.late_answers.add(1);
             return;
         }
-        let mut close = false;
         if let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(key) {
             up.waiting = up.waiting.saturating_sub(1);
-            close = up.readonly && up.waiting == 0;
         }
         self.dubbo_answer(id, header, frame.body);
-        if close {
-            self.drop_conn(key);
-        }
+        self.dubbo_retire(key);
     }
 
     /// A provider answered: the caller gets its own id back, everything else as it came.

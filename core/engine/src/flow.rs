@@ -147,6 +147,9 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn conn_drained(&mut self, key: Key<Conn>) {
         let Some(conn) = self.conns.get(key) else { return };
         let Some(call) = conn.call() else {
+            if matches!(conn.role, Role::DubboUp(_)) {
+                return self.dubbo_retire(key);
+            }
             // A client that did not take its answers was not read from either.
             if matches!(conn.role, Role::HttpDown(_) | Role::DubboDown(_)) && conn.finish == Finish::Stay {
                 if !conn.input.is_empty() {

@@ -40,6 +40,8 @@ impl<D: Driver> Worker<D> {
             call.answered = true;
             if let Kind::Exchange(exchange) = &mut call.kind {
                 exchange.status = head.status;
+                // Nothing is sent once more: what passes through is not kept.
+                exchange.replay = None;
                 (exchange.http, exchange.tunnel) = (false, true);
                 (exchange.request_has_body, exchange.request_ended) = (true, false);
             }

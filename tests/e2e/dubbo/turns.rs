@@ -2,15 +2,21 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use shmesh_proto::dubbo::{Invocation, serialization};
+use shmesh_proto::dubbo::{Event, Invocation, serialization, write_event};
 
 use super::{Frame, ask, call, invocation, read_frame, request};
+use crate::process::PATIENCE;
 use crate::service::Service;
 use crate::sidecar::{Driver, Sidecar};
 use crate::wire::Wire;
 
-on_each_driver!(a_small_request_passes_the_large_ones_of_others, a_request_that_was_given_up_does_not_leave);
+on_each_driver!(
+    a_small_request_passes_the_large_ones_of_others,
+    a_request_that_was_given_up_does_not_leave,
+    one_way_calls_leave_although_the_provider_takes_no_more,
+);
 
 const LARGE: usize = 2 << 20;
 
@@ -97,4 +103,47 @@ fn a_request_that_was_given_up_does_not_leave(driver: Driver) {
     let order: Vec<String> = provider.heard.try_iter().map(|text| text.trim_end().to_owned()).collect();
     // The first was leaving.
     assert_eq!(order, ["large 0", "small"]);
+}
+
+fn one_way_calls_leave_although_the_provider_takes_no_more(driver: Driver) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("provider.sock");
+    let (go_on, may_go_on) = channel();
+    let (tell, heard) = channel();
+    let first = Mutex::new(Some((may_go_on, tell)));
+    let service = Service::unix(&path, move |mut wire| {
+        let first = first.lock().expect("no panic").take();
+        if let Some((may_go_on, _)) = &first {
+            let _ = may_go_on.recv();
+            let mut readonly = Vec::new();
+            write_event(&mut readonly, 0, serialization::HESSIAN2, Event::ReadOnly);
+            wire.send(readonly);
+            let _ = may_go_on.recv();
+        }
+        while let Some(frame) = read_frame(&mut wire) {
+            match &first {
+                Some((_, tell)) => drop(tell.send(frame.value_of_argument().len())),
+                None => wire.send(frame.echo()),
+            }
+        }
+    });
+    let sidecar = super::before(driver, &service.endpoint);
+    let mut one = sidecar.connect("rpc");
+    let large = "x".repeat(LARGE);
+    for id in 0..3 {
+        one.send(request(id, false, serialization::HESSIAN2, &invocation(&large)));
+    }
+    everything_is_read(&mut one);
+    go_on.send(()).expect("a provider");
+    // Whether READONLY is understood shows in where calls go; one that comes earlier waits on the first connection.
+    let mut id = 7;
+    crate::process::until("another connection is made", || {
+        std::thread::sleep(Duration::from_millis(200));
+        id += 1;
+        one.send(call(id, "after"));
+        service.accepted() == 2
+    });
+    go_on.send(()).expect("a provider");
+    let told: Vec<usize> = (0..3).map(|_| heard.recv_timeout(PATIENCE).expect("all that was sent")).collect();
+    assert_eq!(told, [LARGE; 3]);
 }
