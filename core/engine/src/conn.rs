@@ -22,6 +22,10 @@ pub struct Conn {
     pub out: Chunks,
     /// Bytes that the driver is sending now; the next batch waits for it.
     pub sending: u64,
+    /// Nobody waits for that: it is told with whatever happens next.
+    pub unawaited: bool,
+    /// There was more to send than was handed to the driver: sources may pause because of that.
+    pub behind: bool,
     /// How often something was given to the driver, or to the lane.
     pub flushes: u64,
     /// In the worker's list of conns to flush.
@@ -185,6 +189,8 @@ impl Conn {
             input: Slice::empty(),
             out: Chunks::new(),
             sending: 0,
+            unawaited: false,
+            behind: false,
             flushes: 0,
             listed: false,
             receiving: false,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use shmesh_io::{Chunks, Driver, Nanos, Slice, SockId};
+use shmesh_io::{Chunk, Chunks, Driver, Nanos, Slice, SockId};
 use shmesh_policy::Protocol;
 
 use crate::call::{Failure, Kind, Peer};
@@ -13,6 +13,9 @@ use crate::worker::{FIRST_REQUEST_GRACE, LINGER, RAW_IDLE, Worker};
 
 /// Bytes that are handed to the driver at once; it tells when all of them left.
 pub(crate) const BATCH_MAX: usize = 64 * 1024;
+
+/// A send may go unawaited if it is no longer than this: what waits behind such a one never makes its source pause.
+const UNAWAITED_MAX: usize = 16 * 1024;
 
 impl<D: Driver> Worker<D> {
     /// A client connected to listener `index`.
@@ -120,7 +123,9 @@ impl<D: Driver> Worker<D> {
         let now = self.driver.now();
         let Some(conn) = self.conns.get_mut(key) else { return };
         conn.sending = 0;
-        conn.active = now;
+        if !conn.unawaited {
+            conn.active = now;
+        }
         if conn.out.is_empty() {
             // Its memory is used again.
             conn.out = chunks;
@@ -128,6 +133,7 @@ impl<D: Driver> Worker<D> {
         match result {
             Ok(_) => {
                 let drained = conn.unsent() == 0;
+                conn.behind = !drained;
                 let stays = conn.finish == Finish::Stay;
                 if self.raw_end_is_due(key) {
                     return self.raw_up_ended(key, false);
@@ -195,11 +201,14 @@ impl<D: Driver> Worker<D> {
     }
 
     fn flush_conn(&mut self, key: Key<Conn>) {
+        let (now, draining) = (self.driver.now(), self.draining);
         let Some(conn) = self.conns.get_mut(key) else { return };
         conn.listed = false;
         match conn.pipe {
             Pipe::Socket(sock) => {
                 if conn.sending > 0 {
+                    // There is something to do now when that has left.
+                    self.awaits_send |= conn.unawaited;
                     return;
                 }
                 if matches!(&conn.role, Role::DubboUp(up) if !up.turns.is_empty()) {
@@ -209,11 +218,17 @@ impl<D: Driver> Worker<D> {
                 if !conn.out.is_empty() {
                     let chunks = next_batch(&mut conn.out);
                     conn.sending = chunks.len_bytes() as u64;
+                    conn.unawaited = !draining && nothing_follows(conn, &chunks);
                     conn.flushes += 1;
                     if let Role::HttpUp(up) = &mut conn.role {
                         up.sent = true;
                     }
-                    self.driver.send(sock, chunks);
+                    if conn.unawaited {
+                        conn.active = now;
+                        self.driver.send_unawaited(sock, chunks);
+                    } else {
+                        self.driver.send(sock, chunks);
+                    }
                     return;
                 }
                 if conn.finish != Finish::Stay && !conn.write_ended {
@@ -511,6 +526,23 @@ fn next_batch(out: &mut Chunks) -> Chunks {
         batch.push(chunk);
     }
     batch
+}
+
+/// Whether nobody has anything to do when this has left, the last that there is to send: no source pauses because of it, nothing is closed
+/// behind it, and no app gets memory back.
+fn nothing_follows(conn: &Conn, chunks: &Chunks) -> bool {
+    let last = conn.out.is_empty() && !conn.behind && conn.finish == Finish::Stay && !conn.ended;
+    let reads_on = conn.receiving && conn.input.is_empty();
+    let idle_then = match &conn.role {
+        Role::HttpDown(down) => down.call.is_none() && reads_on,
+        Role::HttpUp(up) => up.request_done,
+        Role::DubboDown(_) => reads_on,
+        Role::DubboUp(up) => !up.readonly && up.turns.is_empty(),
+        Role::RawDown(_) | Role::RawUp(_) | Role::Lingering => false,
+    };
+    last && idle_then
+        && chunks.len_bytes() <= UNAWAITED_MAX
+        && chunks.iter().all(|chunk| matches!(chunk, Chunk::Private(_)))
 }
 
 fn is_downstream(role: &Role) -> bool {

@@ -80,6 +80,8 @@ pub struct Worker<D: Driver> {
     pub(crate) overlooked: usize,
     /// Payload that this turn has put into rings of apps.
     pub(crate) put_bytes: u64,
+    /// Something waits for a send that nobody awaited when it began.
+    pub(crate) awaits_send: bool,
     /// Conns whose input is to be looked at again.
     pub(crate) revisit: Vec<Key<Conn>>,
     pub(crate) hot: Vec<Key<Lane>>,
@@ -166,6 +168,7 @@ impl<D: Driver> Worker<D> {
             deferred: Vec::new(),
             overlooked: 0,
             put_bytes: 0,
+            awaits_send: false,
             revisit: Vec::new(),
             hot: Vec::new(),
             blocked: Vec::new(),
@@ -260,6 +263,7 @@ impl<D: Driver> Worker<D> {
     /// One poll of the driver, and everything that came of it.
     fn drive(&mut self, wait: Wait) -> io::Result<bool> {
         let mut events = std::mem::take(&mut self.events);
+        self.awaits_send = false;
         self.driver.poll(wait, &mut events)?;
         self.stages.mark(if wait == Wait::Now { Stage::Driver } else { Stage::Parked });
         let worked = !events.is_empty();
@@ -437,7 +441,10 @@ impl<D: Driver> Worker<D> {
     /// by the flush that ends a turn, and what that flush makes possible nobody would wake us for.
     fn next_wake(&self) -> Wait {
         let lanes = self.dirty_lanes.len() + self.deferred.len();
-        if lanes + self.revisit.len() + self.ready.len() + self.dirty_conns.len() > 0 || self.has_returns() {
+        if lanes + self.revisit.len() + self.ready.len() + self.dirty_conns.len() > 0
+            || self.has_returns()
+            || self.awaits_send
+        {
             return Wait::Now;
         }
         let timer = self.timers.next();

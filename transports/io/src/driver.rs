@@ -112,6 +112,11 @@ pub trait Driver {
     /// An empty `chunks` completes with `Ok(0)`.
     fn send(&mut self, sock: SockId, chunks: Chunks);
 
+    /// As [`send`](Self::send), for an engine that has nothing to do when all has left: that alone does not end a
+    /// [`poll`](Self::poll) that waits. [`Event::Sent`] comes with the next `poll` that returns for whatever reason, before events
+    /// that the sent bytes may have caused. A send that does not get through at once, or fails, is told as any other.
+    fn send_unawaited(&mut self, sock: SockId, chunks: Chunks);
+
     /// Sends a FIN, after a send in flight, if there is one. The other direction goes on.
     fn shutdown_write(&mut self, sock: SockId);
 

@@ -53,6 +53,8 @@ pub struct EpollDriver {
     waker: Waker,
     /// Sockets with a completion that happened outside `poll`.
     completed: VecDeque<SockId>,
+    /// Those of them for which no wait ends.
+    unawaited: VecDeque<SockId>,
     /// Sends refused because another one was in flight, or for want of a connection.
     refused: Vec<(SockId, Errno, Chunks)>,
     /// Sockets that may have more to read, without the kernel telling again.
@@ -82,6 +84,7 @@ impl EpollDriver {
             random: Random::new(),
             waker,
             completed: VecDeque::new(),
+            unawaited: VecDeque::new(),
             refused: Vec::new(),
             readable: Vec::new(),
             reading: Vec::new(),
@@ -199,24 +202,11 @@ impl Driver for EpollDriver {
     }
 
     fn send(&mut self, sock: SockId, chunks: Chunks) {
-        let Some((fd, stream)) = stream_mut(&mut self.sockets, sock) else {
-            return;
-        };
-        if stream.sending.is_some() || stream.sent.is_some() {
-            self.refused.push((sock, Errno::EALREADY, chunks));
-            return;
-        }
-        if stream.connecting.is_some() {
-            self.refused.push((sock, Errno::ENOTCONN, chunks));
-            return;
-        }
-        stream.sending = Some(Sending { bytes: chunks.len_bytes() as u64, chunks });
-        if let Some(sent) = stream.go_on_sending(fd) {
-            stream.sent = Some(sent);
-            self.completed.push_back(sock);
-        } else {
-            self.await_writable(sock);
-        }
+        self.begin_send(sock, chunks, true);
+    }
+
+    fn send_unawaited(&mut self, sock: SockId, chunks: Chunks) {
+        self.begin_send(sock, chunks, false);
     }
 
     fn receive_alone(&mut self, sock: SockId, always: bool) {
@@ -263,8 +253,11 @@ impl Driver for EpollDriver {
     }
 
     fn poll(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
-        let before = events.len();
         self.polls += 1;
+        while let Some(id) = self.unawaited.pop_front() {
+            self.report_socket(id, events);
+        }
+        let before = events.len();
         self.report_completed(events);
         self.read_more(events);
         let something = events.len() > before || !self.readable.is_empty();
@@ -313,6 +306,28 @@ impl EpollDriver {
         registered
     }
 
+    fn begin_send(&mut self, sock: SockId, chunks: Chunks, awaited: bool) {
+        let Some((fd, stream)) = stream_mut(&mut self.sockets, sock) else {
+            return;
+        };
+        if stream.sending.is_some() || stream.sent.is_some() {
+            self.refused.push((sock, Errno::EALREADY, chunks));
+            return;
+        }
+        if stream.connecting.is_some() {
+            self.refused.push((sock, Errno::ENOTCONN, chunks));
+            return;
+        }
+        stream.sending = Some(Sending { bytes: chunks.len_bytes() as u64, chunks });
+        if let Some(sent) = stream.go_on_sending(fd) {
+            let list = if awaited || sent.result.is_err() { &mut self.completed } else { &mut self.unawaited };
+            list.push_back(sock);
+            stream.sent = Some(sent);
+        } else {
+            self.await_writable(sock);
+        }
+    }
+
     /// How long to wait in the kernel: not at all if there is something to report already.
     fn timeout(&mut self, wait: Wait, something: bool) -> Option<Nanos> {
         if something || wait == Wait::Now {
@@ -334,26 +349,30 @@ impl EpollDriver {
 
     fn report_completed(&mut self, events: &mut Vec<Event>) {
         while let Some(id) = self.completed.pop_front() {
-            let Some(socket) = self.sockets.get_mut(id) else {
-                continue;
-            };
-            let tag = socket.tag;
-            let Kind::Stream(stream) = &mut socket.kind else {
-                continue;
-            };
-            if let Some(Sent { chunks, result }) = stream.sent.take() {
-                events.push(Event::Sent { tag, sock: id, result, chunks });
-            }
-            if let Some(result) = stream.connecting.as_mut().and_then(|c| c.result.take()) {
-                stream.connecting = None;
-                events.push(Event::Connected { tag, sock: id, result });
-            }
+            self.report_socket(id, events);
         }
         for (sock, errno, mut chunks) in self.refused.drain(..) {
             chunks.clear();
             if let Some(socket) = self.sockets.get(sock) {
                 events.push(Event::Sent { tag: socket.tag, sock, result: Err(errno.into()), chunks });
             }
+        }
+    }
+
+    fn report_socket(&mut self, id: SockId, events: &mut Vec<Event>) {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        let tag = socket.tag;
+        let Kind::Stream(stream) = &mut socket.kind else {
+            return;
+        };
+        if let Some(Sent { chunks, result }) = stream.sent.take() {
+            events.push(Event::Sent { tag, sock: id, result, chunks });
+        }
+        if let Some(result) = stream.connecting.as_mut().and_then(|c| c.result.take()) {
+            stream.connecting = None;
+            events.push(Event::Connected { tag, sock: id, result });
         }
     }
 

@@ -17,6 +17,8 @@ mod landing;
 mod resources;
 #[path = "conformance/stage.rs"]
 mod stage;
+#[path = "conformance/unawaited.rs"]
+mod unawaited;
 
 use harness::{Family, Kind};
 
@@ -76,6 +78,11 @@ conformance! {
         gives_a_block_back_when_stopped: crate::landing::gives_a_block_back_when_stopped;
         drops_what_it_cannot_land: crate::landing::drops_what_it_cannot_land;
         loses_nothing_whatever_is_done_with_blocks: crate::landing::loses_nothing_whatever_is_done_with_blocks;
+        unawaited_sends_are_told_with_what_comes_next: crate::unawaited::are_told_with_what_comes_next;
+        unawaited_sends_are_told_without_a_wait: crate::unawaited::are_told_without_a_wait;
+        unawaited_sends_that_find_no_room_are_sent_on: crate::unawaited::that_find_no_room_are_sent_on;
+        unawaited_sends_that_fail_say_so: crate::unawaited::that_fail_say_so;
+        unawaited_sends_are_told_apart: crate::unawaited::are_told_apart;
         accepts_with_tag_and_peer: crate::connections::accepts_with_tag_and_peer;
         connects: crate::connections::connects;
         reports_a_refused_connect_once: crate::connections::reports_a_refused_connect_once;

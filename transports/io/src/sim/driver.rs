@@ -42,6 +42,8 @@ pub struct SimDriver {
     bells: Bells,
     /// Sends that were not begun.
     refused: Vec<(SockId, Errno, Chunks)>,
+    /// Sockets whose send is done, which is no reason to end a wait.
+    unawaited: Vec<SockId>,
     /// The list of sockets to which something happened, while it is worked through.
     sorting: Vec<SockId>,
     rung: Vec<SockId>,
@@ -89,6 +91,7 @@ impl SimDriver {
             sockets: Table::new(),
             bells: Bells::default(),
             refused: Vec::new(),
+            unawaited: Vec::new(),
             sorting: Vec::new(),
             rung: Vec::new(),
             piece: Vec::new(),
@@ -215,41 +218,11 @@ impl Driver for SimDriver {
     }
 
     fn send(&mut self, sock: SockId, chunks: Chunks) {
-        if self.node.is_dead() {
-            return;
-        }
-        let Some(stream) = stream_mut(&mut self.sockets, sock) else {
-            return;
-        };
-        let refusal = match stream {
-            Stream { connecting: true, .. } => Some(Errno::ENOTCONN),
-            Stream { sending: None, sent: None, .. } => None,
-            _ => Some(Errno::EALREADY),
-        };
-        if let Some(errno) = refusal {
-            self.refused.push((sock, errno, chunks));
-            self.node.0.due.set(true);
-            return;
-        }
-        let end = stream.end;
-        let failed = self.world.net(|net| {
-            let failed = net.chance(net.faults.send_error_ppm);
-            if failed {
-                net.break_off(end);
-            }
-            failed
-        });
-        if failed {
-            let mut chunks = chunks;
-            chunks.clear();
-            stream.sent = Some(Sent { chunks, result: Err(Errno::ECONNRESET.into()) });
-        } else {
-            stream.sending = Some(Sending { bytes: chunks.len_bytes() as u64, chunks });
-            stream.go_on_sending(&self.world, &mut self.piece);
-        }
-        if stream.sent.is_some() {
-            self.node.0.list(sock);
-        }
+        self.begin_send(sock, chunks, true);
+    }
+
+    fn send_unawaited(&mut self, sock: SockId, chunks: Chunks) {
+        self.begin_send(sock, chunks, false);
     }
 
     fn receive_alone(&mut self, sock: SockId, always: bool) {
@@ -292,6 +265,7 @@ impl Driver for SimDriver {
     }
 
     fn poll(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
+        self.report_unawaited(events);
         let before = events.len();
         self.polls = self.polls.wrapping_add(1);
         if self.has_due() {
@@ -314,6 +288,46 @@ impl Driver for SimDriver {
 }
 
 impl SimDriver {
+    fn begin_send(&mut self, sock: SockId, chunks: Chunks, awaited: bool) {
+        if self.node.is_dead() {
+            return;
+        }
+        let Some(stream) = stream_mut(&mut self.sockets, sock) else {
+            return;
+        };
+        let refusal = match stream {
+            Stream { connecting: true, .. } => Some(Errno::ENOTCONN),
+            Stream { sending: None, sent: None, .. } => None,
+            _ => Some(Errno::EALREADY),
+        };
+        if let Some(errno) = refusal {
+            self.refused.push((sock, errno, chunks));
+            self.node.0.due.set(true);
+            return;
+        }
+        let end = stream.end;
+        let failed = self.world.net(|net| {
+            let failed = net.chance(net.faults.send_error_ppm);
+            if failed {
+                net.break_off(end);
+            }
+            failed
+        });
+        if failed {
+            let mut chunks = chunks;
+            chunks.clear();
+            stream.sent = Some(Sent { chunks, result: Err(Errno::ECONNRESET.into()) });
+        } else {
+            stream.sending = Some(Sending { bytes: chunks.len_bytes() as u64, chunks });
+            stream.go_on_sending(&self.world, &mut self.piece);
+        }
+        match &stream.sent {
+            Some(Sent { result: Ok(_), .. }) if !awaited => self.unawaited.push(sock),
+            Some(_) => self.node.0.list(sock),
+            None => {}
+        }
+    }
+
     fn check_alive(&self) -> io::Result<()> {
         if self.node.is_dead() { Err(io::Error::other("this process was killed")) } else { Ok(()) }
     }
@@ -363,6 +377,16 @@ impl SimDriver {
         match &mut self.sockets.get_mut(sock)?.kind {
             Kind::Listener(listener) => Some(listener),
             _ => None,
+        }
+    }
+
+    fn report_unawaited(&mut self, events: &mut Vec<Event>) {
+        for sock in self.unawaited.drain(..) {
+            if let Some(Socket { tag, kind: Kind::Stream(stream), .. }) = self.sockets.get_mut(sock)
+                && let Some(Sent { chunks, result }) = stream.sent.take()
+            {
+                events.push(Event::Sent { tag: *tag, sock, result, chunks });
+            }
         }
     }
 

@@ -181,24 +181,11 @@ impl Driver for UringDriver {
     }
 
     fn send(&mut self, sock: SockId, chunks: Chunks) {
-        let Some(socket) = self.sockets.get_mut(sock).filter(|s| !s.closing) else {
-            return;
-        };
-        let Kind::Stream(stream) = &mut socket.kind else {
-            return;
-        };
-        if stream.connecting || stream.sending {
-            let errno = if stream.sending { Errno::EALREADY } else { Errno::ENOTCONN };
-            self.refused.push((sock, errno.into(), chunks));
-            return;
-        }
-        stream.sending = true;
-        if chunks.is_empty() {
-            stream.sent_nothing = Some(chunks);
-            self.look_at(sock);
-        } else {
-            self.ring.send(sock, socket.fd.as_fd(), Outgoing::new(chunks));
-        }
+        self.begin_send(sock, chunks, true);
+    }
+
+    fn send_unawaited(&mut self, sock: SockId, chunks: Chunks) {
+        self.begin_send(sock, chunks, false);
     }
 
     fn receive_alone(&mut self, sock: SockId, always: bool) {
@@ -297,6 +284,29 @@ impl UringDriver {
         match &mut self.live_mut(id)?.kind {
             Kind::Stream(stream) => Some(stream),
             _ => None,
+        }
+    }
+
+    fn begin_send(&mut self, sock: SockId, chunks: Chunks, awaited: bool) {
+        let Some(socket) = self.sockets.get_mut(sock).filter(|s| !s.closing) else {
+            return;
+        };
+        let Kind::Stream(stream) = &mut socket.kind else {
+            return;
+        };
+        if stream.connecting || stream.sending {
+            let errno = if stream.sending { Errno::EALREADY } else { Errno::ENOTCONN };
+            self.refused.push((sock, errno.into(), chunks));
+            return;
+        }
+        stream.sending = true;
+        if chunks.is_empty() {
+            stream.sent_nothing = Some(chunks);
+            self.look_at(sock);
+        } else if awaited {
+            self.ring.send(sock, socket.fd.as_fd(), Outgoing::new(chunks));
+        } else {
+            self.ring.send_silently(sock, socket.fd.as_fd(), Outgoing::new(chunks));
         }
     }
 

@@ -84,11 +84,13 @@ pub(super) struct Outgoing {
     pub(super) bytes: u64,
     /// Boxed, so that it stays where it is while it is in flight.
     pub(super) message: Option<Box<Message>>,
+    /// Success is not told by a completion, see [`super::ring::Ring::send_silently`].
+    pub(super) silent: bool,
 }
 
 impl Outgoing {
     pub(super) fn new(chunks: Chunks) -> Self {
-        Self { bytes: chunks.len_bytes() as u64, chunks, message: None }
+        Self { bytes: chunks.len_bytes() as u64, chunks, message: None, silent: false }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::driver::{Nanos, SockId};
 use crate::pool::{Pool, Vacant};
 use crate::probe::{Refusal, Step};
 use crate::socket::RING;
+use crate::sys;
 
 /// Operations that are queued before the kernel has to take them; more only cost another system call.
 const SUBMISSIONS: u32 = 512;
@@ -47,6 +48,12 @@ pub(super) struct Ring {
     kept: Vec<[Option<Kept>; PLACES]>,
     /// Kept until the kernel has looked up their descriptors.
     bells: Vec<Bell>,
+    /// Sends that tell only of failure, and were not taken for done yet.
+    silent: Vec<SockId>,
+    /// Those that succeeded.
+    succeeded: VecDeque<SockId>,
+    /// Taken out of the completion queue.
+    arrived: VecDeque<cqueue::Entry>,
     /// What did not fit into the submission queue.
     backlog: VecDeque<squeue::Entry>,
     /// Operations whose terminal completion is still to come.
@@ -107,6 +114,9 @@ impl Ring {
             buffers: Some(buffers),
             kept: Vec::new(),
             bells: Vec::new(),
+            silent: Vec::new(),
+            succeeded: VecDeque::new(),
+            arrived: VecDeque::new(),
             backlog: VecDeque::new(),
             in_flight: 0,
             spare_messages: Vec::new(),
@@ -168,10 +178,37 @@ impl Ring {
 
     /// Sends the first chunks (all, if they are not too many); must not be empty.
     pub(super) fn send(&mut self, id: SockId, socket: BorrowedFd<'_>, mut outgoing: Outgoing) {
+        outgoing.silent = false;
+        let entry = self.send_entry(socket, &mut outgoing, 0);
+        self.keep(id, Operation::Send, Kept::Outgoing(outgoing));
+        // SAFETY: the chunks own (or keep) the bytes, the message is boxed, and both are kept until the terminal
+        // completion. The kernel only reads the bytes, so a peer that changes shared ones does no harm here.
+        unsafe { self.push(entry, pack(id, Operation::Send)) };
+    }
+
+    /// Sends all chunks, or as many as get through at once; must not be empty. If all of them do, the kernel makes no completion, so that
+    /// [`enter`](Self::enter) goes on waiting, and [`next_completion`](Self::next_completion) makes one up.
+    ///
+    /// That is known because such a send never waits in the kernel: it has ended when it was submitted.
+    pub(super) fn send_silently(&mut self, id: SockId, socket: BorrowedFd<'_>, mut outgoing: Outgoing) {
+        let whole = outgoing.bytes <= SEND_BYTES_MAX as u64 && outgoing.chunks.iter().count() <= sys::PIECES_PER_SEND;
+        if !whole {
+            return self.send(id, socket, outgoing);
+        }
+        outgoing.silent = true;
+        // DONTWAIT: what has no room fails at once, with what was sent of it (WAITALL: less than all is a failure).
+        let entry = self.send_entry(socket, &mut outgoing, libc::MSG_DONTWAIT).flags(squeue::Flags::SKIP_SUCCESS);
+        self.keep(id, Operation::Send, Kept::Outgoing(outgoing));
+        self.silent.push(id);
+        // SAFETY: as of `send`. No completion: `gather` gives it back only after the kernel has taken the submission, and so ended it.
+        unsafe { self.push(entry, pack(id, Operation::Send)) };
+    }
+
+    fn send_entry(&mut self, socket: BorrowedFd<'_>, outgoing: &mut Outgoing, more_flags: i32) -> squeue::Entry {
         let fd = Fd(socket.as_raw_fd());
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL | more_flags;
         let mut chunks = outgoing.chunks.iter();
-        let entry = match (chunks.next(), chunks.next()) {
+        match (chunks.next(), chunks.next()) {
             (Some(only), None) => {
                 let len = only.len().min(SEND_BYTES_MAX) as u32;
                 opcode::Send::new(fd, only.as_ptr(), len).flags(flags).build()
@@ -182,11 +219,7 @@ impl Ring {
                 message.fill(&outgoing.chunks);
                 opcode::SendMsg::new(fd, &message.header).flags(flags as u32).build()
             }
-        };
-        self.keep(id, Operation::Send, Kept::Outgoing(outgoing));
-        // SAFETY: the chunks own (or keep) the bytes, the message is boxed, and both are kept until the terminal
-        // completion. The kernel only reads the bytes, so a peer that changes shared ones does no harm here.
-        unsafe { self.push(entry, pack(id, Operation::Send)) };
+        }
     }
 
     /// Takes back what a finished send no longer needs.
@@ -222,9 +255,16 @@ impl Ring {
 
     /// Submits what is queued and waits: not at all (`Some(0)`), for so long, or for ever (`None`).
     pub(super) fn enter(&mut self, timeout: Option<Nanos>) -> io::Result<()> {
+        let entered = self.submit_and_wait(timeout);
+        self.gather();
+        entered
+    }
+
+    fn submit_and_wait(&mut self, timeout: Option<Nanos>) -> io::Result<()> {
         loop {
             self.unload_backlog();
-            let wait_now = !self.backlog.is_empty() || !self.uring.completion().is_empty();
+            let left = !self.arrived.is_empty() || !self.succeeded.is_empty() || !self.uring.completion().is_empty();
+            let wait_now = left || !self.backlog.is_empty();
             let result = match timeout {
                 _ if wait_now => self.enter_now(),
                 Some(0) => self.enter_now(),
@@ -253,29 +293,71 @@ impl Ring {
         }
     }
 
-    /// The next completion that is there.
+    /// Takes everything out of the completion queue, and finds out which silent sends have succeeded: those that the kernel has taken, and
+    /// of which it told nothing.
+    fn gather(&mut self) {
+        self.arrived.extend(self.uring.completion());
+        let queue = self.uring.submission();
+        let all_told = self.backlog.is_empty() && queue.is_empty() && !queue.cq_overflow();
+        drop(queue);
+        if self.silent.is_empty() || !all_told {
+            return;
+        }
+        for at in 0..self.arrived.len() {
+            if let Some((id, Operation::Send)) = unpack(self.arrived[at].user_data())
+                && let Some(outgoing) = self.outgoing(id)
+            {
+                outgoing.silent = false;
+            }
+        }
+        let mut silent = mem::take(&mut self.silent);
+        for id in silent.drain(..) {
+            if self.outgoing(id).is_some_and(|outgoing| outgoing.silent) {
+                self.succeeded.push_back(id);
+            }
+        }
+        self.silent = silent;
+    }
+
+    /// What a socket's send in flight keeps.
+    fn outgoing(&mut self, id: SockId) -> Option<&mut Outgoing> {
+        let place = Operation::Send.place()?;
+        match self.kept.get_mut(id.index() as usize)?[place].as_mut()? {
+            Kept::Outgoing(outgoing) => Some(outgoing),
+            _ => None,
+        }
+    }
+
+    /// The next completion that is there. Silent sends come first, as what else arrived may have been caused by them.
     pub(super) fn next_completion(&mut self) -> Option<Completion> {
+        if let Some(id) = self.succeeded.pop_front() {
+            let result = self.outgoing(id).map_or(0, |outgoing| outgoing.bytes as i32);
+            return Some(self.ended(id, Operation::Send, result, false, None));
+        }
         loop {
-            let entry = self.uring.completion().next()?;
+            let entry = self.arrived.pop_front()?;
             let more = cqueue::more(entry.flags());
             // Whatever else a completion says: a slot that it names is ours again.
             let slot = cqueue::buffer_select(entry.flags()).and_then(|slot| self.buffers.as_mut()?.take(slot));
-            let Some((id, operation)) = unpack(entry.user_data()) else {
-                continue;
-            };
-            let mut kept = None;
-            if operation.is_tracked() && !more {
-                self.in_flight -= 1;
-                if let Some(place) = operation.place() {
-                    kept = self.kept[id.index() as usize][place].take();
-                }
+            if let Some((id, operation)) = unpack(entry.user_data()) {
+                return Some(self.ended(id, operation, entry.result(), more, slot));
             }
-            let accepted = (operation == Operation::Accept && entry.result() >= 0).then(|| {
-                // SAFETY: a descriptor that the kernel made for us, named by this completion only.
-                unsafe { OwnedFd::from_raw_fd(entry.result()) }
-            });
-            return Some(Completion { id, operation, result: entry.result(), more, slot, accepted, kept });
         }
+    }
+
+    fn ended(&mut self, id: SockId, operation: Operation, result: i32, more: bool, slot: Option<Vacant>) -> Completion {
+        let mut kept = None;
+        if operation.is_tracked() && !more {
+            self.in_flight -= 1;
+            if let Some(place) = operation.place() {
+                kept = self.kept[id.index() as usize][place].take();
+            }
+        }
+        let accepted = (operation == Operation::Accept && result >= 0).then(|| {
+            // SAFETY: a descriptor that the kernel made for us, named by this completion only.
+            unsafe { OwnedFd::from_raw_fd(result) }
+        });
+        Completion { id, operation, result, more, slot, accepted, kept }
     }
 
     /// Submits and lets deferred work run, without waiting; no system call if there is neither.
