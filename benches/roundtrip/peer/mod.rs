@@ -1,14 +1,16 @@
 //! Processes that the benchmark makes of itself: what is measured runs in a process of its own, and so do its neighbours.
 
+mod forward;
 mod hog;
 mod lanes;
 mod shmipc;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use crate::processes::{Stage, Started};
+use crate::processes::{Stage, Started, free_addresses};
 
 /// The first argument of such a process.
 pub const FLAG: &str = "--peer";
@@ -26,6 +28,7 @@ pub fn main(args: &[String]) -> Option<ExitCode> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let ended = match args.as_slice() {
         ["exec", program, rest @ ..] => Err(format!("{program}: {}", Command::new(program).args(rest).exec())),
+        ["forward", driver, listen, service] => forward::run(driver, listen, service),
         ["hog"] => hog::run(),
         ["lanes", session, lanes, calls] => lanes::hold(session, lanes, calls),
         ["shmipc-serve", socket, bytes] => shmipc::serve(socket, bytes),
@@ -61,6 +64,13 @@ pub fn command(args: &[&str]) -> Result<Vec<OsString>, String> {
 pub fn start(stage: &Stage, what: &str, args: &[&str]) -> Result<Started, String> {
     let line = command(args)?;
     stage.start(what, line[0].as_ref(), &line[1..], UP)
+}
+
+/// Starts a forwarder that parses nothing, and says where it listens and as which process it runs.
+pub fn start_forwarder(stage: &Stage, driver: &str, service: SocketAddr) -> Result<(SocketAddr, u32), String> {
+    let [address] = free_addresses()?;
+    let started = start(stage, "the forwarder", &["forward", driver, &address.to_string(), &service.to_string()])?;
+    Ok((address, started.pid))
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {

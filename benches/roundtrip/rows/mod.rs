@@ -3,6 +3,7 @@
 
 mod busy;
 mod cpu;
+mod dubbo_proxy;
 mod idle;
 mod in_flight;
 mod one_in_flight;
@@ -33,7 +34,7 @@ pub struct Row {
 }
 
 /// All rows, in the order of the table.
-pub const ALL: [Row; 12] = [
+pub const ALL: [Row; 13] = [
     Row {
         name: one_in_flight::NAME,
         about: "64 bytes, one call at a time, against direct TCP and UDS",
@@ -53,5 +54,6 @@ pub const ALL: [Row; 12] = [
     Row { name: busy::NAME, about: "a CPU hog on each core", run: busy::run },
     Row { name: quota::NAME, about: "half a core for the sidecar, against parking at once", run: quota::run },
     Row { name: proxies::NAME, about: "HTTP from TCP to TCP, against HAProxy and Envoy", run: proxies::run },
+    Row { name: dubbo_proxy::NAME, about: "Dubbo from TCP to TCP, against Envoy's dubbo_proxy", run: dubbo_proxy::run },
     Row { name: saturated::NAME, about: "a neighbour that moves large payloads", run: saturated::run },
 ];

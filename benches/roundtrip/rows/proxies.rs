@@ -1,4 +1,5 @@
-//! HTTP from TCP to TCP: shmesh, HAProxy and Envoy, each with one worker, between the same wrk and the same nginx.
+//! HTTP from TCP to TCP: shmesh, HAProxy, Envoy, and a forwarder that parses nothing, each with one worker, between the same wrk
+//! and the same nginx. The forwarder is the limit: no proxy on the same driver can do with less.
 
 use super::Bench;
 use crate::beside::haproxy::HaProxy;
@@ -8,6 +9,7 @@ use crate::envoy::HOW_TO_GET;
 use crate::goal::{Goal, Report};
 use crate::machine::process;
 use crate::path::{self, Protocol};
+use crate::peer;
 use crate::processes::{Stage, free_addresses};
 use crate::series::{Series, Turn, p50, p99, rps, take_turns};
 use crate::shmesh::Measured;
@@ -35,6 +37,7 @@ struct Goals {
 
 const HAPROXY: Goals = Goals { p50: Goal::AtMost(0.9), rps: Goal::AtLeast(1.15), cpu: Goal::AtMost(0.7) };
 const ENVOY: Goals = Goals { p50: Goal::Stated, rps: Goal::AtLeast(3.3), cpu: Goal::Stated };
+const LIMIT: Goals = Goals { p50: Goal::Stated, rps: Goal::Stated, cpu: Goal::Stated };
 
 pub fn run(bench: &Bench<'_>, report: &mut Report) -> Result<(), String> {
     let stage = Stage::set_up()?;
@@ -45,8 +48,8 @@ pub fn run(bench: &Bench<'_>, report: &mut Report) -> Result<(), String> {
             return Ok(());
         }
     };
-    let own = start_shmesh(bench, &stage, &nginx)?;
-    let mut others = Vec::new();
+    let (own, driver) = start_shmesh(bench, &stage, &nginx)?;
+    let mut others = vec![(start_forwarder(&driver, &stage, &nginx)?, LIMIT)];
     match HaProxy::start(&stage, nginx.address) {
         Ok(HaProxy { address, pid, version }) => {
             others.push((Proxy { name: format!("HAProxy {version}"), address, pid, cpu: Vec::new() }, HAPROXY));
@@ -101,7 +104,13 @@ fn compare(report: &mut Report, goals: &Goals, one: (&Series, &Series), many: (&
     report.found(NAME, format!("requests/s, 64 connections / {name}"), goals.rps, many.0.against(many.1, rps));
 }
 
-fn start_shmesh(bench: &Bench<'_>, stage: &Stage, nginx: &Nginx) -> Result<Proxy, String> {
+fn start_forwarder(driver: &str, stage: &Stage, nginx: &Nginx) -> Result<Proxy, String> {
+    let (address, pid) = peer::start_forwarder(stage, driver, nginx.address)?;
+    Ok(Proxy { name: format!("forwarder, driver {driver}"), address, pid, cpu: Vec::new() })
+}
+
+/// The sidecar, and its driver.
+fn start_shmesh(bench: &Bench<'_>, stage: &Stage, nginx: &Nginx) -> Result<(Proxy, String), String> {
     let [address, admin] = free_addresses()?;
     let config = format!(
         "admin: {{ address: \"{admin}\" }}\n\
@@ -113,6 +122,6 @@ fn start_shmesh(bench: &Bench<'_>, stage: &Stage, nginx: &Nginx) -> Result<Proxy
     let config = stage.write("shmesh.yaml", &config)?;
     let args = ["run", "--config", &config, "--workers", "1", "--driver", &bench.tools.driver];
     let started = stage.start("the sidecar", &bench.tools.shmesh.file, &args, path::SIDECAR_UP)?;
-    let name = format!("shmesh, driver {}", path::driver_of(&started.line));
-    Ok(Proxy { name, address, pid: started.pid, cpu: Vec::new() })
+    let driver = path::driver_of(&started.line).to_owned();
+    Ok((Proxy { name: format!("shmesh, driver {driver}"), address, pid: started.pid, cpu: Vec::new() }, driver))
 }
