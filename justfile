@@ -41,7 +41,7 @@ envoy:
 bench:
     cargo bench
 
-# Instructions that a worker executes per call over shared memory, and where
+# Instructions per call: of a worker over shared memory, and where; of each codec
 instructions:
     benches/instructions.sh --profile
 
