@@ -89,6 +89,21 @@ install_python() {
     touch "$built"
 }
 
+# Sets NODE_PATH to where the packages are that package-lock.json of the suite lists, with its digests.
+install_node() {
+    local built=$here/target/built
+    export NODE_PATH=$here/target/node_modules
+    [[ -f $built && ! $here/package-lock.json -nt $built ]] && return
+    rm -rf -- "$here/target"
+    mkdir -p "$here/target"
+    cp -- "$here/package.json" "$here/package-lock.json" "$here/target"
+    npm ci --prefix "$here/target" --ignore-scripts --no-audit --no-fund --no-update-notifier >"$work/npm.log" 2>&1 || {
+        cat "$work/npm.log"
+        skip "npm cannot install what $here/package-lock.json lists"
+    }
+    touch "$built"
+}
+
 listens() {
     (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }

@@ -1,6 +1,7 @@
 //! Tests of the Dubbo2 codec.
 
 mod hostile;
+mod oracle;
 mod strings;
 mod vectors;
 mod walks;
