@@ -12,36 +12,8 @@ needs curl java javac mvn timeout
 declare -r VERSIONS="3.3.6 3.2.19"
 declare -r SERIALIZATIONS="hessian2 fastjson2"
 
-cd "$here" || exit 1
-
-# build VERSION: into target/VERSION.
-build() {
-    local target=target/$1
-    if [[ -f $target/built && -z $(find pom.xml src -newer "$target/built") ]]; then
-        return
-    fi
-    mkdir -p "$target"
-    local maven=(mvn -q -B -Ddubbo.version="$1" compile dependency:build-classpath -Dmdep.outputFile="$target/classpath")
-    "${maven[@]}" --offline >"$target/maven.log" 2>&1 || "${maven[@]}" >"$target/maven.log" 2>&1 || {
-        if grep -qE 'Could not (resolve|transfer)|Unknown host|Connection (refused|timed out)' "$target/maven.log"; then
-            skip "Maven cannot fetch org.apache.dubbo:dubbo:$1 (see $PWD/$target/maven.log)"
-        fi
-        fail "mvn compile" "$target/maven.log"
-    }
-    touch "$target/built"
-}
-
-# Dubbo connects to the address of a network interface when it is told 127.0.0.1 or localhost, so the consumer
-# gets another name for the loopback interface.
-echo "127.0.0.1 localhost sidecar $(hostname)" >"$work/hosts"
-# set_java VERSION: sets `java` to the command that runs with this Dubbo. What 3.2 reads exceptions with looks into the JDK's own classes.
-set_java() {
-    java=(
-        java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
-        --add-opens=java.base/java.lang=ALL-UNNAMED -Djdk.net.hosts.file="$work/hosts" -Ddubbo.application.logger=slf4j -Duser.home="$work"
-        -cp "target/$1/classes:$(<"target/$1/classpath")"
-    )
-}
+# shellcheck source=java.sh
+. "$here/java.sh"
 
 # consume NAME CONSUMER_VERSION PORT: all checks, in both serializations at once.
 consume() {
@@ -69,7 +41,7 @@ consume() {
 }
 
 for version in $VERSIONS; do
-    build "$version"
+    build_java "$version"
 done
 for version in $VERSIONS; do
     free_port

@@ -34,6 +34,8 @@ public final class Consumer {
     private static final int HEARTBEAT_MS = 1000;
     /** Long, so that a busy machine does not look like a dead provider. */
     private static final int HEARTBEAT_TIMEOUT_MS = 60_000;
+    /** Whether what a friend has may be null or empty: dubbo-go makes empty ones of null, and null of an empty list. */
+    private static final boolean NULLS = !Boolean.getBoolean("greet.without-nulls");
 
     private final GreetService greeter;
     private final String serialization;
@@ -190,6 +192,10 @@ public final class Consumer {
             friend.name = "friend " + i;
             friend.mood = Person.Mood.TIRED;
             friend.home = new Person.Address(null, null);
+            if (!NULLS) {
+                friend.home = new Person.Address("", 0);
+                friend.friends = null;
+            }
             ada.friends.add(friend);
         }
         ada.scores.put("chess", new ArrayList<>(List.of(1L, 300L, 1L << 33)));
