@@ -151,6 +151,33 @@ start_shmesh() {
     await "$sidecar" is_ready || fail "shmesh did not start"
 }
 
+# start_nginx PORT: an nginx that serves what lies in $work/www, with what its standard input says of its one server beside.
+start_nginx() {
+    chmod 755 "$work" "$work/www"
+    mkdir -p "$work/tmp"
+    cat >"$work/nginx.conf" <<CONF
+worker_processes 1;
+daemon off;
+pid $work/nginx.pid;
+error_log $work/nginx.err;
+events { worker_connections 2048; }
+http {
+    access_log off;
+    client_max_body_size 0;
+    keepalive_requests 1000000;
+    client_body_temp_path $work/tmp/body; proxy_temp_path $work/tmp/proxy; fastcgi_temp_path $work/tmp/f;
+    uwsgi_temp_path $work/tmp/u; scgi_temp_path $work/tmp/s;
+    server {
+        listen 127.0.0.1:$1 backlog=1024;
+        root $work/www;
+        $(cat)
+    }
+}
+CONF
+    start nginx nginx -p "$work" -c "$work/nginx.conf"
+    await "$started" listens "$1" || fail "nginx does not start" "$work/nginx.log" "$work/nginx.err"
+}
+
 # start_http_shmesh SERVICE_PORT: a sidecar before an HTTP service, as the suites of HTTP clients have it:
 #   $http_port, $work/http.sock     everything goes to the service, over TCP
 #   $http_port, path /shm           goes to `shmesh echo` over shared memory

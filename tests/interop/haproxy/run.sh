@@ -18,30 +18,13 @@ free_port; impatient_port=$port
 free_port; front_port=$port
 free_port; http_port=$port
 
-mkdir -p "$work/www" "$work/tmp"
-chmod 755 "$work" "$work/www"
+mkdir "$work/www"
 for size in $SIZES; do
     head -c "$size" /dev/urandom >"$work/www/$size"
 done
-cat >"$work/nginx.conf" <<CONF
-worker_processes 1;
-daemon off;
-pid $work/nginx.pid;
-error_log $work/nginx.err;
-events { worker_connections 1024; }
-http {
-    access_log off;
-    client_body_temp_path $work/tmp/body; proxy_temp_path $work/tmp/proxy; fastcgi_temp_path $work/tmp/f;
-    uwsgi_temp_path $work/tmp/u; scgi_temp_path $work/tmp/s;
-    server {
-        listen 127.0.0.1:$nginx_port;
-        root $work/www;
+start_nginx "$nginx_port" <<CONF
         location /chunked/ { alias $work/www/; sub_filter nothing-has-this nothing; sub_filter_types *; }
-    }
-}
 CONF
-start nginx nginx -p "$work" -c "$work/nginx.conf"
-await "$started" listens "$nginx_port" || fail "nginx does not start" "$work/nginx.log" "$work/nginx.err"
 
 # shmesh first, as HAProxy checks its health from the start on. What HAProxy does not answer itself goes to nginx; uploads go to `shmesh echo`.
 start_shmesh <<CONF

@@ -12,38 +12,19 @@ free_port; http_port=$port
 
 # ---- the services -----------------------------------------------------------------------------------------------
 
-mkdir -p "$work/www" "$work/tmp"
-chmod 755 "$work" "$work/www"
+mkdir "$work/www"
 for size in 0 1 4096 16384 65537 1048576 67108864; do
     head -c "$size" /dev/urandom >"$work/www/$size"
 done
-cat >"$work/nginx.conf" <<CONF
-worker_processes 1;
-daemon off;
-pid $work/nginx.pid;
-error_log $work/nginx.err;
-events { worker_connections 1024; }
-http {
-    access_log off;
-    client_max_body_size 0;
-    keepalive_requests 1000000;
-    client_body_temp_path $work/tmp/body; proxy_temp_path $work/tmp/proxy; fastcgi_temp_path $work/tmp/f;
-    uwsgi_temp_path $work/tmp/u; scgi_temp_path $work/tmp/s;
-    server {
-        listen 127.0.0.1:$nginx_port;
+start_nginx "$nginx_port" <<CONF
         listen unix:$work/nginx.sock;
-        root $work/www;
         location /no-content { return 204; }
         location /proxied { return 200 "proxied\n"; }
         location /gone { return 410 "gone\n"; }
         # Answers of unknown length: nginx sends them in chunks.
         location /chunked/ { alias $work/www/; sub_filter nothing-has-this nothing; sub_filter_types *; }
         location /close/ { alias $work/www/; keepalive_timeout 0; }
-    }
-}
 CONF
-start nginx nginx -p "$work" -c "$work/nginx.conf"
-await "$started" listens "$nginx_port" || fail "nginx does not start" "$work/nginx.log" "$work/nginx.err"
 start echo "$shmesh" echo --protocol http --listen "tcp:127.0.0.1:$echo_port"
 await "$started" listens "$echo_port" || fail "shmesh echo does not start" "$work/echo.log"
 

@@ -13,26 +13,10 @@ declare -r AHEAD=8
 
 free_port
 export SERVICE_PORT=$port
-mkdir -p "$work/www" "$work/tmp"
-chmod 755 "$work" "$work/www"
+mkdir "$work/www"
 head -c 1024 /dev/urandom >"$work/www/small"
 head -c "$LARGE_BYTES" /dev/urandom >"$work/www/large"
-cat >"$work/nginx.conf" <<CONF
-worker_processes 1;
-daemon off;
-pid $work/nginx.pid;
-error_log $work/nginx.err;
-events { worker_connections 2048; }
-http {
-    access_log off;
-    keepalive_requests 1000000;
-    client_body_temp_path $work/tmp/body; proxy_temp_path $work/tmp/proxy; fastcgi_temp_path $work/tmp/f;
-    uwsgi_temp_path $work/tmp/u; scgi_temp_path $work/tmp/s;
-    server { listen 127.0.0.1:$SERVICE_PORT backlog=1024; root $work/www; }
-}
-CONF
-start nginx nginx -p "$work" -c "$work/nginx.conf"
-await "$started" listens "$SERVICE_PORT" || fail "nginx does not start" "$work/nginx.log" "$work/nginx.err"
+start_nginx "$SERVICE_PORT" </dev/null
 start_http_shmesh "$SERVICE_PORT"
 
 # wrk prints errors and answers that are not 2xx only if there are any. Its script ends it when it has seen enough.
@@ -68,6 +52,9 @@ load_with_h2load() {
 }
 load_with_h2load "64 connections" "$REQUESTS" 1024 -c 64 -t 2 "http://127.0.0.1:$http_port/small"
 load_with_h2load "$AHEAD requests ahead" "$REQUESTS" 1024 -c 32 -m "$AHEAD" "http://127.0.0.1:$http_port/small"
+# wrk knows no Unix sockets.
+load_with_h2load "64 connections to a Unix socket" "$REQUESTS" 1024 -c 64 -t 2 -B "unix:$work/http.sock" "http://service/small"
+load_with_h2load "large answers from a Unix socket" "$LARGE_REQUESTS" "$LARGE_BYTES" -c 16 -B "unix:$work/http.sock" "http://service/large"
 load_with_h2load "large answers" "$LARGE_REQUESTS" "$LARGE_BYTES" -c 16 "http://127.0.0.1:$http_port/large"
 load_with_h2load "uploads" "$LARGE_REQUESTS" "$LARGE_BYTES" -c 16 -d "$work/www/large" "http://127.0.0.1:$http_port/shm"
 load_with_h2load "small uploads" "$REQUESTS" 1024 -c 64 -d "$work/www/small" "http://127.0.0.1:$http_port/shm"
