@@ -28,10 +28,10 @@ consume() {
     for consumer in "${consumers[@]}"; do
         serialization=${consumer#*:}
         wait "${consumer%%:*}" || {
-            grep -E ' (WARN|ERROR) ' "$work/$serialization.err" | head -n 20 >"$work/first.log"
+            grep -E ' (INFO|WARN|ERROR) ' "$work/$serialization.err" | head -n 20 >"$work/first.log"
             grep -v ': ok$' "$work/$serialization.log" >>"$work/first.log"
             cut -c 1-1000 "$work/first.log"
-            fail "$name, $serialization" "$work/$serialization.err"
+            fail "$name, $serialization" "$work/$serialization.err" "$work/provider-$version.log"
         }
         held=$(grep -c ': ok$' "$work/$serialization.log")
         ((held > 0)) || fail "$name, $serialization: checked nothing" "$work/$serialization.log"

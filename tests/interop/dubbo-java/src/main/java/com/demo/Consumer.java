@@ -34,6 +34,8 @@ public final class Consumer {
     private static final int HEARTBEAT_MS = 1000;
     /** Long, so that a busy machine does not look like a dead provider. */
     private static final int HEARTBEAT_TIMEOUT_MS = 60_000;
+    /** Dubbo's own three seconds are not many for a JVM that starts beside others. */
+    private static final int CONNECT_TIMEOUT_MS = 60_000;
     /** Whether what a friend has may be null or empty: dubbo-go makes empty ones of null, and null of an empty list. */
     private static final boolean NULLS = !Boolean.getBoolean("greet.without-nulls");
 
@@ -64,7 +66,7 @@ public final class Consumer {
         // Shared by all threads, so that their calls are multiplexed; short heartbeats, so that some happen here.
         reference.setUrl("dubbo://" + host + ":" + port + "?prefer.serialization=" + serialization + "&serialization="
                 + serialization + "&connections=1&heartbeat=" + HEARTBEAT_MS
-                + "&heartbeat.timeout=" + HEARTBEAT_TIMEOUT_MS);
+                + "&heartbeat.timeout=" + HEARTBEAT_TIMEOUT_MS + "&connect.timeout=" + CONNECT_TIMEOUT_MS);
 
         ApplicationConfig application = new ApplicationConfig("caller");
         application.setQosEnable(false);
