@@ -164,6 +164,8 @@ pub(crate) struct ClusterEntry {
     pub connect_timeout: Key<Interval>,
     /// How long the first byte of an answer may take. Default: `timeouts.first_byte`.
     pub first_byte_timeout: Key<Interval>,
+    /// How long an HTTP or Dubbo call may take altogether, or 0s for as long as bytes move. Default: `timeouts.request`.
+    pub request_timeout: Key<Interval>,
 }
 
 /// How long things may take.
@@ -175,6 +177,8 @@ pub(crate) struct TimeoutsEntry {
     pub connect: Key<Interval>,
     /// From the end of a request's head to the first byte of its answer. Default: 15s.
     pub first_byte: Key<Interval>,
+    /// From a request's head to the last byte of its answer, or 0s for as long as bytes move. Default: 0s.
+    pub request: Key<Interval>,
     /// A connection without a byte in either direction. Default: 60s.
     pub idle: Key<Interval>,
     /// From the first byte of a request's head to its last. Default: 10s.

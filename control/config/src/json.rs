@@ -28,6 +28,7 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
         json!({
             "connect": interval(snapshot.timeouts.connect),
             "first_byte": interval(snapshot.timeouts.first_byte),
+            "request": interval(snapshot.timeouts.request.unwrap_or_default()),
             "idle": interval(snapshot.timeouts.idle),
             "head_read": interval(snapshot.timeouts.head_read),
         }),
@@ -125,6 +126,7 @@ fn cluster_json(cluster: &Cluster) -> Value {
         "name": &*cluster.name,
         "connect_timeout": interval(cluster.connect_timeout),
         "first_byte_timeout": interval(cluster.first_byte_timeout),
+        "request_timeout": interval(cluster.request_timeout.unwrap_or_default()),
     });
     if cluster.dynamic_forward_proxy {
         object["dynamic_forward_proxy"] = json!(true);

@@ -131,6 +131,11 @@ impl Interval {
         }
     }
 
+    /// A length of time; zero is none.
+    pub fn read_optional(&self) -> Result<Option<Duration>, String> {
+        self.read_with_zero().map(|interval| (!interval.is_zero()).then_some(interval))
+    }
+
     /// A short length of time, or zero.
     pub fn read_spin(&self) -> Result<Duration, String> {
         let text = self.0.as_str();

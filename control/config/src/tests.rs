@@ -63,8 +63,8 @@ routes:
   - { match: { path_regex: '/v\d+(/.*)?' }, cluster: b }
 clusters:
   - { name: a, dynamic_forward_proxy: true, connect_timeout: 250ms }
-  - { name: b, endpoints: [ "tcp:example.com:80" ], first_byte_timeout: 2m }
-timeouts: { connect: 2s, first_byte: 1500ms, idle: 1m, head_read: 1h }
+  - { name: b, endpoints: [ "tcp:example.com:80" ], first_byte_timeout: 2m, request_timeout: 0s }
+timeouts: { connect: 2s, first_byte: 1500ms, request: 90s, idle: 1m, head_read: 1h }
 drain_timeout: 0s
 limits:
   head_bytes: 32KiB
@@ -167,6 +167,8 @@ fn every_key_is_read() {
     assert_eq!(snapshot.clusters[0].first_byte_timeout, Duration::from_millis(1500), "from `timeouts`");
     assert_eq!(snapshot.clusters[1].connect_timeout, Duration::from_secs(2), "from `timeouts`");
     assert_eq!(snapshot.clusters[1].first_byte_timeout, Duration::from_secs(120));
+    assert_eq!(snapshot.clusters[0].request_timeout, Some(Duration::from_secs(90)), "from `timeouts`");
+    assert_eq!(snapshot.clusters[1].request_timeout, None, "its own wish");
     assert_eq!(snapshot.timeouts.idle, Duration::from_secs(60));
     assert_eq!(snapshot.timeouts.head_read, Duration::from_secs(3600));
     assert_eq!(snapshot.timeouts.drain, Duration::ZERO);
@@ -256,6 +258,7 @@ fn what_is_in_force_can_be_read_again() {
     assert_eq!(long["query"][1], serde_json::json!({ "name": "V", "not": { "regex": "a.*" } }));
     assert_eq!(json["routes"][4]["match"]["path_regex"], r"/v\d+(/.*)?");
     assert_eq!(json["timeouts"]["first_byte"], "1500ms");
+    assert_eq!(json["clusters"][1]["request_timeout"], "0s");
     assert_eq!(json["listeners"][2]["cluster"], "b");
 }
 

@@ -33,7 +33,7 @@ pub struct Call {
     pub started: Nanos,
     /// When it fails with a timeout unless something moves before.
     pub deadline: Nanos,
-    /// The caller's own deadline; never moved.
+    /// The caller's own deadline, or when the call has taken as long as one may altogether; never moved.
     pub hard_deadline: Nanos,
     /// What the last endpoint said, should there be no other.
     pub last_failure: Failure,
@@ -52,6 +52,13 @@ pub struct Call {
 pub enum Kind {
     Exchange(Exchange),
     Dubbo(Dubbo),
+}
+
+impl Kind {
+    /// Bytes that are passed through: when such a call ends is not known to anybody here.
+    pub fn is_raw(&self) -> bool {
+        matches!(self, Kind::Exchange(Exchange { http: false, .. }))
+    }
 }
 
 /// One side of a call.
@@ -155,6 +162,8 @@ pub enum Failure {
     Died,
     /// The first byte, or progress, did not come in time.
     Timeout,
+    /// The whole call took longer than it may.
+    TookTooLong,
     /// The upstream broke its protocol.
     MalformedAnswer,
     /// The caller broke its protocol.
@@ -185,7 +194,7 @@ impl Failure {
             | Failure::OverQuota(_)
             | Failure::Unresolved
             | Failure::Withdrawn => 503,
-            Failure::ConnectTimeout | Failure::Timeout => 504,
+            Failure::ConnectTimeout | Failure::Timeout | Failure::TookTooLong => 504,
             Failure::Died | Failure::MalformedAnswer => 502,
             Failure::MalformedRequest | Failure::Unread => 400,
             Failure::MalformedBody(error) => error.status(),
@@ -198,7 +207,7 @@ impl Failure {
         use shmesh_proto::dubbo::status;
         match self {
             Failure::NoRoute => status::SERVICE_NOT_FOUND,
-            Failure::Timeout => status::SERVER_TIMEOUT,
+            Failure::Timeout | Failure::TookTooLong => status::SERVER_TIMEOUT,
             Failure::MalformedAnswer => status::BAD_RESPONSE,
             Failure::MalformedRequest | Failure::MalformedBody(_) | Failure::Unread => status::BAD_REQUEST,
             Failure::Refused
@@ -218,7 +227,7 @@ impl Failure {
         match self {
             Failure::NoRoute | Failure::Loop => Reset::NoRoute,
             Failure::Refused | Failure::Unresolved => Reset::Refused,
-            Failure::ConnectTimeout | Failure::Timeout => Reset::Timeout,
+            Failure::ConnectTimeout | Failure::Timeout | Failure::TookTooLong => Reset::Timeout,
             Failure::Died => Reset::Died,
             Failure::MalformedAnswer | Failure::MalformedRequest | Failure::MalformedBody(_) | Failure::Unread => {
                 Reset::Malformed
@@ -236,6 +245,7 @@ impl Failure {
             Failure::ConnectTimeout => "connect-timeout",
             Failure::Died => "upstream-died",
             Failure::Timeout => "upstream-timeout",
+            Failure::TookTooLong => "request-timeout",
             Failure::MalformedAnswer => "upstream-malformed",
             Failure::MalformedRequest => "malformed-request",
             Failure::MalformedBody(error) => error.reason(),
@@ -255,6 +265,7 @@ impl Failure {
             Failure::ConnectTimeout => "shmesh: no endpoint of the cluster accepted a connection in time",
             Failure::Died => "shmesh: the upstream closed the connection before its answer was complete",
             Failure::Timeout => "shmesh: the upstream did not answer in time",
+            Failure::TookTooLong => "shmesh: the whole call took longer than its caller or `request_timeout` allows",
             Failure::MalformedAnswer => "shmesh: the upstream's answer broke the protocol",
             Failure::MalformedRequest => "shmesh: the request broke the protocol",
             Failure::MalformedBody(_) => "shmesh: the request's body is not framed as the protocol has it",

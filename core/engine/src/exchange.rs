@@ -476,12 +476,12 @@ impl<D: Driver> Worker<D> {
         }
         // Bytes that went out to a slow peer are progress too.
         let until = self.moved_until(key);
-        let call = self.calls.get(key);
-        if until > now && call.is_some_and(|call| call.hard_deadline > now) {
+        let too_long = self.calls.get(key).is_some_and(|call| call.hard_deadline <= now);
+        if until > now && !too_long {
             self.set_call_deadline(key, until);
             return;
         }
-        self.fail(key, Failure::Timeout);
+        self.fail(key, if too_long { Failure::TookTooLong } else { Failure::Timeout });
     }
 
     /// Until when a call may go on because of what its sockets moved last.

@@ -280,11 +280,13 @@ impl<D: Driver> Worker<D> {
     #[inline]
     pub(crate) fn new_call(&mut self, origin: Peer, listener: u16, cluster: u32, kind: Kind) -> Key<Call> {
         let now = self.driver.now();
-        let tries = match self.clusters.get_mut(cluster as usize) {
-            Some(state) => state.turn.tries(state.endpoints.len()),
-            None => Tries::default(),
+        let (tries, within) = match self.clusters.get_mut(cluster as usize) {
+            Some(state) => (state.turn.tries(state.endpoints.len()), state.request),
+            None => (Tries::default(), u64::MAX),
         };
-        let key = self.calls.insert(Call { tries, started: now, ..Call::new(origin, listener, cluster, kind) });
+        let hard_deadline = if kind.is_raw() { u64::MAX } else { now.saturating_add(within) };
+        let call = Call { tries, started: now, hard_deadline, ..Call::new(origin, listener, cluster, kind) };
+        let key = self.calls.insert(call);
         if matches!(origin, Peer::Conn(_)) {
             self.note_socket(key);
         }

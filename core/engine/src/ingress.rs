@@ -384,7 +384,7 @@ impl<D: Driver> Worker<D> {
         let call = self.new_dubbo(Peer::Slot(at), listener, header, body, routed.unwrap_or(u32::MAX));
         self.occupy(at, User::Call(call));
         if let Some(state) = self.calls.get_mut(call) {
-            state.hard_deadline = hard_deadline;
+            state.hard_deadline = state.hard_deadline.min(hard_deadline);
             if let Kind::Dubbo(dubbo) = &mut state.kind {
                 dubbo.held = held;
             }
@@ -624,7 +624,7 @@ impl<D: Driver> Worker<D> {
         if at != u64::MAX
             && let Some(call) = self.calls.get_mut(key)
         {
-            call.hard_deadline = at;
+            call.hard_deadline = call.hard_deadline.min(at);
             let now = call.deadline;
             self.set_call_deadline(key, now);
         }

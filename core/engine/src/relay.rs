@@ -33,7 +33,7 @@ pub struct Relay {
     pub started: Nanos,
     /// When it fails with a timeout.
     pub deadline: Nanos,
-    /// The caller's own deadline.
+    /// As [`Call::hard_deadline`].
     pub hard_deadline: Nanos,
 }
 
@@ -87,7 +87,7 @@ impl<D: Driver> Worker<D> {
         state.turn = turn;
 
         let now = self.driver.now();
-        let hard_deadline = deadline(now, header.deadline_us);
+        let hard_deadline = deadline(now, header.deadline_us).min(now.saturating_add(state.request));
         let deadline = hard_deadline.min(now + state.first_byte);
         let window = u64::from(to.end.geometry().window);
         let opened = &mut to.slots[slot as usize];

@@ -38,6 +38,7 @@ impl<D: Driver> Worker<D> {
         }
         if let Some(call) = self.calls.get_mut(call) {
             call.answered = true;
+            call.hard_deadline = u64::MAX;
             if let Kind::Exchange(exchange) = &mut call.kind {
                 exchange.status = head.status;
                 // Nothing is sent once more: what passes through is not kept.

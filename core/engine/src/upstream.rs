@@ -31,6 +31,8 @@ pub struct ClusterState {
     pub endpoints: Vec<EndpointState>,
     /// How long the first byte of an answer may take.
     pub first_byte: Nanos,
+    /// How long a call may take altogether; `Nanos::MAX` = as long as bytes move.
+    pub request: Nanos,
 }
 
 /// An endpoint of the current snapshot.
@@ -88,6 +90,7 @@ pub fn clusters(
         .map(|cluster| ClusterState {
             turn: RoundRobin::starting_at((random() >> 33) as usize),
             first_byte: cluster.first_byte_timeout.as_nanos() as Nanos,
+            request: cluster.request_timeout.map_or(Nanos::MAX, |within| within.as_nanos() as Nanos),
             endpoints: cluster
                 .endpoints
                 .iter()

@@ -11,6 +11,9 @@ pub struct Timeouts {
     /// From the end of a request's head to the first byte of its answer. 15 s: longer than calls that people wait
     /// for, as in Envoy's route timeout.
     pub first_byte: Duration,
+    /// From a request's head to the last byte of its answer, attempts and all; `None`: as long as bytes move. None, as a
+    /// download takes the time that it takes; what does not move is bounded by `first_byte` and `idle`.
+    pub request: Option<Duration>,
     /// A connection without a byte in either direction: a keep-alive connection between requests, or a stalled body.
     /// 60 s: the heartbeat interval of Dubbo.
     pub idle: Duration,
@@ -25,6 +28,7 @@ impl Default for Timeouts {
         Timeouts {
             connect: Duration::from_secs(1),
             first_byte: Duration::from_secs(15),
+            request: None,
             idle: Duration::from_secs(60),
             head_read: Duration::from_secs(10),
             drain: Duration::from_secs(30),

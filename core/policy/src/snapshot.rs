@@ -164,6 +164,8 @@ pub struct Cluster {
     /// How long the first byte of an answer may take, from the end of the request's head; the effective value
     /// (own setting, or else [`Timeouts::first_byte`]).
     pub first_byte_timeout: Duration,
+    /// How long a call may take altogether; the effective value (own setting, or else [`Timeouts::request`]).
+    pub request_timeout: Option<Duration>,
 }
 
 impl Cluster {
@@ -176,6 +178,7 @@ impl Cluster {
             dynamic_forward_proxy: false,
             connect_timeout: timeouts.connect,
             first_byte_timeout: timeouts.first_byte,
+            request_timeout: timeouts.request,
         }
     }
 }

@@ -6,6 +6,7 @@ mod forward_proxy;
 mod malformed;
 mod messages;
 mod numbers;
+mod timeouts;
 mod upgrade;
 mod upstreams;
 

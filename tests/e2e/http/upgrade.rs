@@ -20,7 +20,7 @@ const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n
                       Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// A service that agrees, says something in the same breath, and then says everything back.
-fn echo() -> Service {
+pub fn echo() -> Service {
     Service::tcp(|mut wire| {
         let Some(head) = wire.head() else { return };
         assert_eq!((head.get("connection"), head.get("upgrade")), (Some("upgrade"), Some("websocket")));
@@ -38,7 +38,8 @@ fn echo() -> Service {
     })
 }
 
-fn upgraded(wire: &mut Wire) {
+/// Sends the request and reads the service's consent.
+pub fn upgraded(wire: &mut Wire) {
     wire.send(ASK);
     let head = wire.head().expect("an answer");
     assert_eq!(head.status(), 101);

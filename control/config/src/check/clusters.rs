@@ -29,6 +29,7 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
         let endpoints = endpoints(entry.endpoints.0, dynamic, place, &label, faults);
         let connect_timeout = faults.read(entry.connect_timeout.0, Interval::read);
         let first_byte_timeout = faults.read(entry.first_byte_timeout.0, Interval::read);
+        let request_timeout = faults.read(entry.request_timeout.0, Interval::read_optional);
         let Some(name) = name else { continue };
         named.ids.insert(name.clone(), ClusterId(named.clusters.len() as u32));
         named.clusters.push(Cluster {
@@ -37,6 +38,7 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
             dynamic_forward_proxy: dynamic,
             connect_timeout: connect_timeout.unwrap_or(timeouts.connect),
             first_byte_timeout: first_byte_timeout.unwrap_or(timeouts.first_byte),
+            request_timeout: request_timeout.unwrap_or(timeouts.request),
         });
     }
     named
