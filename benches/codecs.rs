@@ -18,8 +18,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use samples::{Frame, REQUEST_LONG, REQUEST_SHORT, RESPONSE_LONG, RESPONSE_SHORT, golden_requests, parse_header, peek};
 use shmesh_proto::dubbo::{self, HEADER_LEN};
 use shmesh_proto::http1::{
-    self, BodyKind, BodyReader, ConnectionOption, Framing, HeadLimits, RequestHead, RequestOut, ResponseHead,
-    ResponseOut, Status, Version,
+    self, BodyKind, BodyReader, Framing, HeadLimits, RequestHead, RequestOut, ResponseHead,
+    ResponseOut, Status,
 };
 
 /// Bytes of the chunked body.
@@ -38,7 +38,7 @@ criterion_main!(benches);
 
 fn http_requests(criterion: &mut Criterion) {
     let limits = HeadLimits::default();
-    let how = RequestOut { framing: Framing::Length(64), connection: ConnectionOption::KeepAlive, host: None };
+    let how = RequestOut { framing: Framing::Length(64), ..RequestOut::default() };
     for (name, bytes) in [("short", REQUEST_SHORT), ("long", REQUEST_LONG)] {
         let mut group = criterion.benchmark_group(format!("codecs/http1/request-{name}"));
         group.throughput(Throughput::Bytes(bytes.len() as u64));
@@ -62,7 +62,7 @@ fn http_requests(criterion: &mut Criterion) {
 fn http_responses(criterion: &mut Criterion) {
     let limits = HeadLimits::default();
     let framing = Framing::Length(64);
-    let how = ResponseOut { framing, connection: ConnectionOption::KeepAlive, version: Version::Http11 };
+    let how = ResponseOut { framing, ..ResponseOut::default() };
     for (name, bytes) in [("short", RESPONSE_SHORT), ("long", RESPONSE_LONG)] {
         let mut group = criterion.benchmark_group(format!("codecs/http1/response-{name}"));
         group.throughput(Throughput::Bytes(bytes.len() as u64));

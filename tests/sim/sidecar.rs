@@ -11,7 +11,9 @@ use std::time::Duration;
 use shmesh_engine::embed::{Control, Inspect, Parts, WorkerPart, assemble};
 use shmesh_io::sim::SimDriver;
 use shmesh_io::{Limits, Target};
-use shmesh_policy::{Address, Bind, Cluster, ClusterId, Listener, Protocol, Route, RouteMatch, Routes, Snapshot};
+use shmesh_policy::{
+    Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Protocol, Route, RouteMatch, Routes, Snapshot,
+};
 use shmesh_shm::Geometry;
 
 use crate::call::{APP, HALF, RAW, RAW_APP, SERVICE, SERVICE_APP, WEB};
@@ -157,8 +159,14 @@ fn snapshot(settings: &Settings) -> Snapshot {
         to_service(SERVICE, 3),
         to_service(SERVICE_APP, 1),
     ]);
-    let listener =
-        |name: &str, bind, protocol| Listener { name: name.into(), bind, protocol, cluster: None, allow_uids: None };
+    let listener = |name: &str, bind, protocol| Listener {
+        name: name.into(),
+        bind,
+        protocol,
+        cluster: None,
+        http: HttpSpec::default(),
+        allow_uids: None,
+    };
     let raw = |name: &str, at: &str, cluster| Listener {
         cluster: Some(ClusterId(cluster)),
         ..listener(name, Bind::Tcp(addr(at)), Protocol::Raw)

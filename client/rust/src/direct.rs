@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use shmesh_policy::Address;
 use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN, write_heartbeat_reply};
-use shmesh_proto::http1::{
-    BodyReader, ConnectionOption, Framing, HeadLimits, ResponseHead, ResponseOut, Status, Version, write_response,
-};
+use shmesh_proto::http1::{BodyReader, HeadLimits, ResponseHead, ResponseOut, Status, write_response};
 
 use crate::call::{Request, RequestKind, Response};
 use crate::error::{CallError, Ran};
@@ -143,11 +141,7 @@ impl Conversation {
             }
         }
         let mut response = Response { status: head.status, ..Response::default() };
-        let how = ResponseOut {
-            framing: Framing::Unframed,
-            connection: ConnectionOption::KeepAlive,
-            version: Version::Http11,
-        };
+        let how = ResponseOut::default();
         write_response(&mut response.head, &head, &self.received, &how);
         self.received.drain(..head.len as usize);
         let mut reader = BodyReader::new(head.body);

@@ -72,6 +72,11 @@ pub(crate) struct ListenerEntry {
     pub protocol: Key<ProtocolName>,
     /// Where the bytes go. For `protocol: raw` only, and required there.
     pub cluster: Key<Name>,
+    /// Whether a request without `x-request-id` gets one. For HTTP, over `shm` its streams. Default: true.
+    pub request_id: Key<bool>,
+    /// Whether the peer's address goes to the end of `x-forwarded-for`, and `x-forwarded-proto` says http. For HTTP, over
+    /// `shm` its streams. Default: false.
+    pub use_remote_address: Key<bool>,
     /// Users whose processes may attach. For `shm` only. Default: `session.allow_uids`.
     pub allow_uids: Key<Vec<At<Count>>>,
 }
@@ -160,6 +165,8 @@ pub(crate) struct ClusterEntry {
     pub endpoints: Key<Vec<At<Target>>>,
     /// Forwards HTTP requests in absolute form to the host that they name; no endpoints then. Default: false.
     pub dynamic_forward_proxy: Key<bool>,
+    /// Ports to which CONNECT makes a tunnel. Only with `dynamic_forward_proxy`. Default: none.
+    pub connect_ports: Key<Vec<At<Count>>>,
     /// How long a connection may take to be made. Default: `timeouts.connect`.
     pub connect_timeout: Key<Interval>,
     /// How long the first byte of an answer may take. Default: `timeouts.first_byte`.

@@ -74,6 +74,10 @@ fn listener_json(listener: &Listener, snapshot: &Snapshot) -> Value {
     {
         object["cluster"] = json!(&*cluster.name);
     }
+    if listener.protocol == Protocol::Http || matches!(listener.bind, Bind::Shm(_)) {
+        object["request_id"] = json!(listener.http.request_id);
+        object["use_remote_address"] = json!(listener.http.use_remote_address);
+    }
     if let Some(AllowUids::Listed(uids)) = &listener.allow_uids {
         object["allow_uids"] = json!(uids);
     }
@@ -130,6 +134,7 @@ fn cluster_json(cluster: &Cluster) -> Value {
     });
     if cluster.dynamic_forward_proxy {
         object["dynamic_forward_proxy"] = json!(true);
+        object["connect_ports"] = json!(cluster.connect_ports);
     } else {
         let endpoints = cluster.endpoints.iter().map(|endpoint| endpoint.address.to_string());
         object["endpoints"] = endpoints.collect();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use shmesh_policy::{AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, HttpKey, Protocol, Quotas, Snapshot};
+use shmesh_policy::{AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, HttpKey, HttpSpec, Protocol, Quotas, Snapshot};
 
 use super::expression::REGEXES_MAX;
 use super::*;
@@ -34,9 +34,11 @@ listeners:
   - name: apps
     shm: /run/shmesh/shmesh.sock
     allow_uids: [ 1000, 1001 ]
+    use_remote_address: true
   - name: http-out
     tcp: "[::1]:15001"
     protocol: http
+    request_id: false
   - { name: raw, unix: /run/raw.sock, protocol: raw, cluster: b }
 routes:
   - match: {}
@@ -62,7 +64,7 @@ routes:
     cluster: b
   - { match: { path_regex: '/v\d+(/.*)?' }, cluster: b }
 clusters:
-  - { name: a, dynamic_forward_proxy: true, connect_timeout: 250ms }
+  - { name: a, dynamic_forward_proxy: true, connect_ports: [ 443, 65535 ], connect_timeout: 250ms }
   - { name: b, endpoints: [ "tcp:example.com:80" ], first_byte_timeout: 2m, request_timeout: 0s }
 timeouts: { connect: 2s, first_byte: 1500ms, request: 90s, idle: 1m, head_read: 1h }
 drain_timeout: 0s
@@ -163,6 +165,9 @@ fn every_key_is_read() {
     assert_eq!(snapshot.listeners[0].allow_uids, Some(AllowUids::Listed(vec![1000, 1001])));
     assert_eq!(snapshot.listeners[2].cluster, Some(ClusterId(1)));
     assert_eq!(snapshot.listeners[2].protocol, Protocol::Raw);
+    assert_eq!(snapshot.listeners[0].http, HttpSpec { request_id: true, use_remote_address: true });
+    assert_eq!(snapshot.listeners[1].http, HttpSpec { request_id: false, use_remote_address: false });
+    assert_eq!(snapshot.clusters[0].connect_ports, [443, 65535]);
     assert_eq!(snapshot.clusters[0].connect_timeout, Duration::from_millis(250));
     assert_eq!(snapshot.clusters[0].first_byte_timeout, Duration::from_millis(1500), "from `timeouts`");
     assert_eq!(snapshot.clusters[1].connect_timeout, Duration::from_secs(2), "from `timeouts`");

@@ -25,6 +25,7 @@ struct Line {
     cluster: Arc<str>,
     code: u16,
     took: Duration,
+    request_id: Option<Box<[u8]>>,
 }
 
 impl AccessLog {
@@ -37,9 +38,17 @@ impl AccessLog {
     }
 
     /// Logs a call; false if the writer is behind and the line was dropped.
-    pub fn write(&self, snapshot: &Snapshot, listener: u16, cluster: u32, code: u16, took: Duration) -> bool {
+    pub fn write(
+        &self,
+        snapshot: &Snapshot,
+        listener: u16,
+        cluster: u32,
+        code: u16,
+        took: Duration,
+        request_id: Option<Box<[u8]>>,
+    ) -> bool {
         let (listener, cluster) = names(snapshot, listener, cluster);
-        let line = Line { at: SystemTime::now(), listener, cluster, code, took };
+        let line = Line { at: SystemTime::now(), listener, cluster, code, took, request_id };
         !matches!(self.0.try_send(line), Err(TrySendError::Full(_)))
     }
 }
@@ -49,10 +58,14 @@ fn write_lines(lines: &Receiver<Line>, file: File) {
     while let Ok(mut line) = lines.recv() {
         loop {
             let at = line.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-            // Names come from the configuration and are escaped; the rest are numbers.
+            let request_id = line
+                .request_id
+                .as_deref()
+                .map_or_else(String::new, |id| format!(r#","request_id":{}"#, quoted(&String::from_utf8_lossy(id))));
+            // Texts come from the configuration and from clients, and are escaped; the rest are numbers.
             let outcome = writeln!(
                 file,
-                r#"{{"unix_ms":{at},"listener":{},"cluster":{},"code":{},"duration_us":{}}}"#,
+                r#"{{"unix_ms":{at},"listener":{},"cluster":{},"code":{},"duration_us":{}{request_id}}}"#,
                 quoted(&line.listener),
                 quoted(&line.cluster),
                 line.code,

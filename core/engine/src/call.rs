@@ -3,7 +3,7 @@
 use shmesh_io::{Chunks, Nanos, Slice};
 use shmesh_policy::Tries;
 use shmesh_proto::dubbo::FrameHeader;
-use shmesh_proto::http1::BodyError;
+use shmesh_proto::http1::{BodyError, Date, OwnOut};
 
 use crate::conn::Conn;
 use crate::lane::SlotRef;
@@ -74,6 +74,8 @@ pub struct Exchange {
     pub http: bool,
     /// Bytes flow until each side ends them; there is no answer that begins (raw connections).
     pub tunnel: bool,
+    /// A CONNECT whose connection is not made yet; a tunnel afterwards.
+    pub connect: bool,
     /// The request's head as it leaves, without framing, with the CRLF that ends it.
     pub head: Slice,
     /// What a service on a socket may switch to instead of answering.
@@ -99,6 +101,8 @@ pub struct Exchange {
     /// `request_trailers` are the answer's by now.
     pub response_has_trailers: bool,
     pub status: u16,
+    /// `x-request-id`, if calls are logged.
+    pub request_id: Option<Box<[u8]>>,
     /// Body bytes of the request that came, where their number was announced.
     pub received: u64,
     /// Body bytes that a serving app has announced and not sent yet.
@@ -200,6 +204,12 @@ impl Failure {
             Failure::MalformedBody(error) => error.status(),
             Failure::Loop => 508,
         }
+    }
+
+    /// The HTTP answer.
+    pub fn own_answer(self, close: bool, no_body: bool, date: Option<&Date>) -> OwnOut<'_> {
+        let (status, reason, sentence) = (self.http_status(), self.reason(), self.sentence());
+        OwnOut { status, reason, sentence, close, no_body, date }
     }
 
     /// Status of the Dubbo answer (`org.apache.dubbo.remoting.exchange.Response`).

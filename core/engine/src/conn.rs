@@ -1,5 +1,7 @@
 //! A connection, or a stream that stands in for one: its state as plain data.
 
+use std::net::IpAddr;
+
 use shmesh_io::{Chunks, Nanos, Slice, SockId};
 use shmesh_policy::Turns;
 use shmesh_proto::http1::BodyReader;
@@ -85,6 +87,8 @@ pub enum Role {
 /// An HTTP client connection. One request at a time; what comes after it waits in `Conn::input`.
 pub struct HttpDown {
     pub listener: u16,
+    /// Where it comes from, if that is an address.
+    pub address: Option<IpAddr>,
     /// The request that is being served.
     pub call: Option<Key<Call>>,
     /// The body of that request, until it was read to its end.

@@ -217,7 +217,9 @@ impl<D: Driver> Worker<D> {
         self.note_socket(key);
         let Some(call) = self.calls.get(key) else { return };
         match &call.kind {
-            Kind::Exchange(exchange) if exchange.http => self.connect_http(key, address, call.fresh),
+            Kind::Exchange(exchange) if exchange.http && !exchange.connect => {
+                self.connect_http(key, address, call.fresh)
+            }
             Kind::Exchange(_) => {
                 let role = Role::RawUp(RawUp { address, call: Some(key), connected: false });
                 self.connect(key, address, role);

@@ -34,6 +34,9 @@ impl<D: Driver> Worker<D> {
         let dest = call.dest;
         let deadline_us = remaining_us(call.hard_deadline, now);
         let Kind::Exchange(exchange) = &mut call.kind else { return };
+        if exchange.connect {
+            return self.connect_done(key);
+        }
         let head = exchange.head.clone();
         let http = exchange.http;
         let upgrade = exchange.upgrade.clone();
@@ -198,11 +201,7 @@ impl<D: Driver> Worker<D> {
         }
         if matches!(self.conns.get(origin), Some(Conn { role: Role::HttpDown(HttpDown { old: false, .. }), .. })) {
             self.scratch.clear();
-            let how = ResponseOut {
-                framing: Framing::None,
-                connection: ConnectionOption::KeepAlive,
-                version: Version::Http11,
-            };
+            let how = ResponseOut { framing: Framing::None, ..ResponseOut::default() };
             write_response(&mut self.scratch, head, bytes, &how);
             let interim = self.driver.pool().append(&self.scratch);
             if let Some(conn) = self.conns.get_mut(origin) {
@@ -240,7 +239,8 @@ impl<D: Driver> Worker<D> {
                 let connection = if down.keep_alive { ConnectionOption::KeepAlive } else { ConnectionOption::Close };
                 let version = if down.old { Version::Http10 } else { Version::Http11 };
                 self.scratch.clear();
-                write_response(&mut self.scratch, head, bytes, &ResponseOut { framing, connection, version });
+                let date = Some(self.date.at(now));
+                write_response(&mut self.scratch, head, bytes, &ResponseOut { framing, connection, version, date });
                 let head_put_at = (conn.unsent() == 0).then_some(conn.flushes);
                 conn.out.push(self.driver.pool().append(&self.scratch));
                 if let Some(exchange) = self.calls.get_mut(key).and_then(Call::exchange) {
@@ -251,11 +251,7 @@ impl<D: Driver> Worker<D> {
             }
             Peer::Slot(at) => {
                 self.scratch.clear();
-                let how = ResponseOut {
-                    framing: Framing::Unframed,
-                    connection: ConnectionOption::KeepAlive,
-                    version: Version::Http11,
-                };
+                let how = ResponseOut::default();
                 write_response(&mut self.scratch, head, bytes, &how);
                 // A head travels in one record (docs/spec/shm-v1.md §8): one that never fits would wait for ever.
                 let longest = self.lanes.get(at.lane).map_or(0, |lane| lane.end.geometry().block_max);
@@ -333,7 +329,8 @@ impl<D: Driver> Worker<D> {
             self.abandon(call.dest, call.forwarded);
         }
         self.keep_chunks(std::mem::take(&mut exchange.pending));
-        self.count(call.listener, call.cluster, code, call.started);
+        let request_id = exchange.request_id.take();
+        self.count_request(call.listener, call.cluster, code, call.started, request_id);
     }
 
     // ---- What goes wrong ---------------------------------------------------------------------------------------
@@ -363,7 +360,8 @@ impl<D: Driver> Worker<D> {
                 if exchange.http { failure.http_status() } else { failure.reset() as u16 }
             }
         };
-        self.count(call.listener, call.cluster, code, call.started);
+        let request_id = call.exchange().and_then(|exchange| exchange.request_id.take());
+        self.count_request(call.listener, call.cluster, code, call.started, request_id);
     }
 
     /// Takes back an answer of which no byte has left the sidecar; true if there was one.
@@ -382,10 +380,11 @@ impl<D: Driver> Worker<D> {
 
     /// The caller is gone: nobody is to be told.
     pub(crate) fn cancel(&mut self, key: Key<Call>) {
-        let Some(call) = self.take_call(key) else { return };
+        let Some(mut call) = self.take_call(key) else { return };
         self.abandon(call.dest, call.forwarded);
+        let request_id = call.exchange().and_then(|exchange| exchange.request_id.take());
         // The code that nginx gave to "client closed request".
-        self.count(call.listener, call.cluster, 499, call.started);
+        self.count_request(call.listener, call.cluster, 499, call.started, request_id);
     }
 
     /// Takes a call from its destination, which may be in the middle of it.
@@ -422,14 +421,8 @@ impl<D: Driver> Worker<D> {
             _ => return,
         };
         self.scratch.clear();
-        write_own_response(
-            &mut self.scratch,
-            failure.http_status(),
-            failure.reason(),
-            failure.sentence(),
-            close,
-            head_only,
-        );
+        let date = Some(self.date.at(self.driver.now()));
+        write_own_response(&mut self.scratch, &failure.own_answer(close, head_only, date));
         let answer = self.driver.pool().append(&self.scratch);
         if let Some(conn) = self.conns.get_mut(key) {
             conn.out.push(answer);
@@ -445,16 +438,12 @@ impl<D: Driver> Worker<D> {
     /// Answers an app's HTTP call in the upstream's place.
     fn own_answer(&mut self, at: crate::lane::SlotRef, failure: Failure, head_only: bool) {
         self.scratch.clear();
-        write_own_response(&mut self.scratch, failure.http_status(), failure.reason(), failure.sentence(), false, true);
+        write_own_response(&mut self.scratch, &failure.own_answer(false, true, None));
         let mut head = std::mem::take(&mut self.response_head);
         let own = std::mem::take(&mut self.scratch);
         if head.parse(&own, &HeadLimits::default(), false).is_ok() {
             let mut text = Vec::new();
-            let how = ResponseOut {
-                framing: Framing::Unframed,
-                connection: ConnectionOption::KeepAlive,
-                version: Version::Http11,
-            };
+            let how = ResponseOut::default();
             write_response(&mut text, &head, &own, &how);
             let body = if head_only { String::new() } else { format!("{}\n", failure.sentence()) };
             let first = First::answer(failure.http_status(), Slice::from_vec(text), body.len() as u64);
@@ -506,11 +495,24 @@ impl<D: Driver> Worker<D> {
     /// Counts a call that is over, and logs it if that is wanted.
     #[inline(always)]
     pub(crate) fn count(&mut self, listener: u16, cluster: u32, code: u16, started: u64) {
+        self.count_request(listener, cluster, code, started, None);
+    }
+
+    /// As `count`, for a request that has an id in the log.
+    #[inline(always)]
+    pub(crate) fn count_request(
+        &mut self,
+        listener: u16,
+        cluster: u32,
+        code: u16,
+        started: u64,
+        request_id: Option<Box<[u8]>>,
+    ) {
         let took_ns = self.driver.now().saturating_sub(started);
         self.stages.answered(took_ns);
         self.call_counters.count(&self.snapshot, listener, cluster, code, took_ns);
         if let Some(log) = &self.log
-            && !log.write(&self.snapshot, listener, cluster, code, Duration::from_nanos(took_ns))
+            && !log.write(&self.snapshot, listener, cluster, code, Duration::from_nanos(took_ns), request_id)
         {
             self.counters.log_dropped.add(1);
         }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use shmesh_io::{Chunk, Chunks, Driver, Nanos, Slice, SockId};
+use shmesh_io::{Chunk, Chunks, Driver, Nanos, PeerAddr, Slice, SockId};
 use shmesh_policy::Protocol;
 
 use crate::call::{Failure, Kind, Peer};
@@ -19,7 +19,7 @@ const UNAWAITED_MAX: usize = 16 * 1024;
 
 impl<D: Driver> Worker<D> {
     /// A client connected to listener `index`.
-    pub(crate) fn accepted(&mut self, index: usize, sock: SockId) {
+    pub(crate) fn accepted(&mut self, index: usize, sock: SockId, peer: PeerAddr) {
         let Some(Some(listener)) = self.listeners.get(index) else {
             self.driver.close(sock);
             return;
@@ -31,7 +31,12 @@ impl<D: Driver> Worker<D> {
         }
         let (protocol, cluster) = (listener.protocol, listener.cluster);
         self.counters.accepted.add(1);
-        self.new_downstream(Pipe::Socket(sock), protocol, index as u16, cluster);
+        let conn = self.new_downstream(Pipe::Socket(sock), protocol, index as u16, cluster);
+        if let PeerAddr::Tcp(address) = peer
+            && let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(conn)
+        {
+            down.address = Some(address.ip().to_canonical());
+        }
     }
 
     /// A client's byte stream, by socket or lane, begins.
@@ -46,6 +51,7 @@ impl<D: Driver> Worker<D> {
         let role = match protocol {
             Protocol::Http => Role::HttpDown(HttpDown {
                 listener,
+                address: None,
                 call: None,
                 body: None,
                 keep_alive: true,

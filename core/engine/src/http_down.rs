@@ -1,18 +1,24 @@
 //! HTTP clients: heads in, calls out. One request at a time on a connection; answers in order by that (RFC 9112 §9.3.2).
 
+use std::io::Write;
+
 use shmesh_io::{Chunk, Driver, Slice};
 use shmesh_policy::Tries;
 use shmesh_proto::http1::{
-    BodyKind, BodyReader, CONTINUE, ConnectionOption, Framing, RequestHead, RequestOut, Status, TargetForm, Version,
-    write_own_response, write_request,
+    BodyKind, BodyReader, CONTINUE, Framing, OwnOut, Remote, RequestHead, RequestOut, Status, TargetForm, Version,
+    write_own_response, write_reflection, write_request,
 };
 
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::{Conn, Finish, HttpDown, Role};
+use crate::request_id::{LOGGED_BYTES_MAX, uuid};
 use crate::route_key::HeadFields;
 use crate::slab::Key;
 use crate::upgrade;
 use crate::worker::Worker;
+
+/// Bytes of the longest address as text, an IPv6 address with an IPv4 address at its end.
+const ADDRESS_BYTES_MAX: usize = 45;
 
 impl<D: Driver> Worker<D> {
     /// Goes on with what the client sent.
@@ -99,13 +105,8 @@ impl<D: Driver> Worker<D> {
         down.body = (!reader.is_done()).then_some(reader);
         self.set_conn_deadline(key, now + idle);
 
-        if head.is_connect(bytes) {
-            self.http_refuse(
-                key,
-                405,
-                "connect-not-allowed",
-                "shmesh: CONNECT is not served here; send requests in absolute form instead",
-            );
+        if head.max_forwards == Some(0) {
+            self.answer_as_last(key, head, bytes);
             return;
         }
         let begun = self.stages.begin();
@@ -113,14 +114,29 @@ impl<D: Driver> Worker<D> {
         self.stages.routed(begun);
         let forward_proxy = cluster.and_then(|id| self.snapshot.cluster(id)).is_some_and(|c| c.dynamic_forward_proxy);
         let named_host = forward_proxy.then(|| named_host(head, bytes)).flatten();
+        let connect = head.is_connect(bytes);
+        if connect {
+            let port = named_host.as_ref().map_or(0, |(_, port)| *port);
+            if let Some((status, reason, sentence)) = self.refuses_connect(head, cluster, port) {
+                self.http_refuse(key, status, reason, sentence);
+                return;
+            }
+            // Whatever follows is no request.
+            if let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(key) {
+                down.keep_alive = false;
+            }
+        }
         let failure = match cluster {
             None => Some(Failure::NoRoute),
             Some(_) if forward_proxy && named_host.is_none() => Some(Failure::NoRoute),
             Some(_) => None,
         };
+        let (outgoing, request_id) = self.outgoing_head(key, head, bytes);
         let exchange = Exchange {
             http: true,
-            head: self.outgoing_head(head, bytes),
+            connect,
+            head: outgoing,
+            request_id,
             upgrade: upgrade::offered(head, bytes),
             head_only: head.is_head(bytes),
             idempotent: head.is_idempotent(bytes),
@@ -152,14 +168,65 @@ impl<D: Driver> Worker<D> {
         matches!(self.conns.get(key), Some(Conn { role: Role::HttpDown(HttpDown { body: None, .. }), .. }))
     }
 
-    /// The head as it leaves, without framing and its last line.
-    fn outgoing_head(&mut self, head: &RequestHead, bytes: &[u8]) -> Slice {
-        let host = (head.form == TargetForm::Absolute).then(|| head.authority.of(bytes));
-        let framing = if head.body == BodyKind::None { Framing::None } else { Framing::Unframed };
-        let how = RequestOut { framing, connection: ConnectionOption::KeepAlive, host };
+    /// The head as it leaves, without framing and its last line; and the request's id, for the log.
+    fn outgoing_head(&mut self, key: Key<Conn>, head: &RequestHead, bytes: &[u8]) -> (Slice, Option<Box<[u8]>>) {
+        let (spec, address) = match self.conns.get(key) {
+            Some(Conn { role: Role::HttpDown(down), .. }) => {
+                let listener = self.snapshot.listeners.get(usize::from(down.listener));
+                (listener.map(|listener| listener.http).unwrap_or_default(), down.address)
+            }
+            _ => Default::default(),
+        };
+        let known = head.request_id(bytes);
+        let made = (spec.request_id && known.is_none()).then(|| uuid(self.driver.random(), self.driver.random()));
+        let made = made.as_ref().map(|id| &id[..]);
+        let mut text = [0; ADDRESS_BYTES_MAX];
+        let address = address.filter(|_| spec.use_remote_address).map(|address| {
+            let mut rest = &mut text[..];
+            // It has room for every address.
+            let _ = write!(rest, "{address}");
+            let left = rest.len();
+            &text[..ADDRESS_BYTES_MAX - left]
+        });
+        let how = RequestOut {
+            framing: if head.body == BodyKind::None { Framing::None } else { Framing::Unframed },
+            host: (head.form == TargetForm::Absolute).then(|| head.authority.of(bytes)),
+            request_id: made,
+            remote: spec.use_remote_address.then_some(Remote { address, scheme: "http" }),
+            ..RequestOut::default()
+        };
         self.scratch.clear();
         write_request(&mut self.scratch, head, bytes, &how);
-        self.driver.pool().append(&self.scratch)
+        let logged = if self.log.is_some() { known.or(made) } else { None };
+        let logged = logged.map(|id| id[..id.len().min(LOGGED_BYTES_MAX)].into());
+        (self.driver.pool().append(&self.scratch), logged)
+    }
+
+    /// Max-Forwards is used up: the request is answered here (RFC 9110 §7.6.2).
+    fn answer_as_last(&mut self, key: Key<Conn>, head: &RequestHead, bytes: &[u8]) {
+        let now = self.driver.now();
+        let request_ended = self.http_body_done(key);
+        let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get(key) else { return };
+        let (close, listener) = (!down.keep_alive || !request_ended, down.listener);
+        let date = Some(self.date.at(now));
+        self.scratch.clear();
+        if head.method.of(bytes) == b"TRACE" {
+            write_reflection(&mut self.scratch, head, bytes, close, date);
+        } else {
+            let (reason, sentence) = ("max-forwards", "shmesh: the request was not to be forwarded any further");
+            let own = OwnOut { status: 200, reason, sentence, close, no_body: false, date };
+            write_own_response(&mut self.scratch, &own);
+        }
+        let answer = self.driver.pool().append(&self.scratch);
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.out.push(answer);
+            if let Role::HttpDown(down) = &mut conn.role {
+                down.body = None;
+            }
+        }
+        self.touch_conn(key);
+        self.http_down_answered(key, request_ended, close);
+        self.count(listener, u32::MAX, 200, now);
     }
 
     /// Moves body bytes; false when there are none left to move.
@@ -231,7 +298,9 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn http_refuse(&mut self, key: Key<Conn>, status: u16, reason: &str, sentence: &str) {
         let now = self.driver.now();
         self.scratch.clear();
-        write_own_response(&mut self.scratch, status, reason, sentence, true, false);
+        let date = Some(self.date.at(now));
+        let own = OwnOut { status, reason, sentence, close: true, no_body: false, date };
+        write_own_response(&mut self.scratch, &own);
         let answer = self.driver.pool().append(&self.scratch);
         let Some(conn) = self.conns.get_mut(key) else { return };
         conn.input = Slice::empty();
@@ -302,9 +371,10 @@ impl<D: Driver> Worker<D> {
     }
 }
 
-/// Host and port that an absolute-form request names; `None` if it is not in that form (then nobody asked for a proxy).
+/// Host and port that a request in absolute form, or a CONNECT, names; `None` if it is in no such form (then nobody asked for a
+/// proxy).
 fn named_host(head: &RequestHead, bytes: &[u8]) -> Option<(Box<str>, u16)> {
-    if head.form != TargetForm::Absolute {
+    if !matches!(head.form, TargetForm::Absolute | TargetForm::Authority) {
         return None;
     }
     let (host, port) = shmesh_proto::http1::authority_parts(head.authority.of(bytes))?;

@@ -1,8 +1,6 @@
 //! The head that a serving app's answers begin with: read once, and known again.
 
-use shmesh_proto::http1::{
-    BodyKind, ConnectionOption, Framing, HeadLimits, ResponseHead, ResponseOut, Status, Version, write_response,
-};
+use shmesh_proto::http1::{BodyKind, HeadLimits, ResponseHead, ResponseOut, Status, write_response};
 use shmesh_shm::{InPlace, LaneEnd};
 
 /// An answer's head that a serving app said before, and what becomes of it. Servers say the same head again and again;
@@ -40,11 +38,7 @@ impl KnownHead {
             BodyKind::Length(length) => Some(length),
             BodyKind::Chunked => return false,
         };
-        let how = ResponseOut {
-            framing: Framing::Unframed,
-            connection: ConnectionOption::KeepAlive,
-            version: Version::Http11,
-        };
+        let how = ResponseOut::default();
         self.out.clear();
         write_response(&mut self.out, head, raw, &how);
         self.raw.extend_from_slice(raw);

@@ -33,6 +33,9 @@ impl<D: Driver> Worker<D> {
     }
 
     pub(crate) fn raw_up_input(&mut self, key: Key<Conn>) {
+        if self.conns.get(key).and_then(Conn::call).is_some_and(|call| self.is_connecting(call)) {
+            return;
+        }
         if let Some((call, bytes)) = self.raw_take(key) {
             self.raw_answer_begins(call);
             self.response_data(call, Chunk::Private(bytes));
@@ -91,6 +94,10 @@ impl<D: Driver> Worker<D> {
             self.fail(call_key, Failure::Died);
             return;
         }
+        if self.is_connecting(call_key) {
+            // The client is told of the connection first.
+            return;
+        }
         if !tunnel && self.conns.get(key).is_some_and(|conn| conn.sending > 0) {
             // A connection that was reset looks ended in order to whoever receives after a send had the error: how the send
             // ends decides (`conn_sent`).
@@ -141,7 +148,7 @@ impl<D: Driver> Worker<D> {
         if !answered_end {
             return;
         }
-        let Some(call) = self.take_call(key) else { return };
+        let Some(mut call) = self.take_call(key) else { return };
         for peer in [Some(call.origin), call.dest] {
             if let Some(Peer::Conn(conn_key)) = peer
                 && let Some(conn) = self.conns.get_mut(conn_key)
@@ -157,7 +164,8 @@ impl<D: Driver> Worker<D> {
         if let Some(Peer::Slot(at)) = call.dest {
             self.slot_discard(at);
         }
-        self.count(call.listener, call.cluster, status, call.started);
+        let request_id = call.exchange().and_then(|exchange| exchange.request_id.take());
+        self.count_request(call.listener, call.cluster, status, call.started, request_id);
     }
 
     /// A client broke off: its upstream is told in the same way.

@@ -2,9 +2,7 @@
 
 use shmesh_io::Slice;
 use shmesh_policy::{ClusterId, DubboKey, DubboRoute, Fields, Group, HttpKey, Snapshot};
-use shmesh_proto::http1::{
-    BodyKind, ConnectionOption, Framing, HeadLimits, RequestHead, RequestOut, Status, TargetForm, write_request,
-};
+use shmesh_proto::http1::{BodyKind, HeadLimits, RequestHead, RequestOut, Status, TargetForm, write_request};
 use shmesh_shm::Protocol;
 
 use crate::call::Failure;
@@ -110,12 +108,12 @@ impl RouteKey {
             BodyKind::Length(length) => Some(length),
             BodyKind::Chunked | BodyKind::UntilClose => return Err(Failure::MalformedRequest),
         };
-        if head.form != TargetForm::Origin || head.authority.is_empty() {
+        // Where nothing is to be forwarded, no call comes of it (RFC 9110 §7.6.2).
+        if head.form != TargetForm::Origin || head.authority.is_empty() || head.max_forwards == Some(0) {
             return Err(Failure::MalformedRequest);
         }
         scratch.clear();
-        let how = RequestOut { framing: Framing::Unframed, connection: ConnectionOption::KeepAlive, host: None };
-        write_request(scratch, head, bytes, &how);
+        write_request(scratch, head, bytes, &RequestOut::default());
         Ok(RouteKey {
             protocol: Protocol::Http,
             head: Slice::from_vec(scratch.clone()),

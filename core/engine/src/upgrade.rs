@@ -3,35 +3,48 @@
 //! The request's Upgrade goes to services on sockets only, beside a head that is without it for all others. When one answers 101, the
 //! call becomes a raw one, and both connections pass bytes through from then on.
 
-use shmesh_io::Driver;
-use shmesh_proto::http1::{ConnectionOption, Framing, RequestHead, ResponseHead, ResponseOut, Version, write_response};
+use shmesh_io::{Driver, Slice};
+use shmesh_proto::http1::{ConnectionOption, Framing, RequestHead, ResponseHead, ResponseOut, write_response};
 
-use crate::call::{Call, Exchange, Failure, Kind, Peer};
+use crate::call::{Call, Failure, Kind, Peer};
 use crate::conn::{Conn, RawDown, RawUp, Role};
 use crate::slab::Key;
 use crate::worker::Worker;
 
 impl<D: Driver> Worker<D> {
-    /// A service agrees to speak another protocol; it is taken at its word only if the client has asked for one.
+    /// A service agrees to speak another protocol; it is taken at its word only if the client has offered that one.
     pub(crate) fn switch_protocols(&mut self, key: Key<Conn>, call: Key<Call>, head: &ResponseHead, bytes: &[u8]) {
-        let asked = matches!(
-            self.calls.get(call).map(|call| &call.kind),
-            Some(Kind::Exchange(Exchange { upgrade: Some(_), request_ended: true, .. }))
-        );
         let origin = match self.calls.get(call) {
-            Some(Call { origin: Peer::Conn(origin), .. }) if asked && head.upgrade => *origin,
+            Some(Call { origin: Peer::Conn(origin), kind: Kind::Exchange(exchange), .. })
+                if exchange.request_ended
+                    && exchange.upgrade.as_ref().is_some_and(|offered| head.switches_to_one_of(bytes, offered)) =>
+            {
+                *origin
+            }
             _ => return self.fail(call, Failure::MalformedAnswer),
         };
         let how =
-            ResponseOut { framing: Framing::None, connection: ConnectionOption::Upgrade, version: Version::Http11 };
+            ResponseOut { framing: Framing::None, connection: ConnectionOption::Upgrade, ..ResponseOut::default() };
         self.scratch.clear();
         write_response(&mut self.scratch, head, bytes, &how);
         let agreed = self.driver.pool().append(&self.scratch);
+        self.begin_tunnel(call, origin, key, agreed, head.status);
+    }
+
+    /// Both connections of a call pass bytes through from now on, behind the answer that says so.
+    pub(crate) fn begin_tunnel(
+        &mut self,
+        call: Key<Call>,
+        origin: Key<Conn>,
+        dest: Key<Conn>,
+        agreed: Slice,
+        status: u16,
+    ) {
         let Some(down) = self.conns.get_mut(origin) else { return self.fail(call, Failure::Died) };
         down.out.push(agreed);
         down.role = Role::RawDown(RawDown { call: Some(call) });
         self.touch_conn(origin);
-        if let Some(up) = self.conns.get_mut(key)
+        if let Some(up) = self.conns.get_mut(dest)
             && let Role::HttpUp(http) = &up.role
         {
             up.role = Role::RawUp(RawUp { address: http.address, call: Some(call), connected: true });
@@ -40,28 +53,28 @@ impl<D: Driver> Worker<D> {
             call.answered = true;
             call.hard_deadline = u64::MAX;
             if let Kind::Exchange(exchange) = &mut call.kind {
-                exchange.status = head.status;
+                exchange.status = status;
                 // Nothing is sent once more: what passes through is not kept.
                 exchange.replay = None;
-                (exchange.http, exchange.tunnel) = (false, true);
+                (exchange.http, exchange.connect, exchange.tunnel) = (false, false, true);
                 (exchange.request_has_body, exchange.request_ended) = (true, false);
             }
         }
         self.set_call_deadline(call, u64::MAX);
         let now = self.driver.now();
-        for conn in [origin, key] {
+        for conn in [origin, dest] {
             let idle = self.idle_for(conn);
             self.set_conn_deadline(conn, now + idle);
         }
         // What either side sent ahead.
-        self.raw_up_input(key);
+        self.raw_up_input(dest);
         self.raw_down_input(origin);
         self.start_recv(origin);
         if self.conns.get(origin).is_some_and(|conn| conn.ended) {
             self.raw_down_ended(origin, false);
         }
-        if self.conns.get(key).is_some_and(|conn| conn.ended) {
-            self.raw_up_ended(key, false);
+        if self.conns.get(dest).is_some_and(|conn| conn.ended) {
+            self.raw_up_ended(dest, false);
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::access_log::AccessLog;
 use crate::call::Call;
 use crate::conn::{Conn, Finish, Pipe, Role};
 use crate::counters::{CallCounters, WorkerCounters};
+use crate::date::DateNow;
 use crate::idle::Idle;
 use crate::lane::Lane;
 use crate::mailbox::{Mail, Postbox};
@@ -110,6 +111,7 @@ pub struct Worker<D: Driver> {
     stopping: bool,
     idle: Idle,
     pub(crate) stages: Stages,
+    pub(crate) date: DateNow,
 
     // Scratch, kept so that a turn allocates nothing.
     pub(crate) scratch: Vec<u8>,
@@ -188,6 +190,7 @@ impl<D: Driver> Worker<D> {
             stopping: false,
             idle: Idle::new(now),
             stages,
+            date: DateNow::default(),
             scratch: Vec::new(),
             head_bytes: Vec::new(),
             drained: Vec::new(),
@@ -322,9 +325,9 @@ impl<D: Driver> Worker<D> {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Accepted { tag, sock, .. } => {
+            Event::Accepted { tag, sock, peer } => {
                 if let Token::Listener(index) = Token::of(tag) {
-                    self.accepted(index, sock);
+                    self.accepted(index, sock, peer);
                 } else {
                     self.driver.close(sock);
                 }
@@ -630,6 +633,12 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn finish_conn(&mut self, key: Key<Conn>, finish: Finish) {
         if let Some(conn) = self.conns.get_mut(key) {
             conn.finish = finish;
+            let over = conn.ended && conn.write_ended && conn.out.is_empty();
+            if over && finish == Finish::Close && matches!(conn.pipe, Pipe::Stream(_)) {
+                // Not at the end of the turn: the stream's slot may be opened again by the app's next record.
+                self.drop_conn(key);
+                return;
+            }
         }
         self.touch_conn(key);
     }

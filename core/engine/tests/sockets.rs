@@ -9,7 +9,9 @@ use app::turn;
 use shmesh_engine::embed::{LoneWorker, Parts, WorkerPart, assemble};
 use shmesh_io::sim::{ActorConn, ActorListener, Progress, SimDriver, World};
 use shmesh_io::{Driver, Limits, Target};
-use shmesh_policy::{Address, Bind, Cluster, ClusterId, Listener, Protocol, Route, RouteMatch, Routes, Snapshot};
+use shmesh_policy::{
+    Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Protocol, Route, RouteMatch, Routes, Snapshot,
+};
 use shmesh_proto::dubbo::{Event, HEADER_LEN, Invocation, serialization, write_event, write_request};
 use shmesh_shm::Geometry;
 
@@ -30,7 +32,14 @@ impl Mesh {
         let at: SocketAddr = "127.0.0.1:80".parse().expect("an address");
         let upstream = "10.0.0.1:80".parse().expect("an address");
         let service = world.listen(&Target::Tcp(upstream)).expect("an address that is free");
-        let listener = Listener { name: "in".into(), bind: Bind::Tcp(at), protocol, cluster: None, allow_uids: None };
+        let listener = Listener {
+            name: "in".into(),
+            bind: Bind::Tcp(at),
+            protocol,
+            cluster: None,
+            http: HttpSpec::default(),
+            allow_uids: None,
+        };
         let snapshot = Snapshot {
             version: 1,
             listeners: vec![listener],

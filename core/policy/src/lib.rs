@@ -33,6 +33,7 @@ pub use pattern::{Pattern, Precision};
 pub use retry::{Attempt, Retry};
 pub use route::{DubboKey, DubboRoute, Group, HostMatch, HttpKey, PathMatch, Route, RouteMatch, Routes, Specificity};
 pub use snapshot::{
-    AccessLog, AdminSpec, AllowUids, Bind, Cluster, ClusterId, Endpoint, Listener, Protocol, SessionSpec, Snapshot,
+    AccessLog, AdminSpec, AllowUids, Bind, Cluster, ClusterId, Endpoint, HttpSpec, Listener, Protocol, SessionSpec,
+    Snapshot,
 };
 pub use turns::Turns;

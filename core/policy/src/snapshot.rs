@@ -93,8 +93,25 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Where raw connections go; `None` for every other protocol.
     pub cluster: Option<ClusterId>,
+    /// How HTTP is served on it; for [`Bind::Shm`], on streams.
+    pub http: HttpSpec,
     /// Who may attach ([`Bind::Shm`] only); `None` takes [`SessionSpec::allow_uids`].
     pub allow_uids: Option<AllowUids>,
+}
+
+/// How a listener serves HTTP.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct HttpSpec {
+    /// A request without `x-request-id` gets one.
+    pub request_id: bool,
+    /// The peer's address is appended to `x-forwarded-for`, and `x-forwarded-proto` is ours.
+    pub use_remote_address: bool,
+}
+
+impl Default for HttpSpec {
+    fn default() -> Self {
+        HttpSpec { request_id: true, use_remote_address: false }
+    }
 }
 
 /// What a listener is bound to. Displays as `shm:PATH`, `unix:PATH` or `tcp:HOST:PORT`.
@@ -159,6 +176,8 @@ pub struct Cluster {
     pub endpoints: Vec<Endpoint>,
     /// A request in absolute form goes to the host that it names; there are no endpoints then.
     pub dynamic_forward_proxy: bool,
+    /// Ports to which CONNECT makes a tunnel, of any host; only with `dynamic_forward_proxy`.
+    pub connect_ports: Vec<u16>,
     /// How long a connection may take to be made; the effective value (own setting, or else [`Timeouts::connect`]).
     pub connect_timeout: Duration,
     /// How long the first byte of an answer may take, from the end of the request's head; the effective value
@@ -176,6 +195,7 @@ impl Cluster {
             name: name.into(),
             endpoints: endpoints.into_iter().map(|address| Endpoint { address }).collect(),
             dynamic_forward_proxy: false,
+            connect_ports: Vec::new(),
             connect_timeout: timeouts.connect,
             first_byte_timeout: timeouts.first_byte,
             request_timeout: timeouts.request,
@@ -293,6 +313,7 @@ mod tests {
             bind: Bind::Shm("/run/shmesh.sock".into()),
             protocol: Protocol::Raw,
             cluster: None,
+            http: HttpSpec::default(),
             allow_uids: None,
         };
         assert!(snapshot.allow_uids(&listener).allows(1000, 1000));

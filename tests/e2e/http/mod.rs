@@ -2,7 +2,9 @@
 
 pub mod ambiguous;
 mod bodies;
+mod connect;
 mod forward_proxy;
+mod hop;
 mod malformed;
 mod messages;
 mod numbers;

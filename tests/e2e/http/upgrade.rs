@@ -109,13 +109,14 @@ fn what_was_not_offered_is_not_switched_to(driver: Driver) {
     let sidecar = before(driver, &[&service.endpoint]);
     let ways = Ways::into(&sidecar);
     let plain = "GET /chat HTTP/1.1\r\nHost: service\r\n\r\n".to_owned();
-    // In 1.0 there is no Upgrade, Connection has to name it, h2c is not carried, and a body would have to come first.
+    // In 1.0 there is no Upgrade, Connection has to name it, h2c is not carried, a protocol must be one of those offered, and a body would have to come first.
     let old = ASK.replace("HTTP/1.1", "HTTP/1.0");
     let unnamed = ASK.replace("keep-alive, Upgrade", "keep-alive");
     let h2c = ASK.replace("websocket", "h2c");
+    let other = ASK.replace("websocket", "other");
     let body = ASK.replace("Host:", "Content-Length: 2\r\nHost:") + "ab";
     for way in WAYS {
-        for request in [&plain, &old, &unnamed, &h2c, &body] {
+        for request in [&plain, &old, &unnamed, &h2c, &other, &body] {
             let answer = ways.connect(way).ask(request);
             assert_eq!((answer.status(), answer.reason()), (502, "upstream-malformed"), "{way}: {request}");
         }

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use shmesh_proto::http1::{
-    BodyKind, ConnectionOption, Framing, HeadLimits, RequestHead, RequestOut, ResponseHead, Status, TargetForm,
+    BodyKind, Framing, HeadLimits, RequestHead, RequestOut, ResponseHead, Status, TargetForm,
     write_request,
 };
 
@@ -30,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
         (Framing::Chunked, BodyKind::Chunked),
     ] {
         let mut out = Vec::new();
-        let how = RequestOut { framing, connection: ConnectionOption::KeepAlive, host: None };
+        let how = RequestOut { framing, ..RequestOut::default() };
         write_request(&mut out, &head, input, &how);
         let mut again = RequestHead::default();
         // Longer by our own lines, it may be over a limit.

@@ -38,11 +38,13 @@ routes:
   - { match: { host: over-unix }, cluster: over-unix }
   - { match: { host: echo }, cluster: echo }
   - { match: { path_prefix: /proxied }, cluster: anywhere }
+  - { match: { method: CONNECT }, cluster: tunnels }
 clusters:
   - { name: reviews, endpoints: [ "tcp:127.0.0.1:$nginx_port" ] }
   - { name: over-unix, endpoints: [ "unix:$work/nginx.sock" ] }
   - { name: echo, endpoints: [ "tcp:127.0.0.1:$echo_port" ] }
   - { name: anywhere, dynamic_forward_proxy: true }
+  - { name: tunnels, dynamic_forward_proxy: true, connect_ports: [ $nginx_port ] }
 CONF
 
 get() { curl -sS --max-time 60 "$@"; }
@@ -97,6 +99,12 @@ expect "Expect" "100 200" "$(get -v -H 'Host: echo' -H 'Expect: 100-continue' -T
     sed -n 's/^< HTTP\/1.1 \([0-9]*\).*/\1/p' | xargs)"
 expect "as a forward proxy" 200 "$(code -x "$base" "http://127.0.0.1:$nginx_port/proxied")"
 expect "as a forward proxy, by name" 200 "$(code -x "$base" "http://localhost:$nginx_port/proxied")"
+# Through a tunnel, where curl does not know whether it speaks to nginx; and to a port that is not allowed.
+for size in 1 65537 67108864; do
+    get --proxytunnel -x "$base" "http://localhost:$nginx_port/$size" -o "$work/got" || fail "GET /$size through a tunnel"
+    same "GET /$size through a tunnel" "$work/got" "$work/www/$size"
+done
+expect "a tunnel to another port" 405 "$(get --proxytunnel -x "$base" -o /dev/null -w '%{http_connect}' "http://127.0.0.1:$echo_port/" 2>/dev/null)"
 # Many requests on one connection, and none of them fails although nginx closes some.
 urls=()
 for i in {1..200}; do

@@ -8,7 +8,7 @@ use super::{Faults, Names};
 use crate::file::ClusterEntry;
 use crate::located::{At, Place};
 use crate::nearest::nearest;
-use crate::scalar::{Interval, Name, Target};
+use crate::scalar::{Count, Interval, Name, Target};
 
 /// The clusters by their names.
 ///
@@ -30,12 +30,14 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
         let connect_timeout = faults.read(entry.connect_timeout.0, Interval::read);
         let first_byte_timeout = faults.read(entry.first_byte_timeout.0, Interval::read);
         let request_timeout = faults.read(entry.request_timeout.0, Interval::read_optional);
+        let connect_ports = connect_ports(entry.connect_ports.0, dynamic, &label, faults);
         let Some(name) = name else { continue };
         named.ids.insert(name.clone(), ClusterId(named.clusters.len() as u32));
         named.clusters.push(Cluster {
             name: name.into(),
             endpoints,
             dynamic_forward_proxy: dynamic,
+            connect_ports,
             connect_timeout: connect_timeout.unwrap_or(timeouts.connect),
             first_byte_timeout: first_byte_timeout.unwrap_or(timeouts.first_byte),
             request_timeout: request_timeout.unwrap_or(timeouts.request),
@@ -75,6 +77,21 @@ fn endpoints(
             addresses.map(|address| Endpoint { address }).collect()
         }
     }
+}
+
+fn connect_ports(key: Option<At<Vec<At<Count>>>>, dynamic: bool, label: &str, faults: &mut Faults) -> Vec<u16> {
+    let Some(At { value, place }) = key else { return Vec::new() };
+    if !dynamic {
+        faults.add(
+            place,
+            format!(
+                "{label} has endpoints, and CONNECT goes to the host that it names; leave out `connect_ports`, or write \
+                 `dynamic_forward_proxy: true`"
+            ),
+        );
+    }
+    let ports = value.into_iter().filter_map(|port| faults.take(port.place, port.value.read(1, u32::from(u16::MAX))));
+    ports.map(|port| port as u16).collect()
 }
 
 impl NamedClusters {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use shmesh_policy::{Bind, ClusterId, Listener, Protocol};
+use shmesh_policy::{Bind, ClusterId, HttpSpec, Listener, Protocol};
 
 use super::clusters::NamedClusters;
 use super::{Admin, Faults, Names, allow_uids};
@@ -32,7 +32,7 @@ pub(super) fn read(
             WrittenAddress::Shm(_) => over_shm(&entry, &label, faults),
             WrittenAddress::Unix(_) | WrittenAddress::Tcp(_) => over_socket(&entry, &label, place, clusters, faults),
         };
-        let allow_uids = allow_uids(entry.allow_uids.0, faults);
+        let allow_uids = allow_uids(entry.allow_uids.0.take(), faults);
         let bind = faults.take(address.place, address.value.read());
         let (Some(name), Some(bind)) = (name, bind) else {
             continue;
@@ -41,7 +41,8 @@ pub(super) fn read(
         let Some((protocol, cluster)) = spoken else {
             continue;
         };
-        listeners.push(Listener { name: name.into(), bind, protocol, cluster, allow_uids });
+        let http = http(&entry, &bind, protocol, &label, faults);
+        listeners.push(Listener { name: name.into(), bind, protocol, cluster, http, allow_uids });
     }
     listeners
 }
@@ -160,6 +161,23 @@ fn over_socket(
         }
         (protocol, None) => Some((protocol, None)),
     }
+}
+
+/// How HTTP is served; a fault where none is.
+fn http(entry: &ListenerEntry, bind: &Bind, protocol: Protocol, label: &str, faults: &mut Faults) -> HttpSpec {
+    let mut spec = HttpSpec::default();
+    let settings = [
+        ("request_id", &mut spec.request_id, &entry.request_id.0),
+        ("use_remote_address", &mut spec.use_remote_address, &entry.use_remote_address.0),
+    ];
+    for (key, setting, written) in settings {
+        let Some(At { value, place }) = written else { continue };
+        if protocol != Protocol::Http && !matches!(bind, Bind::Shm(_)) {
+            faults.add(*place, format!("`{key}` is of HTTP, and {label} speaks {protocol}; leave it out"));
+        }
+        *setting = *value;
+    }
+    spec
 }
 
 /// Addresses that are taken, and by whom.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use shmesh_engine::embed::{Embedded, LoneWorker, NewLane, NewLanes, Parts, WorkerPart, assemble};
 use shmesh_io::sim::{SimDriver, World};
 use shmesh_io::{Limits, Nanos};
-use shmesh_policy::{Address, Bind, Cluster, ClusterId, Listener, Protocol, Route, RouteMatch, Routes, Snapshot};
+use shmesh_policy::{
+    Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Protocol, Route, RouteMatch, Routes, Snapshot,
+};
 use shmesh_shm::{Dirty, Geometry, Header, LaneEnd, Mapping, Side, doorbell, segment};
 
 /// Turns until a parked worker has looked at its bells.
@@ -58,6 +60,7 @@ pub fn snapshot(version: u64) -> Snapshot {
         bind: Bind::Shm("apps.sock".into()),
         protocol: Protocol::Raw,
         cluster: None,
+        http: HttpSpec::default(),
         allow_uids: None,
     };
     Snapshot {

@@ -72,6 +72,8 @@ pub enum HeadError {
     TransferEncodingInHttp10,
     #[error("Connection lists more options than the limit")]
     TooManyConnectionOptions,
+    #[error("Max-Forwards of OPTIONS or TRACE is not one decimal number")]
+    BadMaxForwards,
 }
 
 impl HeadError {
@@ -124,6 +126,7 @@ impl HeadError {
             UnknownTransferCoding => "unknown-transfer-coding",
             TransferEncodingInHttp10 => "transfer-encoding-in-http10",
             TooManyConnectionOptions => "too-many-connection-options",
+            BadMaxForwards => "bad-max-forwards",
         }
     }
 }

@@ -77,6 +77,10 @@ pub enum HeaderKind {
     Via,
     Expect,
     Date,
+    MaxForwards,
+    XRequestId,
+    XForwardedFor,
+    XForwardedProto,
 }
 
 impl HeaderKind {
@@ -95,9 +99,13 @@ impl HeaderKind {
             7 if is(name, b"upgrade") => Upgrade,
             10 if is(name, b"connection") => Connection,
             10 if is(name, b"keep-alive") => KeepAlive,
+            12 if is(name, b"x-request-id") => XRequestId,
+            12 if is(name, b"max-forwards") => MaxForwards,
             14 if is(name, b"content-length") => ContentLength,
             14 if is(name, b"http2-settings") => Http2Settings,
+            15 if is(name, b"x-forwarded-for") => XForwardedFor,
             16 if is(name, b"proxy-connection") => ProxyConnection,
+            17 if is(name, b"x-forwarded-proto") => XForwardedProto,
             17 if is(name, b"transfer-encoding") => TransferEncoding,
             _ => Other,
         }
@@ -141,13 +149,17 @@ mod tests {
             ("Via", Via),
             ("Expect", Expect),
             ("Date", Date),
+            ("Max-Forwards", MaxForwards),
+            ("X-Request-Id", XRequestId),
+            ("X-Forwarded-For", XForwardedFor),
+            ("X-Forwarded-Proto", XForwardedProto),
         ];
         for (name, kind) in table {
             assert_eq!(HeaderKind::of(name.as_bytes()), kind);
             assert_eq!(HeaderKind::of(name.to_lowercase().as_bytes()), kind);
             assert_eq!(HeaderKind::of(name.to_uppercase().as_bytes()), kind);
             assert_eq!(HeaderKind::of(format!("{name}s").as_bytes()), Other);
-            assert_eq!(HeaderKind::of(format!("x{}", &name[1..]).as_bytes()), Other);
+            assert_eq!(HeaderKind::of(format!("y{}", &name[1..]).as_bytes()), Other);
         }
         assert_eq!(HeaderKind::of(b""), Other);
     }

@@ -18,11 +18,13 @@
 
 mod authority;
 mod body;
+mod date;
 mod error;
 mod fields;
 mod head;
 mod hop;
 mod octets;
+mod own;
 mod request;
 mod response;
 mod trailers;
@@ -31,15 +33,17 @@ mod write;
 pub use crate::span::Span;
 pub use authority::authority_parts;
 pub use body::{BodyReader, BodyStep, CHUNK_LINE_BYTES_MAX};
+pub use date::Date;
 pub use error::{BodyError, HeadError};
 pub use head::{BodyKind, HeadLimits, Header, HeaderKind, Status, Version};
 pub use hop::CONNECTION_OPTIONS_MAX;
+pub use own::{OwnOut, reason_phrase, write_connected, write_own_response, write_reflection};
 pub use request::{METHOD_BYTES_MAX, RequestHead, TargetForm};
 pub use response::ResponseHead;
 pub use trailers::TRAILER_BYTES_MAX;
 pub use write::{
-    CHUNK_END, CONTINUE, ConnectionOption, Framing, RequestOut, ResponseOut, chunk_line, end_head, reason_phrase,
-    write_last_chunk, write_own_response, write_request, write_response,
+    CHUNK_END, CONTINUE, ConnectionOption, Framing, Remote, RequestOut, ResponseOut, chunk_line, end_head,
+    write_last_chunk, write_request, write_response,
 };
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::fields::{Cursor, HeaderRules, Stop, header_lines, start_line, version
 use super::head::{BodyKind, HeadLimits, Header, HeaderKind, Status, Version, find};
 use super::hop::HopFields;
 use super::octets::{is_token, list_elements, target_end};
+use super::write::connection_names;
 use crate::span::Span;
 
 /// Bytes of a method; the longest registered one has 17.
@@ -46,6 +47,8 @@ pub struct RequestHead {
     pub expect_continue: bool,
     /// `Connection: upgrade` with an Upgrade header, in HTTP/1.1. An offer of `h2c` does not count.
     pub upgrade: bool,
+    /// Max-Forwards of OPTIONS and TRACE (RFC 9110 §7.6.2); at 0 the request goes no further.
+    pub max_forwards: Option<u64>,
     pub headers: Vec<Header>,
     /// Some header is named by Connection and must be looked for when the head leaves.
     pub(super) connection_names_more: bool,
@@ -82,6 +85,13 @@ impl RequestHead {
         headers.flat_map(|header| list_elements(header.value.of(buf))).collect::<Vec<_>>().join(&b", "[..])
     }
 
+    /// The first `x-request-id` that is handed on.
+    pub fn request_id<'a>(&self, buf: &'a [u8]) -> Option<&'a [u8]> {
+        let named = self.connection_names_more && connection_names(&self.headers, buf, b"x-request-id");
+        let mut headers = self.headers.iter().filter(|header| header.kind == HeaderKind::XRequestId && !named);
+        headers.next().map(|header| header.value.of(buf))
+    }
+
     /// Value of the first header called `name` (any case).
     pub fn header<'a>(&self, buf: &'a [u8], name: &str) -> Option<&'a [u8]> {
         find(&self.headers, buf, name)
@@ -93,8 +103,14 @@ impl RequestHead {
             cursor.line_end(HeadError::BareCr)?;
         }
         start_line(&mut cursor, limits, |line| self.request_line(line))?;
-        let mut rules =
-            RequestRules { hop: HopFields::new(self.version), host: None, host_named: false, expect_continue: false };
+        let mut rules = RequestRules {
+            hop: HopFields::new(self.version),
+            host: None,
+            host_named: false,
+            expect_continue: false,
+            counted: matches!(self.method.of(buf), b"OPTIONS" | b"TRACE"),
+            max_forwards: None,
+        };
         header_lines(&mut cursor, limits, &mut self.headers, &mut rules)?;
         self.take(&rules)?;
         self.len = cursor.at as u32;
@@ -137,6 +153,7 @@ impl RequestHead {
         // RFC 9110 §10.1.1: the expectation of an HTTP/1.0 request is ignored.
         self.expect_continue = rules.expect_continue && self.version == Version::Http11;
         self.upgrade = rules.hop.upgrade();
+        self.max_forwards = rules.max_forwards;
         self.connection_names_more = rules.hop.names_more();
         Ok(())
     }
@@ -148,6 +165,9 @@ struct RequestRules {
     host: Option<Span>,
     host_named: bool,
     expect_continue: bool,
+    /// The method is one of those whose forwards are counted.
+    counted: bool,
+    max_forwards: Option<u64>,
 }
 
 impl HeaderRules for RequestRules {
@@ -177,10 +197,25 @@ impl HeaderRules for RequestRules {
             HeaderKind::Expect => {
                 self.expect_continue |= value.eq_ignore_ascii_case(b"100-continue");
             }
+            HeaderKind::MaxForwards if self.counted => {
+                if self.max_forwards.is_some() {
+                    return Err(HeadError::BadMaxForwards);
+                }
+                self.max_forwards = Some(max_forwards(value)?);
+            }
             _ => {}
         }
         self.hop.value(header.kind, value)
     }
+}
+
+/// `1*DIGIT`; more than fits counts as what fits, as no request is forwarded so often.
+fn max_forwards(value: &[u8]) -> Result<u64, HeadError> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(HeadError::BadMaxForwards);
+    }
+    let digits = value.iter().map(|digit| u64::from(digit - b'0'));
+    Ok(digits.fold(0, |count: u64, digit| count.saturating_mul(10).saturating_add(digit)))
 }
 
 fn method_and_space(line: &mut Cursor<'_>) -> Result<Span, Stop> {

@@ -4,7 +4,7 @@ use super::error::HeadError;
 use super::fields::{Cursor, HeaderRules, Stop, header_lines, start_line, version_digits, within_limit};
 use super::head::{BodyKind, HeadLimits, Header, HeaderKind, Status, Version, find};
 use super::hop::HopFields;
-use super::octets::field_value_end;
+use super::octets::{field_value_end, list_elements};
 use crate::span::Span;
 
 /// A response's head. It is scratch: parsing the next one reuses the vector. What it says holds
@@ -53,6 +53,13 @@ impl ResponseHead {
     /// Value of the first header called `name` (any case).
     pub fn header<'a>(&self, buf: &'a [u8], name: &str) -> Option<&'a [u8]> {
         find(&self.headers, buf, name)
+    }
+
+    /// Whether what this 101 switches to is among `offered`, the list that the client sent.
+    pub fn switches_to_one_of(&self, buf: &[u8], offered: &[u8]) -> bool {
+        let answered = self.headers.iter().filter(|header| header.kind == HeaderKind::Upgrade);
+        let mut protocols = answered.flat_map(|header| list_elements(header.value.of(buf)));
+        self.upgrade && protocols.all(|one| list_elements(offered).any(|other| other.eq_ignore_ascii_case(one)))
     }
 
     fn scan(&mut self, buf: &[u8], limits: &HeadLimits, to_head: bool) -> Result<(), Stop> {

@@ -1,5 +1,6 @@
 //! Heads and chunk framing as they leave (RFC 9110 §7.6; RFC 9112 §3.2, §6, §7.1).
 
+use super::date::Date;
 use super::head::{Header, HeaderKind, Version};
 use super::octets::list_elements;
 use super::request::{RequestHead, TargetForm};
@@ -43,14 +44,53 @@ pub struct RequestOut<'a> {
     pub connection: ConnectionOption,
     /// Replaces Host; else it is the head's authority (RFC 9112 §3.2.2).
     pub host: Option<&'a [u8]>,
+    /// `x-request-id`, for a request that has none ([`RequestHead::request_id`]).
+    pub request_id: Option<&'a [u8]>,
+    /// Who sent the request, if it is to be told.
+    pub remote: Option<Remote<'a>>,
+}
+
+/// Who sent a request: its address goes to the end of `x-forwarded-for` (a peer without one leaves that as it is), its
+/// scheme is that of `x-forwarded-proto`.
+#[derive(Clone, Copy, Debug)]
+pub struct Remote<'a> {
+    pub address: Option<&'a [u8]>,
+    pub scheme: &'a str,
+}
+
+/// A head in a record, or one that [`end_head`] completes, and nothing added.
+impl Default for RequestOut<'_> {
+    fn default() -> Self {
+        RequestOut {
+            framing: Framing::Unframed,
+            connection: ConnectionOption::KeepAlive,
+            host: None,
+            request_id: None,
+            remote: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct ResponseOut {
+pub struct ResponseOut<'a> {
     pub framing: Framing,
     pub connection: ConnectionOption,
     /// Version of the peer that gets it.
     pub version: Version,
+    /// The Date of a final answer that has none (RFC 9110 §6.6.1).
+    pub date: Option<&'a Date>,
+}
+
+/// A head in a record, and nothing added.
+impl Default for ResponseOut<'_> {
+    fn default() -> Self {
+        ResponseOut {
+            framing: Framing::Unframed,
+            connection: ConnectionOption::KeepAlive,
+            version: Version::Http11,
+            date: None,
+        }
+    }
 }
 
 /// Appends the head of a request as it leaves: HTTP/1.1, origin-form target, Host first,
@@ -75,8 +115,23 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &Re
         framing,
         connection: how.connection,
         named_by: head.connection_names_more.then_some(&head.headers[..]),
+        counted: head.max_forwards.is_some(),
+        remote: how.remote,
     };
     write_end_to_end(out, &head.headers, buf, &hop);
+    if let Some(id) = how.request_id {
+        out.extend_from_slice(b"x-request-id: ");
+        out.extend_from_slice(id);
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some(remote) = how.remote {
+        write_forwarded(out, &head.headers, buf, &hop, &remote);
+    }
+    if let Some(forwards) = head.max_forwards {
+        out.extend_from_slice(b"max-forwards: ");
+        write_decimal(out, forwards.saturating_sub(1));
+        out.extend_from_slice(b"\r\n");
+    }
     write_framing(out, framing);
     match how.connection {
         ConnectionOption::KeepAlive => {}
@@ -88,7 +143,7 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &Re
 
 /// Appends the head of a response as it leaves; the status line says HTTP/1.1 to every peer
 /// (RFC 9110 §2.5). `buf` is what `head` was parsed from.
-pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &ResponseOut) {
+pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &ResponseOut<'_>) {
     debug_assert!(!(how.framing == Framing::Chunked && how.version == Version::Http10));
     out.reserve(head.len as usize + OWN_LINES_BYTES);
     write_status(out, head.status);
@@ -98,8 +153,13 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &
         framing: how.framing,
         connection: how.connection,
         named_by: head.connection_names_more.then_some(&head.headers[..]),
+        counted: false,
+        remote: None,
     };
-    write_end_to_end(out, &head.headers, buf, &hop);
+    let dated = write_end_to_end(out, &head.headers, buf, &hop);
+    if !dated {
+        write_date(out, how.date);
+    }
     write_response_framing(out, head, how.framing);
     match (how.connection, how.version) {
         (ConnectionOption::KeepAlive, Version::Http11) => {}
@@ -110,31 +170,6 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &
         (ConnectionOption::Upgrade, _) => out.extend_from_slice(b"connection: upgrade\r\n"),
     }
     write_via_and_end(out, head.version);
-}
-
-/// Appends an answer that shmesh makes itself: plain text, its length, the reason in
-/// `x-shmesh-reason`, `connection: close` if asked, then `sentence` and a line feed. `no_body`
-/// leaves the text out but not its length, as for HEAD.
-pub fn write_own_response(out: &mut Vec<u8>, status: u16, reason: &str, sentence: &str, close: bool, no_body: bool) {
-    write_status(out, status);
-    out.extend_from_slice(reason_phrase(status).as_bytes());
-    out.extend_from_slice(b"\r\ncontent-type: text/plain; charset=utf-8\r\n");
-    write_framing(out, Framing::Length(sentence.len() as u64 + 1));
-    out.extend_from_slice(b"x-shmesh-reason: ");
-    // A code is visible ASCII; anything else must not be able to end the line.
-    out.extend(reason.bytes().map(|byte| match byte {
-        b'!'..=b'~' => byte,
-        _ => b'-',
-    }));
-    out.extend_from_slice(b"\r\n");
-    if close {
-        out.extend_from_slice(b"connection: close\r\n");
-    }
-    out.extend_from_slice(b"\r\n");
-    if !no_body {
-        out.extend_from_slice(sentence.as_bytes());
-        out.push(b'\n');
-    }
 }
 
 /// The line in front of a chunk of `len` bytes, as (array, bytes used): `1f\r\n`. A length of 0
@@ -164,39 +199,6 @@ pub fn end_head(out: &mut Vec<u8>, framing: Framing) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Reason phrase of a status (RFC 9110 §15, RFC 6585); empty for one without a name.
-pub fn reason_phrase(status: u16) -> &'static str {
-    match status {
-        100 => "Continue",
-        101 => "Switching Protocols",
-        200 => "OK",
-        201 => "Created",
-        204 => "No Content",
-        304 => "Not Modified",
-        400 => "Bad Request",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        417 => "Expectation Failed",
-        421 => "Misdirected Request",
-        426 => "Upgrade Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        508 => "Loop Detected",
-        _ => "",
-    }
-}
-
 /// Room for the lines that are not in the head that came in.
 const OWN_LINES_BYTES: usize = 128;
 
@@ -206,6 +208,9 @@ struct HopOut<'a> {
     connection: ConnectionOption,
     /// The headers among which Connection names more than what is stripped anyway.
     named_by: Option<&'a [Header]>,
+    /// Max-Forwards is counted down, and written anew.
+    counted: bool,
+    remote: Option<Remote<'a>>,
 }
 
 impl HopOut<'_> {
@@ -224,22 +229,26 @@ impl HopOut<'_> {
             HeaderKind::Trailer => self.framing == Framing::Chunked,
             // Without content there is nothing to continue with (RFC 9110 §10.1.1).
             HeaderKind::Expect => self.framing != Framing::None,
-            HeaderKind::Via | HeaderKind::Date | HeaderKind::Other => true,
+            HeaderKind::XForwardedFor => self.remote.is_none_or(|remote| remote.address.is_none()),
+            HeaderKind::XForwardedProto => self.remote.is_none(),
+            HeaderKind::MaxForwards => !self.counted,
+            HeaderKind::Via | HeaderKind::Date | HeaderKind::XRequestId | HeaderKind::Other => true,
         };
         keeps && !self.names(header, buf)
     }
 
     fn names(&self, header: &Header, buf: &[u8]) -> bool {
-        let Some(headers) = self.named_by else {
-            return false;
-        };
-        let name = header.name.of(buf);
-        headers
-            .iter()
-            .filter(|header| header.kind == HeaderKind::Connection)
-            .flat_map(|connection| list_elements(connection.value.of(buf)))
-            .any(|option| option.eq_ignore_ascii_case(name))
+        self.named_by.is_some_and(|headers| connection_names(headers, buf, header.name.of(buf)))
     }
+}
+
+/// Whether some Connection header names `name`.
+pub(super) fn connection_names(headers: &[Header], buf: &[u8], name: &[u8]) -> bool {
+    headers
+        .iter()
+        .filter(|header| header.kind == HeaderKind::Connection)
+        .flat_map(|connection| list_elements(connection.value.of(buf)))
+        .any(|option| option.eq_ignore_ascii_case(name))
 }
 
 fn write_target(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8]) {
@@ -257,14 +266,16 @@ fn write_target(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8]) {
     }
 }
 
-/// Copies the headers that are kept, neighbours in one go.
-fn write_end_to_end(out: &mut Vec<u8>, headers: &[Header], buf: &[u8], hop: &HopOut<'_>) {
+/// Copies the headers that are kept, neighbours in one go; whether Date was among them.
+fn write_end_to_end(out: &mut Vec<u8>, headers: &[Header], buf: &[u8], hop: &HopOut<'_>) -> bool {
+    let mut dated = false;
     // What is to be copied next: from the start of a name to the end of a value.
     let mut run: Option<(usize, usize)> = None;
     for header in headers {
         if !hop.keeps(header, buf) {
             continue;
         }
+        dated |= header.kind == HeaderKind::Date;
         let (start, end) = (header.name.start as usize, header.value.end as usize);
         run = match run {
             Some((first, last)) if start == last + 2 && buf[last..start] == *b"\r\n" => Some((first, end)),
@@ -275,6 +286,34 @@ fn write_end_to_end(out: &mut Vec<u8>, headers: &[Header], buf: &[u8], hop: &Hop
         };
     }
     write_run(out, buf, run);
+    dated
+}
+
+/// One line with what came and the peer's address behind it, as many readers look at one line only.
+fn write_forwarded(out: &mut Vec<u8>, headers: &[Header], buf: &[u8], hop: &HopOut<'_>, remote: &Remote<'_>) {
+    if let Some(address) = remote.address {
+        out.extend_from_slice(b"x-forwarded-for: ");
+        for header in headers.iter().filter(|header| header.kind == HeaderKind::XForwardedFor) {
+            let value = header.value.of(buf);
+            if !value.is_empty() && !hop.names(header, buf) {
+                out.extend_from_slice(value);
+                out.extend_from_slice(b", ");
+            }
+        }
+        out.extend_from_slice(address);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"x-forwarded-proto: ");
+    out.extend_from_slice(remote.scheme.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+pub(super) fn write_date(out: &mut Vec<u8>, date: Option<&Date>) {
+    if let Some(date) = date {
+        out.extend_from_slice(b"date: ");
+        out.extend_from_slice(date.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 fn write_run(out: &mut Vec<u8>, buf: &[u8], run: Option<(usize, usize)>) {
@@ -284,7 +323,7 @@ fn write_run(out: &mut Vec<u8>, buf: &[u8], run: Option<(usize, usize)>) {
     }
 }
 
-fn write_framing(out: &mut Vec<u8>, framing: Framing) {
+pub(super) fn write_framing(out: &mut Vec<u8>, framing: Framing) {
     match framing {
         Framing::None | Framing::UntilClose | Framing::Unframed => {}
         Framing::Length(length) => {
@@ -318,7 +357,7 @@ fn write_via_and_end(out: &mut Vec<u8>, received: Version) {
     });
 }
 
-fn write_status(out: &mut Vec<u8>, status: u16) {
+pub(super) fn write_status(out: &mut Vec<u8>, status: u16) {
     out.extend_from_slice(b"HTTP/1.1 ");
     write_decimal(out, u64::from(status));
     out.push(b' ');

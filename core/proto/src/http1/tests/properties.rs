@@ -143,7 +143,7 @@ proptest! {
             BodyKind::Chunked => Framing::Chunked,
             _ => Framing::None,
         };
-        let how = RequestOut { framing, connection: ConnectionOption::KeepAlive, host: None };
+        let how = RequestOut { framing, ..RequestOut::default() };
         let mut out = Vec::new();
         write_request(&mut out, &head, &text, &how);
         let again = request(&out);

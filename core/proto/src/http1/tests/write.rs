@@ -7,7 +7,7 @@ fn sent(text: &str, how: RequestOut<'_>) -> String {
 }
 
 fn plain(framing: Framing) -> RequestOut<'static> {
-    RequestOut { framing, connection: ConnectionOption::KeepAlive, host: None }
+    RequestOut { framing, ..RequestOut::default() }
 }
 
 fn answered(text: &str, to_head: bool, how: ResponseOut) -> String {
@@ -18,8 +18,8 @@ fn answered(text: &str, to_head: bool, how: ResponseOut) -> String {
     String::from_utf8(out).unwrap()
 }
 
-fn to_1_1(framing: Framing) -> ResponseOut {
-    ResponseOut { framing, connection: ConnectionOption::KeepAlive, version: Version::Http11 }
+fn to_1_1(framing: Framing) -> ResponseOut<'static> {
+    ResponseOut { framing, ..ResponseOut::default() }
 }
 
 #[test]
@@ -34,7 +34,12 @@ fn a_request_leaves_in_origin_form_with_our_framing() {
         "PUT /p?q HTTP/1.1\r\nhost: Target:81\r\nA:  1\r\nB: 2\r\nC: 3\r\nVia: 1.0 first\r\nE: 4\r\n\
          content-length: 9\r\nvia: 1.1 shmesh\r\n\r\n"
     );
-    let how = RequestOut { framing: Framing::Chunked, connection: ConnectionOption::Close, host: Some(b"named") };
+    let how = RequestOut {
+        framing: Framing::Chunked,
+        connection: ConnectionOption::Close,
+        host: Some(b"named"),
+        ..RequestOut::default()
+    };
     assert_eq!(
         sent(text, how),
         "PUT /p?q HTTP/1.1\r\nhost: named\r\nA:  1\r\nB: 2\r\nC: 3\r\nTrailer: D\r\n\
@@ -160,7 +165,7 @@ fn connection_of_a_response() {
         (ConnectionOption::Close, Version::Http11, "connection: close\r\n"),
         (ConnectionOption::Close, Version::Http10, "connection: close\r\n"),
     ] {
-        let how = ResponseOut { framing: Framing::UntilClose, connection, version };
+        let how = ResponseOut { framing: Framing::UntilClose, connection, version, date: None };
         assert_eq!(
             answered("HTTP/1.1 200 OK\r\n\r\n", false, how),
             format!("HTTP/1.1 200 OK\r\n{line}via: 1.1 shmesh\r\n\r\n")
@@ -197,7 +202,15 @@ fn the_length_of_a_body_that_does_not_follow() {
 #[test]
 fn own_responses() {
     let mut out = Vec::new();
-    write_own_response(&mut out, 404, "no-route", "no route takes it", false, false);
+    let own = OwnOut {
+        status: 404,
+        reason: "no-route",
+        sentence: "no route takes it",
+        close: false,
+        no_body: false,
+        date: None,
+    };
+    write_own_response(&mut out, &own);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "HTTP/1.1 404 Not Found\r\ncontent-type: text/plain; charset=utf-8\r\n\
@@ -205,11 +218,22 @@ fn own_responses() {
     );
     let mut out = Vec::new();
     let error = HeadError::BareLf;
-    write_own_response(&mut out, error.status(), "a\r\nb", &error.to_string(), true, true);
+    let sentence = error.to_string();
+    let refusal = OwnOut {
+        status: error.status(),
+        reason: "a\r\nb",
+        sentence: &sentence,
+        close: true,
+        no_body: true,
+        date: Some(&Date::at(0)),
+    };
+    write_own_response(&mut out, &refusal);
     let head = response(&out);
     assert_eq!(head.len as usize, out.len());
     assert_eq!(head.body, BodyKind::Length(error.to_string().len() as u64 + 1));
     assert_eq!(head.header(&out, "x-shmesh-reason"), Some(&b"a--b"[..]));
+    assert_eq!(head.header(&out, "date"), Some(&b"Thu, 01 Jan 1970 00:00:00 GMT"[..]));
+    assert_eq!(head.header(&out, "allow"), None);
     assert!(!head.keep_alive);
     assert_eq!(response(CONTINUE).status, 100);
 }

@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use shmesh_proto::http1::{
-    BodyKind, BodyReader, CHUNK_END, CONTINUE, HeadLimits, RequestHead, Status, Version, chunk_line, write_last_chunk,
-    write_own_response,
+    BodyKind, BodyReader, CHUNK_END, CONTINUE, HeadLimits, OwnOut, RequestHead, Status, Version, chunk_line,
+    write_last_chunk, write_own_response,
 };
 
 use super::{Progress, Service};
@@ -92,13 +92,13 @@ impl HttpEcho {
             Ok(Status::Complete) => {}
             Err(error) => {
                 let sentence = error.to_string();
-                write_own_response(out, error.status(), error.reason(), &sentence, true, false);
+                refuse(out, error.status(), error.reason(), &sentence);
                 return Step::Close;
             }
         }
         let head = &self.head;
         if head.is_connect(input) {
-            write_own_response(out, 405, "connect", "this service opens no tunnels", true, false);
+            refuse(out, 405, "connect", "this service opens no tunnels");
             return Step::Close;
         }
         let body_waits = head.len as usize == input.len();
@@ -135,6 +135,11 @@ impl HttpEcho {
         out.extend_from_slice(b"\r\n");
         answer
     }
+}
+
+/// Answers what is not served; the connection ends behind it.
+fn refuse(out: &mut Vec<u8>, status: u16, reason: &str, sentence: &str) {
+    write_own_response(out, &OwnOut { status, reason, sentence, close: true, no_body: false, date: None });
 }
 
 fn write_decimal(out: &mut Vec<u8>, name: &[u8], value: u64) {
