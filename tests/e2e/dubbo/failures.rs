@@ -121,12 +121,15 @@ fn a_provider_that_refuses_is_status_80(driver: Driver) {
 
 fn a_provider_that_never_answers_is_status_31(driver: Driver) {
     let service = provider(|_, _| ());
-    let sidecar = Sidecar::start(driver, super::CONFIG, &[("up", &service.endpoint), ("patience", "200ms")]);
-    let mut wire = sidecar.connect("rpc");
-    for id in 0..3 {
-        let (status, sentence) = ask(&mut wire, &call(id, "x")).error();
-        assert_eq!(status, 31);
-        assert!(sentence.contains("in time"), "{sentence}");
+    let whole = super::CONFIG.replace("first_byte_timeout: $patience", "request_timeout: $patience");
+    for (config, says) in [(super::CONFIG, "did not answer in time"), (&whole, "took longer")] {
+        let sidecar = Sidecar::start(driver, config, &[("up", &service.endpoint), ("patience", "200ms")]);
+        let mut wire = sidecar.connect("rpc");
+        for id in 0..3 {
+            let (status, sentence) = ask(&mut wire, &call(id, "x")).error();
+            assert_eq!(status, 31);
+            assert!(sentence.contains(says), "{sentence}");
+        }
     }
 }
 

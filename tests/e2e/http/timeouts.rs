@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use shmesh_client::Request;
+
 use super::upgrade::{echo, upgraded};
 use super::{WAYS, Ways, quoted};
 use crate::bytes::Noise;
+use crate::process::PATIENCE;
 use crate::service::{Service, http};
 use crate::sidecar::{Driver, Sidecar};
 
@@ -67,6 +70,11 @@ fn a_request_that_takes_too_long_is_504(driver: Driver) {
         });
     }
     assert_eq!(sidecar.requests("web", "hasty", 504), 2.0);
+    // A call over shared memory; its own deadline would be later.
+    let answer = ways.app.call(Request::http("GET", "hasty", "/").timeout(PATIENCE)).expect("an answer");
+    assert_eq!(answer.status, 504);
+    let reason = "x-shmesh-reason: request-timeout\r\n";
+    assert!(String::from_utf8_lossy(&answer.head).contains(reason), "{}", String::from_utf8_lossy(&answer.head));
 }
 
 fn an_answer_that_takes_too_long_is_a_cut(driver: Driver) {
