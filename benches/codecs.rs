@@ -18,8 +18,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use samples::{Frame, REQUEST_LONG, REQUEST_SHORT, RESPONSE_LONG, RESPONSE_SHORT, golden_requests, parse_header, peek};
 use shmesh_proto::dubbo::{self, HEADER_LEN};
 use shmesh_proto::http1::{
-    self, BodyKind, BodyReader, Framing, HeadLimits, RequestHead, RequestOut, ResponseHead,
-    ResponseOut, Status,
+    self, BodyKind, BodyReader, Framing, HeadLimits, RequestHead, RequestOut, ResponseHead, ResponseOut, Status,
 };
 
 /// Bytes of the chunked body.

@@ -2,6 +2,7 @@
 
 mod clusters;
 mod conditions;
+pub(crate) mod lenient;
 mod listeners;
 mod routes;
 

@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use crate::located::{At, Key};
 use crate::scalar::{
-    Count, Expression, Host, HttpPath, Interval, Method, Name, PathPrefix, PathText, ProtocolName, Size, SocketText,
-    Target, TextPattern, ValueName, ValueText,
+    Count, Expression, Flaw, Host, HttpPath, Interval, Method, Name, PathPrefix, PathText, ProtocolName, Size,
+    SocketText, Target, TextPattern, ValueName, ValueText,
 };
 
 /// Configuration of shmesh, a sidecar proxy for RPC traffic over shared memory, Unix sockets and TCP.
@@ -77,6 +77,9 @@ pub(crate) struct ListenerEntry {
     /// Whether the peer's address goes to the end of `x-forwarded-for`, and `x-forwarded-proto` says http. For HTTP, over
     /// `shm` its streams. Default: false.
     pub use_remote_address: Key<bool>,
+    /// Flaws of requests that are mended: `obs_fold`, `bare_lf`, `repeated_content_length`. For HTTP, over `shm` its streams.
+    /// Default: none.
+    pub lenient: Key<Vec<At<Flaw>>>,
     /// Users whose processes may attach. For `shm` only. Default: `session.allow_uids`.
     pub allow_uids: Key<Vec<At<Count>>>,
 }
@@ -167,6 +170,9 @@ pub(crate) struct ClusterEntry {
     pub dynamic_forward_proxy: Key<bool>,
     /// Ports to which CONNECT makes a tunnel. Only with `dynamic_forward_proxy`. Default: none.
     pub connect_ports: Key<Vec<At<Count>>>,
+    /// Flaws of HTTP answers over sockets that are mended: `obs_fold`, `bare_lf`, `repeated_content_length`,
+    /// `space_before_colon`. Default: none.
+    pub lenient: Key<Vec<At<Flaw>>>,
     /// How long a connection may take to be made. Default: `timeouts.connect`.
     pub connect_timeout: Key<Interval>,
     /// How long the first byte of an answer may take. Default: `timeouts.first_byte`.

@@ -5,6 +5,7 @@ use shmesh_policy::{
     AllowUids, Bind, Cluster, Condition, Limits, Listener, PathMatch, Protocol, Quotas, Route, Snapshot, Test,
 };
 
+use crate::check::lenient::names;
 use crate::scalar::interval;
 
 /// Every setting with the value that is in force, defaults included.
@@ -77,6 +78,7 @@ fn listener_json(listener: &Listener, snapshot: &Snapshot) -> Value {
     if listener.protocol == Protocol::Http || matches!(listener.bind, Bind::Shm(_)) {
         object["request_id"] = json!(listener.http.request_id);
         object["use_remote_address"] = json!(listener.http.use_remote_address);
+        object["lenient"] = json!(names(listener.http.lenient));
     }
     if let Some(AllowUids::Listed(uids)) = &listener.allow_uids {
         object["allow_uids"] = json!(uids);
@@ -131,6 +133,7 @@ fn cluster_json(cluster: &Cluster) -> Value {
         "connect_timeout": interval(cluster.connect_timeout),
         "first_byte_timeout": interval(cluster.first_byte_timeout),
         "request_timeout": interval(cluster.request_timeout.unwrap_or_default()),
+        "lenient": names(cluster.lenient),
     });
     if cluster.dynamic_forward_proxy {
         object["dynamic_forward_proxy"] = json!(true);

@@ -68,6 +68,11 @@ scalar!(
     { "type": "string", "enum": ["http", "dubbo", "raw"] }
 );
 scalar!(
+    /// A flaw of HTTP heads that can be mended.
+    Flaw,
+    { "type": "string", "enum": ["obs_fold", "bare_lf", "repeated_content_length", "space_before_colon"] }
+);
+scalar!(
     /// An IP address with a port.
     SocketText,
     { "type": "string", "examples": ["127.0.0.1:15001", "[::1]:15001"] }

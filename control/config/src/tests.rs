@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use shmesh_policy::{AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, HttpKey, HttpSpec, Protocol, Quotas, Snapshot};
+use shmesh_policy::{
+    AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, HttpKey, HttpSpec, Lenient, Protocol, Quotas, Snapshot,
+};
 
 use super::expression::REGEXES_MAX;
 use super::*;
@@ -39,6 +41,7 @@ listeners:
     tcp: "[::1]:15001"
     protocol: http
     request_id: false
+    lenient: [ bare_lf, obs_fold ]
   - { name: raw, unix: /run/raw.sock, protocol: raw, cluster: b }
 routes:
   - match: {}
@@ -64,7 +67,7 @@ routes:
     cluster: b
   - { match: { path_regex: '/v\d+(/.*)?' }, cluster: b }
 clusters:
-  - { name: a, dynamic_forward_proxy: true, connect_ports: [ 443, 65535 ], connect_timeout: 250ms }
+  - { name: a, dynamic_forward_proxy: true, connect_ports: [ 443, 65535 ], lenient: [ space_before_colon, repeated_content_length ], connect_timeout: 250ms }
   - { name: b, endpoints: [ "tcp:example.com:80" ], first_byte_timeout: 2m, request_timeout: 0s }
 timeouts: { connect: 2s, first_byte: 1500ms, request: 90s, idle: 1m, head_read: 1h }
 drain_timeout: 0s
@@ -165,8 +168,13 @@ fn every_key_is_read() {
     assert_eq!(snapshot.listeners[0].allow_uids, Some(AllowUids::Listed(vec![1000, 1001])));
     assert_eq!(snapshot.listeners[2].cluster, Some(ClusterId(1)));
     assert_eq!(snapshot.listeners[2].protocol, Protocol::Raw);
-    assert_eq!(snapshot.listeners[0].http, HttpSpec { request_id: true, use_remote_address: true });
-    assert_eq!(snapshot.listeners[1].http, HttpSpec { request_id: false, use_remote_address: false });
+    let mended = [
+        Lenient { obs_fold: true, bare_lf: true, ..Lenient::default() },
+        Lenient { repeated_content_length: true, space_before_colon: true, ..Lenient::default() },
+    ];
+    assert_eq!(snapshot.listeners[0].http, HttpSpec { use_remote_address: true, ..HttpSpec::default() });
+    assert_eq!(snapshot.listeners[1].http, HttpSpec { request_id: false, lenient: mended[0], ..HttpSpec::default() });
+    assert_eq!(snapshot.clusters[0].lenient, mended[1]);
     assert_eq!(snapshot.clusters[0].connect_ports, [443, 65535]);
     assert_eq!(snapshot.clusters[0].connect_timeout, Duration::from_millis(250));
     assert_eq!(snapshot.clusters[0].first_byte_timeout, Duration::from_millis(1500), "from `timeouts`");

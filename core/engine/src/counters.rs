@@ -74,6 +74,8 @@ worker_counters! {
     retries => "shmesh_upstream_retries_total";
     /// HTTP messages from downstream that were refused as malformed.
     http_malformed => "shmesh_http_malformed_total";
+    /// HTTP heads that were mended as `lenient` says.
+    http_mended => "shmesh_http_mended_total";
     /// Dubbo frames from downstream that were refused as malformed.
     dubbo_malformed => "shmesh_dubbo_malformed_total";
     /// Dubbo heartbeats answered.

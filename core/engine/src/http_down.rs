@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use shmesh_io::{Chunk, Driver, Slice};
-use shmesh_policy::Tries;
+use shmesh_policy::{HttpSpec, Snapshot, Tries};
 use shmesh_proto::http1::{
     BodyKind, BodyReader, CONTINUE, Framing, OwnOut, Remote, RequestHead, RequestOut, Status, TargetForm, Version,
     write_own_response, write_reflection, write_request,
@@ -50,18 +50,26 @@ impl<D: Driver> Worker<D> {
     fn http_down_head(&mut self, key: Key<Conn>) -> bool {
         let limits = self.head_limits();
         let Some(conn) = self.conns.get_mut(key) else { return false };
+        let Role::HttpDown(down) = &conn.role else { return false };
         if conn.input.is_empty() {
             return false;
         }
+        let lenient = http_spec(&self.snapshot, down.listener).lenient;
         let mut head = std::mem::take(&mut self.request_head);
-        let parsed = head.parse(conn.input.as_slice(), &limits);
+        let parsed = lenient.parse(conn.input.as_slice(), &limits, |buf, limits| head.parse(buf, limits));
         let go_on = match parsed {
-            Ok(Status::Complete) => {
+            Ok((Status::Complete, Some(mended))) => {
+                self.counters.http_mended.add(1);
+                conn.input.advance(mended.taken);
+                self.http_request(key, &head, &mended.bytes);
+                true
+            }
+            Ok((Status::Complete, None)) => {
                 let bytes = conn.input.split_to(head.len as usize);
                 self.http_request(key, &head, bytes.as_slice());
                 true
             }
-            Ok(Status::Partial) => {
+            Ok((Status::Partial, _)) => {
                 self.http_head_incomplete(key);
                 false
             }
@@ -171,10 +179,7 @@ impl<D: Driver> Worker<D> {
     /// The head as it leaves, without framing and its last line; and the request's id, for the log.
     fn outgoing_head(&mut self, key: Key<Conn>, head: &RequestHead, bytes: &[u8]) -> (Slice, Option<Box<[u8]>>) {
         let (spec, address) = match self.conns.get(key) {
-            Some(Conn { role: Role::HttpDown(down), .. }) => {
-                let listener = self.snapshot.listeners.get(usize::from(down.listener));
-                (listener.map(|listener| listener.http).unwrap_or_default(), down.address)
-            }
+            Some(Conn { role: Role::HttpDown(down), .. }) => (http_spec(&self.snapshot, down.listener), down.address),
             _ => Default::default(),
         };
         let known = head.request_id(bytes);
@@ -369,6 +374,10 @@ impl<D: Driver> Worker<D> {
         let own = self.clusters.get(cluster as usize).map(|cluster| cluster.first_byte);
         own.unwrap_or(self.snapshot.timeouts.first_byte.as_nanos() as u64)
     }
+}
+
+fn http_spec(snapshot: &Snapshot, listener: u16) -> HttpSpec {
+    snapshot.listeners.get(usize::from(listener)).map(|listener| listener.http).unwrap_or_default()
 }
 
 /// Host and port that a request in absolute form, or a CONNECT, names; `None` if it is in no such form (then nobody asked for a

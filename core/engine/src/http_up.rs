@@ -47,12 +47,20 @@ impl<D: Driver> Worker<D> {
             self.dispatch_again(call);
             return false;
         }
+        let cluster = self.calls.get(call).and_then(|call| self.snapshot.clusters.get(call.cluster as usize));
+        let lenient = cluster.map(|cluster| cluster.lenient).unwrap_or_default();
         let to_head = self.calls.get_mut(call).and_then(Call::exchange).is_some_and(|exchange| exchange.head_only);
         let Some(conn) = self.conns.get_mut(key) else { return false };
         let mut head = std::mem::take(&mut self.response_head);
-        let go_on = match head.parse(conn.input.as_slice(), &limits, to_head) {
-            Ok(Status::Partial) => false,
-            Ok(Status::Complete) => {
+        let parsed = lenient.parse(conn.input.as_slice(), &limits, |buf, limits| head.parse(buf, limits, to_head));
+        let go_on = match parsed {
+            Ok((Status::Partial, _)) => false,
+            Ok((Status::Complete, Some(mended))) => {
+                self.counters.http_mended.add(1);
+                conn.input.advance(mended.taken);
+                self.http_response(key, call, &head, &mended.bytes)
+            }
+            Ok((Status::Complete, None)) => {
                 let bytes = conn.input.split_to(head.len as usize);
                 self.http_response(key, call, &head, bytes.as_slice())
             }

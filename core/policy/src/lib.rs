@@ -37,3 +37,5 @@ pub use snapshot::{
     Snapshot,
 };
 pub use turns::Turns;
+
+pub use shmesh_proto::http1::Lenient;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use shmesh_proto::http1::Lenient;
+
 use crate::address::{Address, check_unix_path};
 use crate::limit::{Limits, Quotas, Timeouts};
 use crate::route::{DubboKey, DubboRoute, HttpKey, Routes};
@@ -106,11 +108,13 @@ pub struct HttpSpec {
     pub request_id: bool,
     /// The peer's address is appended to `x-forwarded-for`, and `x-forwarded-proto` is ours.
     pub use_remote_address: bool,
+    /// Which flaws of requests are mended.
+    pub lenient: Lenient,
 }
 
 impl Default for HttpSpec {
     fn default() -> Self {
-        HttpSpec { request_id: true, use_remote_address: false }
+        HttpSpec { request_id: true, use_remote_address: false, lenient: Lenient::default() }
     }
 }
 
@@ -178,6 +182,8 @@ pub struct Cluster {
     pub dynamic_forward_proxy: bool,
     /// Ports to which CONNECT makes a tunnel, of any host; only with `dynamic_forward_proxy`.
     pub connect_ports: Vec<u16>,
+    /// Which flaws of HTTP answers are mended.
+    pub lenient: Lenient,
     /// How long a connection may take to be made; the effective value (own setting, or else [`Timeouts::connect`]).
     pub connect_timeout: Duration,
     /// How long the first byte of an answer may take, from the end of the request's head; the effective value
@@ -196,6 +202,7 @@ impl Cluster {
             endpoints: endpoints.into_iter().map(|address| Endpoint { address }).collect(),
             dynamic_forward_proxy: false,
             connect_ports: Vec::new(),
+            lenient: Lenient::default(),
             connect_timeout: timeouts.connect,
             first_byte_timeout: timeouts.first_byte,
             request_timeout: timeouts.request,

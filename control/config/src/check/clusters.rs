@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use shmesh_policy::{Cluster, ClusterId, Endpoint, Timeouts};
 
+use super::lenient::{Of, lenient};
 use super::{Faults, Names};
 use crate::file::ClusterEntry;
 use crate::located::{At, Place};
@@ -31,6 +32,7 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
         let first_byte_timeout = faults.read(entry.first_byte_timeout.0, Interval::read);
         let request_timeout = faults.read(entry.request_timeout.0, Interval::read_optional);
         let connect_ports = connect_ports(entry.connect_ports.0, dynamic, &label, faults);
+        let lenient = lenient(entry.lenient.0, Of::Answers, faults);
         let Some(name) = name else { continue };
         named.ids.insert(name.clone(), ClusterId(named.clusters.len() as u32));
         named.clusters.push(Cluster {
@@ -38,6 +40,7 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
             endpoints,
             dynamic_forward_proxy: dynamic,
             connect_ports,
+            lenient,
             connect_timeout: connect_timeout.unwrap_or(timeouts.connect),
             first_byte_timeout: first_byte_timeout.unwrap_or(timeouts.first_byte),
             request_timeout: request_timeout.unwrap_or(timeouts.request),

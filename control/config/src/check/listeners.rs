@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use shmesh_policy::{Bind, ClusterId, HttpSpec, Listener, Protocol};
 
 use super::clusters::NamedClusters;
+use super::lenient::Of;
 use super::{Admin, Faults, Names, allow_uids};
 use crate::file::ListenerEntry;
 use crate::located::{At, Place};
@@ -170,13 +171,18 @@ fn http(entry: &ListenerEntry, bind: &Bind, protocol: Protocol, label: &str, fau
         ("request_id", &mut spec.request_id, &entry.request_id.0),
         ("use_remote_address", &mut spec.use_remote_address, &entry.use_remote_address.0),
     ];
+    let lenient = &entry.lenient.0;
+    let mut places = vec![("lenient", lenient.as_ref().map(|at| at.place))];
     for (key, setting, written) in settings {
-        let Some(At { value, place }) = written else { continue };
-        if protocol != Protocol::Http && !matches!(bind, Bind::Shm(_)) {
-            faults.add(*place, format!("`{key}` is of HTTP, and {label} speaks {protocol}; leave it out"));
-        }
-        *setting = *value;
+        places.push((key, written.as_ref().map(|at| at.place)));
+        *setting = written.as_ref().map_or(*setting, |at| at.value);
     }
+    if protocol != Protocol::Http && !matches!(bind, Bind::Shm(_)) {
+        for (key, place) in places.into_iter().filter_map(|(key, place)| Some((key, place?))) {
+            faults.add(place, format!("`{key}` is of HTTP, and {label} speaks {protocol}; leave it out"));
+        }
+    }
+    spec.lenient = super::lenient::lenient(lenient.clone(), Of::Requests, faults);
     spec
 }
 

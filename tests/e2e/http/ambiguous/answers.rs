@@ -9,17 +9,19 @@ use super::super::{WAYS, Ways, before};
 use super::chunks::{FORGED, NO_ENDS, NO_EXTENSIONS, NO_SIZES, NO_TRAILERS};
 use super::framing::{NO_CODINGS, NO_LENGTHS, TWICE};
 use super::heads::NO_FIELDS;
+use super::lenient::tolerant;
 use super::replies::replies;
 use super::shown;
 use crate::process::PATIENCE;
 use crate::service::{Service, http};
-use crate::sidecar::Driver;
+use crate::sidecar::{Driver, Sidecar};
 
 on_each_driver!(
     answers_of_two_meanings,
     answers_that_are_no_heads,
     chunks_of_two_meanings_in_answers,
-    answers_of_one_meaning
+    answers_of_one_meaning,
+    answers_with_everything_tolerated
 );
 
 /// First lines that are none.
@@ -75,9 +77,15 @@ enum Expect {
     Broken,
     /// This status and body, and no trailer.
     Given(u16, &'static str),
+    /// Broken, or one answer.
+    Unambiguous,
 }
 
 fn answers_that_are_no_heads(driver: Driver) {
+    judge_all(driver, no_heads());
+}
+
+fn no_heads() -> Vec<Answer> {
     let lines = NO_LINES.iter().map(|line| broken(format!("{line}\r\nContent-Length: 2\r\n\r\nok")));
     let fields = NO_FIELDS.iter().flat_map(|field| {
         [format!("{field}\r\nContent-Length: 2"), format!("Content-Length: 2\r\n{field}")]
@@ -87,10 +95,14 @@ fn answers_that_are_no_heads(driver: Driver) {
     let switched = ["Connection: upgrade\r\nUpgrade: websocket\r\n", "Upgrade: h2c\r\n", ""];
     let switched =
         switched.iter().map(|fields| broken(format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n{UNASKED}")));
-    judge_all(driver, lines.chain(fields).chain(switched).collect());
+    lines.chain(fields).chain(switched).collect()
 }
 
 fn answers_of_two_meanings(driver: Driver) {
+    judge_all(driver, two_meanings());
+}
+
+fn two_meanings() -> Vec<Answer> {
     let lengths = NO_LENGTHS.iter().map(|value| format!("Content-Length: {value}"));
     let codings = NO_CODINGS.iter().map(|value| format!("Transfer-Encoding: {value}"));
     let fields = lengths.chain(codings).chain(TWICE.iter().map(|fields| (*fields).to_owned()));
@@ -108,7 +120,15 @@ fn answers_of_two_meanings(driver: Driver) {
             answers.push(Answer { method, ..broken(bytes) });
         }
     }
-    judge_all(driver, answers);
+    answers
+}
+
+/// Whatever `lenient` makes of them, what reaches the client can be read in one way only, and nothing of it is the next request's.
+fn answers_with_everything_tolerated(driver: Driver) {
+    let answers = no_heads().into_iter().chain(two_meanings());
+    // Some are mended to one that goes on up to the end.
+    let answers = answers.map(|answer| Answer { expect: Expect::Unambiguous, ends: true, ..answer });
+    judge_by(answers.collect(), |service| tolerant(driver, service, true, true));
 }
 
 fn chunks_of_two_meanings_in_answers(driver: Driver) {
@@ -194,9 +214,13 @@ fn answers_of_one_meaning(driver: Driver) {
 }
 
 fn judge_all(driver: Driver, answers: Vec<Answer>) {
+    judge_by(answers, |service| before(driver, &[&service.endpoint]));
+}
+
+fn judge_by(answers: Vec<Answer>, start: impl FnOnce(&Service) -> Sidecar) {
     let answers = Arc::new(answers);
     let service = saying(answers.clone());
-    let sidecar = before(driver, &[&service.endpoint]);
+    let sidecar = start(&service);
     let ways = Ways::into(&sidecar);
     let mut wrong = Vec::new();
     for (n, answer) in answers.iter().enumerate() {
@@ -248,6 +272,7 @@ fn by_connection(ways: &Ways<'_>, way: &str, n: usize, answer: &Answer) -> Resul
             }
             _ => false,
         },
+        Expect::Unambiguous => matches!(&told[..], [] | [_]) || matches!(&told[..], [_, last] if *last == next),
         Expect::Given(status, body) => told == [(status, "", body.as_bytes()), next],
     };
     // One trailer of the list is no forgery.
@@ -264,6 +289,7 @@ fn by_call(ways: &Ways<'_>, method: &str, path: &str, expect: Expect) -> Result<
         (Ok(response), Expect::Broken) => response.status == 502,
         (Err(_), Expect::Broken) => true,
         (Ok(response), Expect::Given(status, body)) => response.status == status && response.body == body.as_bytes(),
+        (_, Expect::Unambiguous) => true,
         (Err(_), Expect::Given(..)) => false,
     };
     if as_expected { Ok(()) } else { Err(format!("{path} is not {expect:?}: {answered:?}")) }

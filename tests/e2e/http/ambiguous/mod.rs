@@ -8,6 +8,7 @@ mod answers;
 pub mod chunks;
 pub mod framing;
 pub mod heads;
+mod lenient;
 mod replies;
 pub mod upstream;
 

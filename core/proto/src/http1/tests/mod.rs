@@ -2,6 +2,7 @@
 
 mod body;
 mod headers;
+mod lenient;
 mod properties;
 mod request;
 mod response;
