@@ -1,7 +1,7 @@
 //! A call: what was asked, by whom, where it went, how far it got. Plain data.
 
 use shmesh_io::{Chunks, Nanos, Slice};
-use shmesh_policy::Tries;
+use shmesh_policy::{Ticket, Tries};
 use shmesh_proto::dubbo::FrameHeader;
 use shmesh_proto::http1::{BodyError, Date, OwnOut};
 
@@ -113,8 +113,10 @@ pub struct Exchange {
 pub struct Dubbo {
     /// The request's header as the caller sent it.
     pub header: FrameHeader,
-    /// The body until it was forwarded.
+    /// The body until it has left.
     pub body: Chunks,
+    /// Its place among those that wait for their turn on a provider's connection.
+    pub turn: Option<Ticket>,
     /// What it counts for the app that sent it, if that is long.
     pub held: Option<Held>,
 }

@@ -6,7 +6,7 @@ use shmesh_io::{Chunks, Nanos, Slice, SockId};
 use shmesh_policy::Turns;
 use shmesh_proto::http1::BodyReader;
 
-use crate::call::Call;
+use crate::call::{Call, Peer};
 use crate::frame::FrameReader;
 use crate::lane::SlotRef;
 use crate::slab::Key;
@@ -147,9 +147,9 @@ pub struct DubboUp {
     pub connected: bool,
     /// Calls that wait for the connection to be made.
     pub queue: Vec<Key<Call>>,
-    /// Frames that wait for their sender's turn, while others leave.
-    pub turns: Turns<Sender, Outgoing>,
-    /// Calls that wait for an answer.
+    /// Calls whose frames wait for their sender's turn, while others leave.
+    pub turns: Turns<Sender, Key<Call>>,
+    /// Calls that wait for an answer, or for their turn before.
     pub waiting: u32,
     /// The provider asked for no new calls.
     pub readonly: bool,
@@ -169,12 +169,13 @@ pub enum Sender {
     Lane(u64),
 }
 
-/// A request as it leaves.
-pub struct Outgoing {
-    /// The call that waits for the answer; `None` for a one-way call.
-    pub call: Option<Key<Call>>,
-    pub header: Slice,
-    pub body: Chunks,
+impl From<Peer> for Sender {
+    fn from(origin: Peer) -> Sender {
+        match origin {
+            Peer::Conn(key) => Sender::Conn(key.to_bits()),
+            Peer::Slot(at) => Sender::Lane(at.lane.to_bits()),
+        }
+    }
 }
 
 /// Where raw bytes go; serves one call.

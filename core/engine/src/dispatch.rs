@@ -430,22 +430,24 @@ impl<D: Driver> Worker<D> {
 
     fn forward(&mut self, key: Key<Call>) {
         let now = self.driver.now();
-        let Some(call) = self.calls.get_mut(key) else { return };
-        if !call.forwarded {
+        if self.calls.get(key).is_none_or(|call| !call.forwarded) {
             return;
         }
-        if let Peer::Slot(at) = call.origin
-            && self.lanes.get(at.lane).is_some_and(|lane| lane.end.is_withdrawn(at.slot, at.generation))
-        {
-            call.forwarded = false;
+        if self.is_withdrawn(key) {
+            if let Some(call) = self.calls.get_mut(key) {
+                call.forwarded = false;
+            }
             self.counters.withdrawn.add(1);
             self.fail(key, Failure::Withdrawn);
             return;
         }
+        let Some(call) = self.calls.get_mut(key) else { return };
         call.attempts += 1;
         let (cluster, is_dubbo) = (call.cluster, matches!(call.kind, Kind::Dubbo(_)));
         let tunnel = matches!(&call.kind, Kind::Exchange(exchange) if exchange.tunnel);
-        if !tunnel && call.started != now {
+        // A Dubbo frame that waited for its turn in vain has its time already.
+        let first = !is_dubbo || call.attempts == 1;
+        if !tunnel && first && call.started != now {
             let within = self.first_byte_timeout(cluster);
             self.set_call_deadline(key, now + within);
         }
@@ -454,6 +456,12 @@ impl<D: Driver> Worker<D> {
         } else {
             self.forward_exchange(key);
         }
+    }
+
+    /// Whether the app that made the call wants it stopped before it leaves.
+    pub(crate) fn is_withdrawn(&self, key: Key<Call>) -> bool {
+        let Some(Call { origin: Peer::Slot(at), .. }) = self.calls.get(key) else { return false };
+        self.lanes.get(at.lane).is_some_and(|lane| lane.end.is_withdrawn(at.slot, at.generation))
     }
 }
 

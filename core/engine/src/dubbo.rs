@@ -17,8 +17,8 @@ use crate::lane::{First, SlotRef};
 use crate::slab::Key;
 use crate::worker::Worker;
 
-/// Frames of the largest size that may wait on one connection because its peer is slow.
-pub(crate) const WAITING_FRAMES_MAX: u64 = 4;
+/// Frames of the largest size that may wait for a consumer that takes no answers.
+const WAITING_FRAMES_MAX: u64 = 4;
 
 impl<D: Driver> Worker<D> {
     /// Goes on with what a consumer sent.
@@ -55,7 +55,7 @@ impl<D: Driver> Worker<D> {
                 self.dubbo_answer_error(key, header, status::BAD_REQUEST, &sentence);
                 self.finish_conn(key, Finish::Close);
             }
-            _ => self.drop_conn(key),
+            _ => self.dubbo_down_ended(key, true),
         }
     }
 
@@ -106,7 +106,7 @@ impl<D: Driver> Worker<D> {
         body: Chunks,
         cluster: u32,
     ) -> Key<Call> {
-        self.new_call(origin, listener, cluster, Kind::Dubbo(Dubbo { header, body, held: None }))
+        self.new_call(origin, listener, cluster, Kind::Dubbo(Dubbo { header, body, turn: None, held: None }))
     }
 
     /// Sends a call on its way, or answers in its place.
@@ -215,19 +215,14 @@ impl<D: Driver> Worker<D> {
         self.count(call.listener, call.cluster, code, call.started);
     }
 
-    /// A one-way call has left: an app's is over.
-    pub(crate) fn dubbo_tell_one_way(&mut self, origin: Peer) {
-        if let Peer::Slot(at) = origin {
+    /// A one-way call is over: it has left, or a serving app has taken it.
+    pub(crate) fn dubbo_one_way_taken(&mut self, key: Key<Call>) {
+        let Some(call) = self.take_call(key) else { return };
+        if let Peer::Slot(at) = call.origin {
             let first = First::answer(u16::from(status::OK), Slice::empty(), 0);
             self.slot_first(at, first);
             self.slot_answered(at);
         }
-    }
-
-    /// A serving app has taken a one-way call.
-    pub(crate) fn dubbo_one_way_taken(&mut self, key: Key<Call>) {
-        let Some(call) = self.take_call(key) else { return };
-        self.dubbo_tell_one_way(call.origin);
         self.count(call.listener, call.cluster, u16::from(status::OK), call.started);
     }
 
@@ -281,9 +276,10 @@ impl<D: Driver> Worker<D> {
         if !broken && down.waiting > 0 {
             return;
         }
-        // What is left of a consumer that ended in order are one-way calls, for which nobody waits.
+        // One-way calls, for which nobody waits, still leave.
         if broken {
-            for call in self.calls_where(|call| call.origin == Peer::Conn(key)) {
+            let waits = |call: &Call| matches!(&call.kind, Kind::Dubbo(dubbo) if dubbo.header.two_way);
+            for call in self.calls_where(|call| call.origin == Peer::Conn(key) && waits(call)) {
                 self.cancel(call);
             }
         }

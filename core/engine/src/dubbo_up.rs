@@ -5,115 +5,120 @@ use shmesh_proto::dubbo::{Event, serialization, status, write_event};
 use shmesh_shm::{Protocol, TOTAL_UNKNOWN};
 
 use crate::call::{Call, Failure, Kind, Peer};
-use crate::conn::{Conn, Outgoing, Role, Sender};
-use crate::dubbo::WAITING_FRAMES_MAX;
+use crate::conn::{Conn, Role, Sender};
 use crate::flow::BATCH_MAX;
 use crate::frame::Frame;
 use crate::ingress::remaining_us;
-use crate::lane::First;
+use crate::lane::{First, SlotRef};
 use crate::slab::Key;
 use crate::worker::Worker;
 
 /// Id of our own heartbeats; no table has so many calls that one of them had it.
 const HEARTBEAT_ID: u64 = u64::MAX;
 
+/// Frames of the largest size for which there is room while they wait for their turn on one connection; a sender that is alone gets
+/// half of it ([`shmesh_policy::Turns::admits`]).
+const SHARED_FRAMES_MAX: u64 = 8;
+
+/// What a call that waits takes beside its frame's body.
+const CALL_BYTES: u64 = size_of::<Call>() as u64;
+
 impl<D: Driver> Worker<D> {
-    /// The destination can take the call: its frame leaves whole.
+    /// The destination can take the call: its frame leaves whole, or waits for its turn.
     pub(crate) fn forward_dubbo(&mut self, key: Key<Call>) {
-        let frames_max = WAITING_FRAMES_MAX * u64::from(self.snapshot.limits.dubbo_body_bytes);
-        let now = self.driver.now();
+        match self.calls.get(key).and_then(|call| call.dest) {
+            Some(Peer::Conn(conn)) => self.dubbo_to_provider(key, conn),
+            Some(Peer::Slot(at)) => self.dubbo_to_app(key, at),
+            None => {}
+        }
+    }
+
+    fn dubbo_to_provider(&mut self, key: Key<Call>, conn_key: Key<Conn>) {
+        let bytes_max = SHARED_FRAMES_MAX * u64::from(self.snapshot.limits.dubbo_body_bytes);
         let Some(call) = self.calls.get_mut(key) else { return };
-        let (origin, dest) = (call.origin, call.dest);
-        let deadline_us = remaining_us(call.hard_deadline, now);
         let Kind::Dubbo(dubbo) = &mut call.kind else { return };
-        let mut header = dubbo.header;
-        let mut body = std::mem::take(&mut dubbo.body);
-        match dest {
-            Some(Peer::Conn(conn_key)) => {
-                let Some(conn) = self.conns.get_mut(conn_key) else { return };
-                if conn.unsent() > frames_max {
-                    call.forwarded = false;
-                    self.fail(key, Failure::Overloaded);
-                    return;
-                }
-                header.id = key.to_bits();
-                let header_bytes = self.driver.pool().append(&header.encode());
-                let behind = conn.unsent() >= BATCH_MAX as u64;
-                let Role::DubboUp(up) = &mut conn.role else { return };
-                up.waiting += 1;
-                if behind || !up.turns.is_empty() {
-                    let sender = match origin {
-                        Peer::Conn(key) => Sender::Conn(key.to_bits()),
-                        Peer::Slot(at) => Sender::Lane(at.lane.to_bits()),
-                    };
-                    let len = (header_bytes.len() + body.len_bytes()) as u64;
-                    let call = header.two_way.then_some(key);
-                    up.turns.push(
-                        sender,
-                        len,
-                        Outgoing { call, header: header_bytes, body: std::mem::take(&mut body) },
-                    );
-                } else {
-                    conn.out.push(header_bytes);
-                    conn.out.append(&mut body);
-                }
-                self.touch_conn(conn_key);
-            }
-            Some(Peer::Slot(at)) => {
-                let first = First {
-                    open: true,
-                    stream: false,
-                    code: Protocol::Dubbo2 as u16,
-                    head: Slice::empty(),
-                    total: TOTAL_UNKNOWN,
-                    one_way: !header.two_way,
-                    deadline_us,
-                };
-                self.slot_first(at, first);
-                let header = self.driver.pool().append(&header.encode());
-                self.slot_push(at, Chunk::Private(header));
-                while let Some(chunk) = body.pop_front() {
-                    self.slot_push(at, chunk);
-                }
-                self.slot_end(at);
-            }
-            None => return,
-        }
-        self.keep_chunks(body);
-        if !header.two_way {
-            self.dubbo_one_way_done(key);
-        }
-    }
-
-    /// Lets the frames that wait leave, as many as are handed over at once; those of calls that have ended meanwhile never do.
-    pub(crate) fn dubbo_next_frames(&mut self, key: Key<Conn>) {
-        let Some(conn) = self.conns.get_mut(key) else { return };
+        let Some(conn) = self.conns.get_mut(conn_key) else { return };
+        let behind = conn.unsent() >= BATCH_MAX as u64;
         let Role::DubboUp(up) = &mut conn.role else { return };
-        while conn.out.len_bytes() < BATCH_MAX
-            && let Some(mut frame) = up.turns.take_next()
-        {
-            if frame.call.is_none_or(|call| self.calls.get(call).is_some()) {
-                conn.out.push(frame.header);
-                conn.out.append(&mut frame.body);
-            }
-        }
-    }
-
-    /// A one-way call ends when it was forwarded.
-    fn dubbo_one_way_done(&mut self, key: Key<Call>) {
-        let Some(call) = self.calls.get(key) else { return };
-        if matches!(call.dest, Some(Peer::Slot(_))) {
-            // The serving app says when it has it.
+        let two_way = u32::from(dubbo.header.two_way);
+        if !behind && up.turns.is_empty() {
+            up.waiting += two_way;
+            self.dubbo_leave(key, conn_key);
+            self.touch_conn(conn_key);
             return;
         }
-        let Some(call) = self.take_call(key) else { return };
-        if let Some(Peer::Conn(conn)) = call.dest
-            && let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(conn)
-        {
-            up.waiting = up.waiting.saturating_sub(1);
+        // It has a place among the calls and none in the kernel: whatever becomes of the connection, it did not run.
+        call.forwarded = false;
+        let sender = Sender::from(call.origin);
+        let cost = CALL_BYTES + dubbo.body.len_bytes() as u64;
+        if !up.turns.admits(sender, cost, bytes_max) {
+            self.fail(key, Failure::Overloaded);
+            return;
         }
-        self.dubbo_tell_one_way(call.origin);
-        self.count(call.listener, call.cluster, u16::from(status::OK), call.started);
+        up.waiting += two_way;
+        dubbo.turn = Some(up.turns.push(sender, cost, key));
+        self.touch_conn(conn_key);
+    }
+
+    /// The call's frame goes to the provider, now.
+    fn dubbo_leave(&mut self, key: Key<Call>, conn_key: Key<Conn>) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let Kind::Dubbo(dubbo) = &mut call.kind else { return };
+        let Some(conn) = self.conns.get_mut(conn_key) else { return };
+        call.forwarded = true;
+        dubbo.turn = None;
+        let mut header = dubbo.header;
+        header.id = key.to_bits();
+        let mut body = std::mem::take(&mut dubbo.body);
+        conn.out.push(self.driver.pool().append(&header.encode()));
+        conn.out.append(&mut body);
+        self.keep_chunks(body);
+        if !header.two_way {
+            self.dubbo_one_way_taken(key);
+        }
+    }
+
+    fn dubbo_to_app(&mut self, key: Key<Call>, at: SlotRef) {
+        let now = self.driver.now();
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let deadline_us = remaining_us(call.hard_deadline, now);
+        let Kind::Dubbo(dubbo) = &mut call.kind else { return };
+        let header = dubbo.header;
+        let mut body = std::mem::take(&mut dubbo.body);
+        let first = First {
+            open: true,
+            stream: false,
+            code: Protocol::Dubbo2 as u16,
+            head: Slice::empty(),
+            total: TOTAL_UNKNOWN,
+            // The serving app says when it has it.
+            one_way: !header.two_way,
+            deadline_us,
+        };
+        self.slot_first(at, first);
+        let header = self.driver.pool().append(&header.encode());
+        self.slot_push(at, Chunk::Private(header));
+        while let Some(chunk) = body.pop_front() {
+            self.slot_push(at, chunk);
+        }
+        self.slot_end(at);
+        self.keep_chunks(body);
+    }
+
+    /// Lets the frames that wait leave, as many as are handed over at once.
+    pub(crate) fn dubbo_next_frames(&mut self, key: Key<Conn>) {
+        while let Some(conn) = self.conns.get_mut(key)
+            && conn.out.len_bytes() < BATCH_MAX
+            && let Role::DubboUp(up) = &mut conn.role
+            && let Some(call) = up.turns.take_next()
+        {
+            if self.is_withdrawn(call) {
+                self.counters.withdrawn.add(1);
+                self.fail(call, Failure::Withdrawn);
+            } else {
+                self.dubbo_leave(call, key);
+            }
+        }
     }
 
     /// Goes on with what a provider sent.
@@ -213,7 +218,7 @@ impl<D: Driver> Worker<D> {
         self.set_conn_deadline(key, now + idle);
     }
 
-    /// A provider's connection is gone: its calls may have run.
+    /// A provider's connection is gone: what left on it may have run, and the rest goes elsewhere.
     pub(crate) fn dubbo_up_lost(&mut self, key: Key<Conn>) {
         self.dubbo_up_broken(key, Failure::Died);
     }
@@ -233,12 +238,15 @@ impl<D: Driver> Worker<D> {
         for call in forwarded {
             self.fail(call, failure);
         }
-        for call in unsent {
+        for key in unsent {
             // Not a byte of it left: another connection will do.
-            if let Some(call) = self.calls.get_mut(call) {
+            if let Some(call) = self.calls.get_mut(key) {
                 call.dest = None;
+                if let Kind::Dubbo(dubbo) = &mut call.kind {
+                    dubbo.turn = None;
+                }
             }
-            self.dispatch_again(call);
+            self.dispatch_again(key);
         }
     }
 }

@@ -325,11 +325,12 @@ impl<D: Driver> Worker<D> {
             }
             Peer::Slot(at) => self.slot_answered(at),
         }
-        if !exchange.request_ended {
-            self.abandon(call.dest, call.forwarded);
+        let (ended, pending) = (exchange.request_ended, std::mem::take(&mut exchange.pending));
+        if !ended {
+            self.abandon(&call);
         }
-        self.keep_chunks(std::mem::take(&mut exchange.pending));
-        let request_id = exchange.request_id.take();
+        self.keep_chunks(pending);
+        let request_id = call.exchange().and_then(|exchange| exchange.request_id.take());
         self.count_request(call.listener, call.cluster, code, call.started, request_id);
     }
 
@@ -338,7 +339,7 @@ impl<D: Driver> Worker<D> {
     /// The call cannot be answered by an upstream: the caller is told by shmesh, or cut off if the answer had begun.
     pub(crate) fn fail(&mut self, key: Key<Call>, failure: Failure) {
         let Some(mut call) = self.take_call(key) else { return };
-        self.abandon(call.dest, call.forwarded);
+        self.abandon(&call);
         let code = match &mut call.kind {
             Kind::Dubbo(dubbo) => {
                 let header = dubbo.header;
@@ -381,15 +382,16 @@ impl<D: Driver> Worker<D> {
     /// The caller is gone: nobody is to be told.
     pub(crate) fn cancel(&mut self, key: Key<Call>) {
         let Some(mut call) = self.take_call(key) else { return };
-        self.abandon(call.dest, call.forwarded);
+        self.abandon(&call);
         let request_id = call.exchange().and_then(|exchange| exchange.request_id.take());
         // The code that nginx gave to "client closed request".
         self.count_request(call.listener, call.cluster, 499, call.started, request_id);
     }
 
     /// Takes a call from its destination, which may be in the middle of it.
-    pub(crate) fn abandon(&mut self, dest: Option<Peer>, forwarded: bool) {
-        match dest {
+    fn abandon(&mut self, call: &Call) {
+        let forwarded = call.forwarded;
+        match call.dest {
             Some(Peer::Conn(key)) => match self.conns.get_mut(key) {
                 Some(Conn { role: Role::HttpUp(up), .. }) if !forwarded && up.connected => {
                     up.call = None;
@@ -397,9 +399,16 @@ impl<D: Driver> Worker<D> {
                     up.request_done = true;
                     self.release_http_up(key);
                 }
-                // Its answer will be late, and dropped by its id's generation.
-                Some(Conn { role: Role::DubboUp(up), .. }) if forwarded => up.waiting = up.waiting.saturating_sub(1),
-                Some(Conn { role: Role::DubboUp(_), .. }) => {}
+                Some(Conn { role: Role::DubboUp(up), .. }) => {
+                    let Kind::Dubbo(dubbo) = &call.kind else { return };
+                    if let Some(ticket) = dubbo.turn {
+                        up.turns.give_up(call.origin.into(), ticket);
+                    }
+                    if dubbo.header.two_way && (forwarded || dubbo.turn.is_some()) {
+                        // If it left, its answer will be late, and dropped by its id's generation.
+                        up.waiting = up.waiting.saturating_sub(1);
+                    }
+                }
                 Some(_) => self.drop_conn(key),
                 None => {}
             },

@@ -11,7 +11,7 @@
 //! - [`pattern`]: texts in which `*` stands for any bytes
 //! - [`balance`]: which endpoint of a cluster is next
 //! - [`retry`]: whether a failed attempt is made once more
-//! - [`turns`]: whose frame leaves next on a shared connection
+//! - [`turns`]: whose frame leaves next on a shared connection, and whose may wait
 
 #![forbid(unsafe_code)]
 
@@ -36,6 +36,6 @@ pub use snapshot::{
     AccessLog, AdminSpec, AllowUids, Bind, Cluster, ClusterId, Endpoint, HttpSpec, Listener, Protocol, SessionSpec,
     Snapshot,
 };
-pub use turns::Turns;
+pub use turns::{Ticket, Turns};
 
 pub use shmesh_proto::http1::Lenient;

@@ -5,6 +5,7 @@ mod failures;
 mod serializations;
 mod shared_connection;
 mod turns;
+mod waiting;
 
 use std::collections::BTreeMap;
 

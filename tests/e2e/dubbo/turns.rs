@@ -21,16 +21,16 @@ on_each_driver!(
 const LARGE: usize = 2 << 20;
 
 /// A provider that reads nothing until it is let, and tells what each request says. A Unix socket takes a fraction of a large request.
-struct Provider {
-    let_read: Sender<()>,
-    heard: Receiver<String>,
-    endpoint: String,
+pub(super) struct Provider {
+    pub let_read: Sender<()>,
+    pub heard: Receiver<String>,
+    pub endpoint: String,
     _service: Service,
     _folder: tempfile::TempDir,
 }
 
 impl Provider {
-    fn start() -> Provider {
+    pub fn start() -> Provider {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("provider.sock");
         let (let_read, may_read) = channel();
