@@ -173,6 +173,8 @@ pub(crate) struct ClusterEntry {
     /// Flaws of HTTP answers over sockets that are mended: `obs_fold`, `bare_lf`, `repeated_content_length`,
     /// `space_before_colon`. Default: none.
     pub lenient: Key<Vec<At<Flaw>>>,
+    /// Dubbo: each consumer's connection has connections to providers of its own, which carry callbacks. Default: false.
+    pub connection_pool_per_downstream_connection: Key<bool>,
     /// How long a connection may take to be made. Default: `timeouts.connect`.
     pub connect_timeout: Key<Interval>,
     /// How long the first byte of an answer may take. Default: `timeouts.first_byte`.

@@ -135,6 +135,9 @@ fn cluster_json(cluster: &Cluster) -> Value {
         "request_timeout": interval(cluster.request_timeout.unwrap_or_default()),
         "lenient": names(cluster.lenient),
     });
+    if cluster.connection_pool_per_downstream_connection {
+        object["connection_pool_per_downstream_connection"] = json!(true);
+    }
     if cluster.dynamic_forward_proxy {
         object["dynamic_forward_proxy"] = json!(true);
         object["connect_ports"] = json!(cluster.connect_ports);

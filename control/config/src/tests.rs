@@ -68,7 +68,7 @@ routes:
   - { match: { path_regex: '/v\d+(/.*)?' }, cluster: b }
 clusters:
   - { name: a, dynamic_forward_proxy: true, connect_ports: [ 443, 65535 ], lenient: [ space_before_colon, repeated_content_length ], connect_timeout: 250ms }
-  - { name: b, endpoints: [ "tcp:example.com:80" ], first_byte_timeout: 2m, request_timeout: 0s }
+  - { name: b, endpoints: [ "tcp:example.com:80" ], first_byte_timeout: 2m, request_timeout: 0s, connection_pool_per_downstream_connection: true }
 timeouts: { connect: 2s, first_byte: 1500ms, request: 90s, idle: 1m, head_read: 1h }
 drain_timeout: 0s
 limits:
@@ -182,6 +182,8 @@ fn every_key_is_read() {
     assert_eq!(snapshot.clusters[1].first_byte_timeout, Duration::from_secs(120));
     assert_eq!(snapshot.clusters[0].request_timeout, Some(Duration::from_secs(90)), "from `timeouts`");
     assert_eq!(snapshot.clusters[1].request_timeout, None, "its own wish");
+    assert!(snapshot.clusters[1].connection_pool_per_downstream_connection);
+    assert!(!snapshot.clusters[0].connection_pool_per_downstream_connection);
     assert_eq!(snapshot.timeouts.idle, Duration::from_secs(60));
     assert_eq!(snapshot.timeouts.head_read, Duration::from_secs(3600));
     assert_eq!(snapshot.timeouts.drain, Duration::ZERO);

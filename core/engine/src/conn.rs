@@ -7,6 +7,7 @@ use shmesh_policy::Turns;
 use shmesh_proto::http1::BodyReader;
 
 use crate::call::{Call, Peer};
+use crate::dubbo_own::Own;
 use crate::frame::FrameReader;
 use crate::lane::SlotRef;
 use crate::slab::Key;
@@ -138,11 +139,15 @@ pub struct DubboDown {
     pub frames: FrameReader,
     /// Calls that wait for an answer.
     pub waiting: u32,
+    /// Connections to providers that nobody else uses.
+    pub own: Own,
 }
 
 /// A Dubbo provider's connection; carries many calls.
 pub struct DubboUp {
     pub address: AddressId,
+    /// Whose own it is; `None` if it is shared by all.
+    pub consumer: Option<Key<Conn>>,
     pub frames: FrameReader,
     pub connected: bool,
     /// Calls that wait for the connection to be made.

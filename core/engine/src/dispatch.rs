@@ -21,7 +21,7 @@ const CONNECTS_MAX: u32 = 16;
 /// Of these, to the host that a request names: all addresses of a name lead to the same host.
 const NAMED_CONNECTS_MAX: u32 = 3;
 
-/// Dubbo connections of one worker to one address.
+/// Dubbo connections of one worker to one address, or of one consumer that has its own.
 const DUBBO_CONNECTIONS_MAX: usize = 8;
 
 /// Addresses that a worker knows; requests to further ones that are named by clients (forward proxy) are refused.
@@ -263,11 +263,16 @@ impl<D: Driver> Worker<D> {
 
     fn connect_dubbo(&mut self, key: Key<Call>, address: AddressId) {
         let calls_max = self.snapshot.limits.calls_per_connection as usize;
-        let shared = self.addresses.get(address).dubbo.len();
-        for index in 0..shared {
-            let conn_key = self.addresses.get(address).dubbo[index];
+        let consumer = self.dubbo_consumer_of(key);
+        let (mut index, mut there) = (0, 0);
+        while let Some(conn_key) = self.dubbo_conn(consumer, address, index) {
+            index += 1;
             let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(conn_key) else { continue };
-            if up.waiting as usize + up.queue.len() >= calls_max {
+            if up.address != address {
+                continue;
+            }
+            there += 1;
+            if up.readonly || up.waiting as usize + up.queue.len() >= calls_max {
                 continue;
             }
             let connected = up.connected;
@@ -282,7 +287,7 @@ impl<D: Driver> Worker<D> {
             }
             return;
         }
-        if shared >= DUBBO_CONNECTIONS_MAX {
+        if there >= DUBBO_CONNECTIONS_MAX {
             if let Some(call) = self.calls.get_mut(key) {
                 call.last_failure = Failure::Overloaded;
             }
@@ -291,6 +296,7 @@ impl<D: Driver> Worker<D> {
         }
         let role = Role::DubboUp(DubboUp {
             address,
+            consumer,
             frames: FrameReader::default(),
             connected: false,
             queue: vec![key],
@@ -299,8 +305,21 @@ impl<D: Driver> Worker<D> {
             readonly: false,
             heard: self.driver.now(),
         });
-        if let Some(conn) = self.connect(key, address, role) {
-            self.addresses.get(address).dubbo.push(conn);
+        let Some(conn) = self.connect(key, address, role) else { return };
+        match consumer.and_then(|consumer| self.conns.get_mut(consumer)) {
+            Some(Conn { role: Role::DubboDown(down), .. }) => down.own.conns.push(conn),
+            _ => self.addresses.get(address).dubbo.push(conn),
+        }
+    }
+
+    /// One after the other, the Dubbo connections that could take a call: a consumer's own, or the shared ones to an address.
+    fn dubbo_conn(&mut self, consumer: Option<Key<Conn>>, address: AddressId, index: usize) -> Option<Key<Conn>> {
+        match consumer {
+            Some(consumer) => match &self.conns.get(consumer)?.role {
+                Role::DubboDown(down) => down.own.conns.get(index).copied(),
+                _ => None,
+            },
+            None => self.addresses.get(address).dubbo.get(index).copied(),
         }
     }
 

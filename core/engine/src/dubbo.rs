@@ -17,8 +17,8 @@ use crate::lane::{First, SlotRef};
 use crate::slab::Key;
 use crate::worker::Worker;
 
-/// Frames of the largest size that may wait for a consumer that takes no answers.
-const WAITING_FRAMES_MAX: u64 = 4;
+/// Frames of the largest size that may wait for a peer that takes no answers.
+pub(crate) const WAITING_FRAMES_MAX: u64 = 4;
 
 impl<D: Driver> Worker<D> {
     /// Goes on with what a consumer sent.
@@ -66,8 +66,7 @@ impl<D: Driver> Worker<D> {
             return;
         }
         if !header.request {
-            // The answer to a callback, which nobody here made.
-            self.counters.late_answers.add(1);
+            self.dubbo_callback_answer(key, frame);
             return;
         }
         let Some(Conn { role: Role::DubboDown(down), .. }) = self.conns.get_mut(key) else { return };

@@ -143,20 +143,28 @@ impl<D: Driver> Worker<D> {
 
     fn dubbo_frame_up(&mut self, key: Key<Conn>, frame: Frame) {
         let header = frame.header;
+        let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get(key) else { return };
+        let consumer = up.consumer;
         if header.event {
             self.dubbo_event(key, &header, frame.body.as_slice());
+            self.dubbo_cut_if_stuck(key);
             return;
         }
         if header.request {
-            // A callback: the consumer that could take it is not known on a shared connection.
-            if header.two_way {
+            if let Some(consumer) = consumer {
+                self.dubbo_callback(key, consumer, frame);
+                self.dubbo_pause_for(consumer, key);
+            } else if header.two_way {
+                // The consumer that could take it is not known on a shared connection.
                 self.dubbo_answer_error(
                     key,
                     &header,
                     status::BAD_REQUEST,
-                    "shmesh: callbacks are not carried over a shared connection",
+                    "shmesh: callbacks are not carried over a shared connection; see \
+                     connection_pool_per_downstream_connection",
                 );
             }
+            self.dubbo_cut_if_stuck(key);
             return;
         }
         let id = Key::<Call>::from_bits(header.id);
@@ -169,6 +177,9 @@ impl<D: Driver> Worker<D> {
             up.waiting = up.waiting.saturating_sub(1);
         }
         self.dubbo_answer(id, header, frame.body);
+        if let Some(consumer) = consumer {
+            self.dubbo_pause_for(consumer, key);
+        }
         self.dubbo_retire(key);
     }
 
@@ -176,11 +187,12 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn dubbo_readonly(&mut self, key: Key<Conn>, readonly: bool) {
         let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(key) else { return };
         up.readonly = readonly;
+        let shared = up.consumer.is_none();
         let address = self.addresses.get(up.address);
         if readonly {
             address.dubbo.retain(|&shared| shared != key);
             self.dubbo_retire(key);
-        } else if !address.dubbo.contains(&key) {
+        } else if shared && !address.dubbo.contains(&key) {
             address.dubbo.push(key);
         }
     }
@@ -189,7 +201,8 @@ impl<D: Driver> Worker<D> {
     /// for one-way calls, and they are to arrive.
     pub(crate) fn dubbo_retire(&mut self, key: Key<Conn>) {
         let Some(conn) = self.conns.get(key) else { return };
-        if matches!(&conn.role, Role::DubboUp(up) if up.readonly && up.waiting == 0) && conn.unsent() == 0 {
+        let Role::DubboUp(up) = &conn.role else { return };
+        if up.waiting == 0 && up.queue.is_empty() && conn.unsent() == 0 && self.dubbo_is_leaving(key) {
             // A call that was about to be forwarded goes over another one.
             self.dubbo_up_lost(key);
         }
@@ -199,8 +212,18 @@ impl<D: Driver> Worker<D> {
     /// peers do (`HeartbeatTimerTask`, `ReconnectTimerTask`).
     pub(crate) fn dubbo_up_timer(&mut self, key: Key<Conn>, now: u64) {
         let idle = self.snapshot.timeouts.idle.as_nanos() as u64;
+        // One that nobody uses for now is kept as long as its consumer: callbacks may come.
+        let leaving = self.dubbo_is_leaving(key);
+        if leaving {
+            self.dubbo_retire(key);
+        }
         let Some(conn) = self.conns.get_mut(key) else { return };
         let Role::DubboUp(up) = &mut conn.role else { return };
+        let wanted = up.waiting > 0 || up.consumer.is_some() && !leaving;
+        if !conn.receiving {
+            // It is not heard while its consumer takes nothing.
+            up.heard = now;
+        }
         let silent = now.saturating_sub(up.heard);
         if silent >= 3 * idle {
             if up.waiting > 0 {
@@ -209,7 +232,7 @@ impl<D: Driver> Worker<D> {
             self.dubbo_up_lost(key);
             return;
         }
-        if up.waiting > 0 && silent >= idle {
+        if wanted && silent >= idle {
             self.scratch.clear();
             write_event(&mut self.scratch, HEARTBEAT_ID, serialization::HESSIAN2, Event::Heartbeat);
             conn.out.push(self.driver.pool().append(&self.scratch));

@@ -7,6 +7,7 @@ use shmesh_policy::Protocol;
 
 use crate::call::{Failure, Kind, Peer};
 use crate::conn::{Conn, DubboDown, Finish, HttpDown, Pipe, RawDown, Role};
+use crate::dubbo_own::Own;
 use crate::frame::FrameReader;
 use crate::slab::Key;
 use crate::worker::{FIRST_REQUEST_GRACE, LINGER, RAW_IDLE, Worker};
@@ -59,7 +60,9 @@ impl<D: Driver> Worker<D> {
                 head_started: false,
                 served: false,
             }),
-            Protocol::Dubbo => Role::DubboDown(DubboDown { listener, frames: FrameReader::default(), waiting: 0 }),
+            Protocol::Dubbo => {
+                Role::DubboDown(DubboDown { listener, frames: FrameReader::default(), waiting: 0, own: Own::default() })
+            }
             Protocol::Raw => Role::RawDown(RawDown { call: None }),
         };
         self.downstreams += 1;
@@ -168,6 +171,7 @@ impl<D: Driver> Worker<D> {
                     self.revisit.push(key);
                 }
                 self.start_recv(key);
+                self.dubbo_resume_own(key);
             }
             return;
         };
@@ -278,8 +282,11 @@ impl<D: Driver> Worker<D> {
         if is_downstream(&conn.role) {
             self.downstreams -= 1;
         }
-        conn.role = Role::Lingering;
+        let role = std::mem::replace(&mut conn.role, Role::Lingering);
         conn.input = Slice::empty();
+        if let Role::DubboDown(down) = role {
+            self.dubbo_leave_own(down.own);
+        }
         self.start_recv(key);
         self.set_conn_deadline(key, now + LINGER);
     }
@@ -402,7 +409,7 @@ impl<D: Driver> Worker<D> {
         if is_downstream(&conn.role) {
             self.downstreams -= 1;
         }
-        match &conn.role {
+        match conn.role {
             Role::HttpUp(up) => {
                 let address = self.addresses.get(up.address);
                 address.idle.retain(|&idle| idle != key);
@@ -416,13 +423,19 @@ impl<D: Driver> Worker<D> {
                 if up.connected {
                     address.counters.connections.sub(1);
                 }
+                if let Some(Conn { role: Role::DubboDown(down), .. }) =
+                    up.consumer.and_then(|consumer| self.conns.get_mut(consumer))
+                {
+                    down.own.lost(key);
+                }
             }
+            Role::DubboDown(down) => self.dubbo_leave_own(down.own),
             Role::RawUp(up) => {
                 if up.connected {
                     self.addresses.get(up.address).counters.connections.sub(1);
                 }
             }
-            Role::HttpDown(_) | Role::DubboDown(_) | Role::RawDown(_) | Role::Lingering => {}
+            Role::HttpDown(_) | Role::RawDown(_) | Role::Lingering => {}
         }
         match conn.pipe {
             Pipe::Socket(sock) if cut => self.driver.close_reset(sock),

@@ -5,7 +5,7 @@
 //! explicit state machines; nothing of the data path lives on a stack.
 //!
 //! To follow a request, read in this order: `flow` and `http_down` (or `ingress` for shared memory), `dispatch`,
-//! `exchange` (or `dubbo`, `dubbo_up`, `raw`), `http_up` (or `served` for an app that serves), and `egress` on the way back to an app.
+//! `exchange` (or `dubbo`, `dubbo_up`, `dubbo_own`, `raw`), `http_up` (or `served` for an app that serves), and `egress` on the way back to an app.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod counters;
 mod date;
 mod dispatch;
 mod dubbo;
+mod dubbo_own;
 mod dubbo_up;
 mod egress;
 pub mod embed;

@@ -33,6 +33,8 @@ pub struct ClusterState {
     pub first_byte: Nanos,
     /// How long a call may take altogether; `Nanos::MAX` = as long as bytes move.
     pub request: Nanos,
+    /// Each Dubbo consumer has connections of its own.
+    pub pool_per_consumer: bool,
 }
 
 /// An endpoint of the current snapshot.
@@ -91,6 +93,7 @@ pub fn clusters(
             turn: RoundRobin::starting_at((random() >> 33) as usize),
             first_byte: cluster.first_byte_timeout.as_nanos() as Nanos,
             request: cluster.request_timeout.map_or(Nanos::MAX, |within| within.as_nanos() as Nanos),
+            pool_per_consumer: cluster.connection_pool_per_downstream_connection,
             endpoints: cluster
                 .endpoints
                 .iter()

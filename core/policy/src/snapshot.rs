@@ -184,6 +184,8 @@ pub struct Cluster {
     pub connect_ports: Vec<u16>,
     /// Which flaws of HTTP answers are mended.
     pub lenient: Lenient,
+    /// Each Dubbo consumer's connection has connections to providers of its own, which carry callbacks.
+    pub connection_pool_per_downstream_connection: bool,
     /// How long a connection may take to be made; the effective value (own setting, or else [`Timeouts::connect`]).
     pub connect_timeout: Duration,
     /// How long the first byte of an answer may take, from the end of the request's head; the effective value
@@ -203,6 +205,7 @@ impl Cluster {
             dynamic_forward_proxy: false,
             connect_ports: Vec::new(),
             lenient: Lenient::default(),
+            connection_pool_per_downstream_connection: false,
             connect_timeout: timeouts.connect,
             first_byte_timeout: timeouts.first_byte,
             request_timeout: timeouts.request,

@@ -2,6 +2,7 @@
 
 mod calls;
 mod failures;
+mod own_connections;
 mod serializations;
 mod shared_connection;
 mod turns;

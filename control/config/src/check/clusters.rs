@@ -28,6 +28,16 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
         let name = names.read(entry.name.0, place, faults);
         let dynamic = entry.dynamic_forward_proxy.0.is_some_and(|dynamic| dynamic.value);
         let endpoints = endpoints(entry.endpoints.0, dynamic, place, &label, faults);
+        let per_connection = entry.connection_pool_per_downstream_connection.0.filter(|key| key.value);
+        if let (Some(key), true) = (&per_connection, dynamic) {
+            faults.add(
+                key.place,
+                format!(
+                    "{label} forwards HTTP requests, and only Dubbo consumers have connections of their own; leave out \
+                     `connection_pool_per_downstream_connection`, or `dynamic_forward_proxy`"
+                ),
+            );
+        }
         let connect_timeout = faults.read(entry.connect_timeout.0, Interval::read);
         let first_byte_timeout = faults.read(entry.first_byte_timeout.0, Interval::read);
         let request_timeout = faults.read(entry.request_timeout.0, Interval::read_optional);
@@ -41,6 +51,7 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
             dynamic_forward_proxy: dynamic,
             connect_ports,
             lenient,
+            connection_pool_per_downstream_connection: per_connection.is_some(),
             connect_timeout: connect_timeout.unwrap_or(timeouts.connect),
             first_byte_timeout: first_byte_timeout.unwrap_or(timeouts.first_byte),
             request_timeout: request_timeout.unwrap_or(timeouts.request),

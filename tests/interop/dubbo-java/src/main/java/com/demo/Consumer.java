@@ -25,7 +25,7 @@ import org.apache.dubbo.config.bootstrap.DubboBootstrap;
  *
  * <p>A third argument names the host. Mind that Dubbo replaces 127.0.0.1 and localhost by the address of the first
  * network interface (NetUtils.filterLocalHost), so that what listens on the loopback interface only is reached by
- * another name.
+ * another name. If there is a fourth argument, callbacks are checked, too.
  */
 public final class Consumer {
     private static final int LARGE_BYTES = 2 * 1024 * 1024;
@@ -41,11 +41,13 @@ public final class Consumer {
 
     private final GreetService greeter;
     private final String serialization;
+    private final boolean callbacks;
     private int failures;
 
-    private Consumer(GreetService greeter, String serialization) {
+    private Consumer(GreetService greeter, String serialization, boolean callbacks) {
         this.greeter = greeter;
         this.serialization = serialization;
+        this.callbacks = callbacks;
     }
 
     public static void main(String[] arguments) {
@@ -63,9 +65,10 @@ public final class Consumer {
         reference.setTimeout(20_000);
         reference.setRetries(0);
         reference.setMethods(List.of(note));
+        reference.setParameters(Map.of("url-merge-processor", "whole"));
         // Shared by all threads, so that their calls are multiplexed; short heartbeats, so that some happen here.
         reference.setUrl("dubbo://" + host + ":" + port + "?prefer.serialization=" + serialization + "&serialization="
-                + serialization + "&connections=1&heartbeat=" + HEARTBEAT_MS
+                + serialization + "&connections=1&watch.2.callback=true&heartbeat=" + HEARTBEAT_MS
                 + "&heartbeat.timeout=" + HEARTBEAT_TIMEOUT_MS + "&connect.timeout=" + CONNECT_TIMEOUT_MS);
 
         ApplicationConfig application = new ApplicationConfig("caller");
@@ -75,7 +78,7 @@ public final class Consumer {
                 .registry(new RegistryConfig("N/A"))
                 .reference(reference)
                 .start();
-        Consumer consumer = new Consumer(reference.get(), serialization);
+        Consumer consumer = new Consumer(reference.get(), serialization, arguments.length > 3);
         consumer.run();
         DubboBootstrap.getInstance().stop();
         System.exit(consumer.failures == 0 ? 0 : 1);
@@ -96,6 +99,9 @@ public final class Consumer {
         check("2 MB of text", () -> same("0123456789abcdef".repeat(LARGE_BYTES / 16)));
         check("2 MB of Chinese text", () -> same("一二三四五六七八".repeat(LARGE_BYTES / 24)));
         check("one-way calls", this::notes);
+        if (callbacks) {
+            check("callbacks", this::watch);
+        }
         check(THREADS + " threads with " + CALLS_PER_THREAD + " calls each", this::parallel);
         check("a call after three heartbeats", () -> {
             Thread.sleep(3 * HEARTBEAT_MS + HEARTBEAT_MS / 2);
@@ -154,6 +160,19 @@ public final class Consumer {
             Thread.sleep(20);
         }
         return greeter.noted(text) == 10;
+    }
+
+    /** A callback while the call is under way, and more after it, beside calls. */
+    private boolean watch() throws InterruptedException {
+        String topic = UUID.randomUUID().toString();
+        int times = 50;
+        String first = greeter.watch(topic, times, (of, number) -> of + " is " + number);
+        boolean right = first.equals(topic + " is 0");
+        for (int i = 0; i < 3000 && greeter.watched(topic) < times; i++) {
+            right &= same("call " + i);
+            Thread.sleep(20);
+        }
+        return right && greeter.watched(topic) == times;
     }
 
     private boolean parallel() throws Exception {

@@ -25,6 +25,12 @@ public interface GreetService {
     /** How many notes with this text have come. */
     int noted(String text);
 
+    /** Calls the watcher back: once before this returns, {@code times} times afterwards. Gives back what it said first. */
+    String watch(String topic, int times, Watcher watcher);
+
+    /** How many of the later callbacks for this topic have been answered as they should. */
+    int watched(String topic);
+
     /** The number of the serialization in which this call was written. */
     int serialization();
 }

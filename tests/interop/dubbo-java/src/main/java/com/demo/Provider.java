@@ -1,11 +1,14 @@
 package com.demo;
 
 import java.util.Arrays;
+import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.dubbo.config.ApplicationConfig;
+import org.apache.dubbo.config.ArgumentConfig;
+import org.apache.dubbo.config.MethodConfig;
 import org.apache.dubbo.config.ProtocolConfig;
 import org.apache.dubbo.config.RegistryConfig;
 import org.apache.dubbo.config.ServiceConfig;
@@ -26,6 +29,15 @@ public final class Provider {
         service.setRef(new Greeter());
         service.setGroup("g1");
         service.setVersion("1.0.0");
+        ArgumentConfig watcher = new ArgumentConfig();
+        watcher.setIndex(2);
+        watcher.setCallback(true);
+        MethodConfig watch = new MethodConfig();
+        watch.setName("watch");
+        watch.setArguments(List.of(watcher));
+        service.setMethods(List.of(watch));
+        // For callbacks: long, so that a busy machine does not look like a consumer that does not answer.
+        service.setTimeout(20_000);
 
         ApplicationConfig application = new ApplicationConfig("greeter");
         application.setQosEnable(false);
@@ -41,6 +53,7 @@ public final class Provider {
 
     private static final class Greeter implements GreetService {
         private final Map<String, AtomicInteger> notes = new ConcurrentHashMap<>();
+        private final Map<String, AtomicInteger> watches = new ConcurrentHashMap<>();
 
         @Override
         public String sayHello(String name) {
@@ -84,6 +97,25 @@ public final class Provider {
         @Override
         public int noted(String text) {
             AtomicInteger count = notes.get(text);
+            return count == null ? 0 : count.get();
+        }
+
+        @Override
+        public String watch(String topic, int times, Watcher watcher) {
+            AtomicInteger answered = watches.computeIfAbsent(topic, any -> new AtomicInteger());
+            new Thread(() -> {
+                for (int number = 1; number <= times; number++) {
+                    if ((topic + " is " + number).equals(watcher.changed(topic, number))) {
+                        answered.incrementAndGet();
+                    }
+                }
+            }).start();
+            return watcher.changed(topic, 0);
+        }
+
+        @Override
+        public int watched(String topic) {
+            AtomicInteger count = watches.get(topic);
             return count == null ? 0 : count.get();
         }
 
