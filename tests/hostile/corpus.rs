@@ -90,7 +90,7 @@ impl Words<'_, '_> {
     pub fn dubbo_key(&mut self) -> Vec<u8> {
         let mut key = Vec::new();
         let group = self.0.pick(&[Some("g1"), Some("g1"), None, Some("g2")]);
-        DubboKey { service: SERVICE, method: "sayHello", group, version: Some("1.0.0") }.encode(&mut key);
+        DubboKey { service: SERVICE, method: "sayHello", group, version: Some("1.0.0"), tag: None }.encode(&mut key);
         key
     }
 
@@ -103,6 +103,7 @@ impl Words<'_, '_> {
             method: "sayHello",
             argument: Some(&argument),
             timeout_ms: None,
+            attachments: &[],
         };
         let mut frame = Vec::new();
         write_request(&mut frame, self.0.below(1 << 20), two_way, serialization::HESSIAN2, &invocation);

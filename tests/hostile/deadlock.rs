@@ -180,7 +180,7 @@ fn two_that_call_each_other_with_all_slots_full(driver: Driver) {
 }
 
 const KEY: DubboKey<'static> =
-    DubboKey { service: SERVICE, method: "sayHello", group: Some("g1"), version: Some("1.0.0") };
+    DubboKey { service: SERVICE, method: "sayHello", group: Some("g1"), version: Some("1.0.0"), tag: None };
 
 fn frame(id: u64, len: usize) -> Vec<u8> {
     let argument = vec![b'a'; len];
@@ -191,6 +191,7 @@ fn frame(id: u64, len: usize) -> Vec<u8> {
         method: "sayHello",
         argument: Some(&argument),
         timeout_ms: None,
+        attachments: &[],
     };
     let mut frame = Vec::new();
     write_request(&mut frame, id, true, serialization::HESSIAN2, &invocation);
@@ -211,8 +212,14 @@ fn one_that_stands_still_on_a_shared_connection(driver: Driver) {
     let mut still = scene.attach(None);
     let slots = u64::from(still.geometry.slots);
     let mut key = Vec::new();
-    shmesh_shm::key::DubboKey { service: SERVICE, method: "sayHello", group: Some("g1"), version: Some("1.0.0") }
-        .encode(&mut key);
+    shmesh_shm::key::DubboKey {
+        service: SERVICE,
+        method: "sayHello",
+        group: Some("g1"),
+        version: Some("1.0.0"),
+        tag: None,
+    }
+    .encode(&mut key);
     for slot in 0..slots {
         let open = Entry::new(OPEN, slot, 1).with(CODE, DUBBO).with(FLAGS, END).with(ROUTE, NONE);
         let open = open.with(HEAD_LEN, key.len() as u64).with(DEADLINE, DEADLINE_MS * 1_000);

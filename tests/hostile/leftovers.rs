@@ -124,7 +124,8 @@ fn frames_that_wait_count_for_who_sent_them(driver: Driver) {
     let mut calling = App::attach_patiently(&path, 1, None);
     let resident = sidecar.process.resident();
     let mut key = Vec::new();
-    shmesh_shm::key::DubboKey { service: SERVICE, method: "sayHello", group: None, version: None }.encode(&mut key);
+    shmesh_shm::key::DubboKey { service: SERVICE, method: "sayHello", group: None, version: None, tag: None }
+        .encode(&mut key);
     let argument = vec![b'a'; 4_000_000];
     let invocation = Invocation {
         path: SERVICE,
@@ -133,6 +134,7 @@ fn frames_that_wait_count_for_who_sent_them(driver: Driver) {
         method: "sayHello",
         argument: Some(&argument),
         timeout_ms: None,
+        attachments: &[],
     };
     let mut refused = 0;
     for slot in 0..u64::from(calling.geometry.slots) {

@@ -19,7 +19,7 @@ use crate::strict::{Next, Strict};
 use crate::upstream::NEIGHBOUR;
 
 const KEY: DubboKey<'static> =
-    DubboKey { service: SERVICE, method: "sayHello", group: Some("g1"), version: Some("1.0.0") };
+    DubboKey { service: SERVICE, method: "sayHello", group: Some("g1"), version: Some("1.0.0"), tag: None };
 
 /// A caller over shared memory.
 pub struct Neighbour {
@@ -66,6 +66,7 @@ impl Neighbour {
             method: "sayHello",
             argument: Some(text.as_bytes()),
             timeout_ms: None,
+            attachments: &[],
         };
         let mut frame = Vec::new();
         write_request(&mut frame, self.calls, true, serialization::HESSIAN2, &invocation);

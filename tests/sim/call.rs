@@ -168,7 +168,7 @@ pub fn frame(id: u64, spec: &Spec) -> Vec<u8> {
 }
 
 pub const fn dubbo_key(service: &str) -> DubboKey<'_> {
-    DubboKey { service, method: "echo", group: None, version: None }
+    DubboKey { service, method: "echo", group: None, version: None, tag: None }
 }
 
 /// A request head up to, without, the empty line, as a client on a socket writes it.

@@ -298,7 +298,7 @@ mod tests {
             Request::http("GET", "h", "http://h/"),
             Request::http("GET", "h", "/").header("a:b", "c"),
             Request::http("GET", "h", "/").header("a", "c\r\nd: e"),
-            Request::dubbo(DubboKey { service: "s", method: "m", group: None, version: None }, b"short"),
+            Request::dubbo(DubboKey { service: "s", method: "m", group: None, version: None, tag: None }, b"short"),
         ] {
             assert!(request.flaw.is_some(), "{request:?}");
         }

@@ -70,7 +70,8 @@ fn bodies_of_every_size_come_back() {
 fn dubbo_and_raw_are_called_too() {
     let (_dir, _sidecar, client) = sidecar(Settings::default());
     let mut frame = b"\xda\xbb\xc2\x00\0\0\0\0\0\0\0\x07\0\0\0\x03abc".to_vec();
-    let key = DubboKey { service: "com.demo.GreetService", method: "sayHello", group: Some("g1"), version: None };
+    let key =
+        DubboKey { service: "com.demo.GreetService", method: "sayHello", group: Some("g1"), version: None, tag: None };
     let response = client.call(Request::dubbo(key, &frame)).unwrap();
     assert_eq!((response.status, response.body), (20, frame.clone()));
     frame[2] = 0x82;

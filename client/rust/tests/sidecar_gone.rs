@@ -202,7 +202,7 @@ fn dubbo_and_raw_go_direct_too() {
         stream.read_to_end(&mut got).unwrap();
         stream.write_all(&got).unwrap();
     });
-    let key = DubboKey { service: "s", method: "m", group: None, version: None };
+    let key = DubboKey { service: "s", method: "m", group: None, version: None, tag: None };
     client.call(Request::dubbo(key, &frame)).unwrap();
     client.call(Request::raw("cluster", b"x")).unwrap();
     sidecar.wait_for_lookups(2);

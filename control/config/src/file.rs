@@ -96,7 +96,7 @@ pub(crate) struct RouteEntry {
 }
 
 /// An absent key matches anything. `host`, `headers`, `query` and one of `path`, `path_prefix` and `path_regex` are
-/// HTTP only; `service`, `group` and `version` are Dubbo only.
+/// HTTP only; `service`, `group`, `version`, `tag` and `attachments` are Dubbo only.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Match")]
@@ -121,6 +121,10 @@ pub(crate) struct MatchEntry {
     pub headers: Key<Vec<At<ConditionEntry>>>,
     /// What must hold for the parameters in the query of an HTTP request, all of it. Nothing is decoded.
     pub query: Key<Vec<At<ConditionEntry>>>,
+    /// Tag of a Dubbo call, its attachment `dubbo.tag`; `""` is a call without tag.
+    pub tag: Key<TextPattern>,
+    /// What must hold for the attachments of a Dubbo call, all of it. Names have a case.
+    pub attachments: Key<Vec<At<ConditionEntry>>>,
 }
 
 /// A name and exactly one of `exact`, `prefix`, `regex`, `present` and `not`. Where the name comes several times, one
@@ -129,7 +133,7 @@ pub(crate) struct MatchEntry {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Condition", extend("required" = ["name"]))]
 pub(crate) struct ConditionEntry {
-    /// Of the header, or of the parameter.
+    /// Of the header, of the parameter, or of the attachment.
     pub name: Key<ValueName>,
     /// The whole value, with its case.
     pub exact: Key<ValueText>,

@@ -33,7 +33,7 @@ fn with_socket(path: &str) -> String {
 mod tests {
     use std::path::Path;
 
-    use shmesh_policy::{AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, HttpKey, Protocol};
+    use shmesh_policy::{AllowUids, Attached, Bind, ClusterId, DubboKey, DubboRoute, HttpKey, Protocol};
 
     use super::*;
 
@@ -53,7 +53,14 @@ mod tests {
         };
         assert_eq!(snapshot.route_http(&http), Some(ClusterId(0)));
         assert!(snapshot.clusters[0].dynamic_forward_proxy);
-        let dubbo = DubboKey { service: b"S", method: b"m", version: None, group: Group::None };
+        let dubbo = DubboKey {
+            service: b"S",
+            method: b"m",
+            version: None,
+            group: Attached::None,
+            tag: Attached::None,
+            attachments: None,
+        };
         assert_eq!(snapshot.route_dubbo(&dubbo), DubboRoute::NoRoute, "a Dubbo call names no host");
         assert_eq!(snapshot.access_log, None);
     }

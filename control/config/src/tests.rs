@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use shmesh_policy::{
-    AllowUids, Bind, ClusterId, DubboKey, DubboRoute, Group, HttpKey, HttpSpec, Lenient, Protocol, Quotas, Snapshot,
+    AllowUids, Attached, Bind, ClusterId, DubboKey, DubboRoute, HttpKey, HttpSpec, Lenient, Protocol, Quotas, Snapshot,
 };
 
 use super::expression::REGEXES_MAX;
@@ -151,10 +151,12 @@ fn the_sample_is_read() {
         service: b"com.demo.GreetService",
         method: b"sayHello",
         version: Some(b"1.0.0"),
-        group: Group::Is(b"g1"),
+        group: Attached::Is(b"g1"),
+        tag: Attached::None,
+        attachments: None,
     };
     assert_eq!(snapshot.route_dubbo(&key), DubboRoute::To(ClusterId(1)));
-    assert_eq!(snapshot.route_dubbo(&DubboKey { group: Group::Unknown, ..key }), DubboRoute::NeedsGroup);
+    assert_eq!(snapshot.route_dubbo(&DubboKey { group: Attached::Unknown, ..key }), DubboRoute::NeedsAttachments);
     assert_eq!(snapshot.route_dubbo(&DubboKey { method: b"ask", ..key }), DubboRoute::NoRoute);
     assert_eq!(snapshot.timeouts, shmesh_policy::Timeouts::default());
     assert_eq!(snapshot.limits, shmesh_policy::Limits::default());
@@ -336,6 +338,22 @@ fn ten_thousand_routes_are_read() {
     }
     let snapshot = accepted(&text);
     assert_eq!(http(&snapshot, "H9999:80", "/p9999/x", &[]), Some(ClusterId(0)));
+}
+
+#[test]
+fn routes_ask_for_few_different_attachments() {
+    let file = |names: usize| {
+        let mut text = format!("{LISTENER}clusters: [ {{ name: c, endpoints: [ \"tcp:h:1\" ] }} ]\nroutes:\n");
+        for route in 0..100 {
+            let name = route % names;
+            text.push_str(&format!(
+                "  - {{ match: {{ attachments: [ {{ name: a{name}, exact: x }} ] }}, cluster: c }}\n"
+            ));
+        }
+        text
+    };
+    assert_eq!(accepted(&file(32)).routes.attachment_names().len(), 34, "group and tag beside them");
+    assert!(refused(&file(33)).contains("at most 32 different attachments"));
 }
 
 /// Every key is in docs/CONFIG.md, and every example there is accepted.

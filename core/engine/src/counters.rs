@@ -42,16 +42,24 @@ impl Counter {
     }
 }
 
+/// Names and values.
+pub type Labels = &'static [(&'static str, &'static str)];
+
 macro_rules! worker_counters {
-    ($($(#[doc = $help:literal])+ $field:ident => $name:literal;)+) => {
+    ($($(#[doc = $help:literal])+ $field:ident => $name:literal $({ $label:ident = $value:literal })?;)+) => {
         /// Plain counters of one worker.
         #[derive(Default, Debug)]
         pub struct WorkerCounters { $($(#[doc = $help])+ pub $field: Counter,)+ }
 
         impl WorkerCounters {
-            /// Name, help and value of each counter.
-            pub fn each(&self) -> Vec<(&'static str, &'static str, u64)> {
-                vec![$(($name, concat!($($help),+).trim_ascii(), self.$field.get()),)+]
+            /// Name, help, labels and value of each counter.
+            pub fn each(&self) -> Vec<(&'static str, &'static str, Labels, u64)> {
+                vec![$((
+                    $name,
+                    concat!($($help),+).trim_ascii(),
+                    &[$((stringify!($label), $value))?][..],
+                    self.$field.get(),
+                ),)+]
             }
         }
     };
@@ -80,8 +88,12 @@ worker_counters! {
     dubbo_malformed => "shmesh_dubbo_malformed_total";
     /// Dubbo heartbeats answered.
     heartbeats => "shmesh_dubbo_heartbeats_total";
-    /// Dubbo requests whose arguments were walked over to find the group.
-    dubbo_skips => "shmesh_dubbo_skipper_total";
+    /// Dubbo requests that were routed, by the dearest source of what decided: record, strings, skipper.
+    dubbo_keys_of_record => "shmesh_dubbo_key_source_total" { source = "record" };
+    /// Dubbo requests that were routed, by the dearest source of what decided: record, strings, skipper.
+    dubbo_keys_of_strings => "shmesh_dubbo_key_source_total" { source = "strings" };
+    /// Dubbo requests that were routed, by the dearest source of what decided: record, strings, skipper.
+    dubbo_keys_of_skipper => "shmesh_dubbo_key_source_total" { source = "skipper" };
     /// Answers that came after their call was over, and were dropped.
     late_answers => "shmesh_late_answers_total";
     /// Calls over shared memory that the app withdrew before they were forwarded.

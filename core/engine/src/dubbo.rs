@@ -4,10 +4,8 @@
 //! nothing, and is dropped.
 
 use shmesh_io::{Chunk, Chunks, Driver, Slice};
-use shmesh_policy::{DubboKey, DubboRoute, Group};
 use shmesh_proto::dubbo::{
-    Event, FrameError, FrameHeader, PeekError, PeekOutcome, SkipError, attachment, event, peek_request,
-    service_version, status, write_error, write_heartbeat_reply,
+    Event, FrameError, FrameHeader, event, status, write_error, write_heartbeat_reply,
 };
 
 use crate::call::{Call, Dubbo, Failure, Kind, Peer};
@@ -118,47 +116,6 @@ impl<D: Driver> Worker<D> {
                 self.fail(call, failure);
             }
             None => self.dispatch(call),
-        }
-    }
-
-    /// The cluster for a request, by its strings; its arguments are walked over only if a route asks for the group.
-    fn dubbo_route(&mut self, header: &FrameHeader, body: &[u8]) -> Result<u32, Failure> {
-        let peek = match peek_request(header.serialization, body, true) {
-            Ok(PeekOutcome::Done(peek)) => peek,
-            Ok(PeekOutcome::NeedMore) => return Err(Failure::MalformedRequest),
-            Err(PeekError::UnknownSerialization(_)) => {
-                return self.snapshot.route_unread_dubbo().map(|cluster| cluster.0).ok_or(Failure::Unread);
-            }
-            Err(error) => {
-                tracing::debug!(%error, "a Dubbo request cannot be peeked");
-                return Err(Failure::MalformedRequest);
-            }
-        };
-        let texts = peek.texts(body);
-        let mut key = DubboKey {
-            service: peek.path.of(texts),
-            method: peek.method.of(texts),
-            version: service_version(&peek, body),
-            group: Group::Unknown,
-        };
-        match self.snapshot.route_dubbo(&key) {
-            DubboRoute::To(cluster) => return Ok(cluster.0),
-            DubboRoute::NoRoute => return Err(Failure::NoRoute),
-            DubboRoute::NeedsGroup => {}
-        }
-        self.counters.dubbo_skips.add(1);
-        key.group = match attachment(header.serialization, body, &peek, "group") {
-            Ok(Some(group)) if !group.is_empty() => Group::Is(group.of(body)),
-            Ok(_) => Group::None,
-            Err(SkipError::UnknownSerialization(_)) => return Err(Failure::Unread),
-            Err(error) => {
-                tracing::debug!(%error, "the group of a Dubbo request cannot be found");
-                return Err(Failure::MalformedRequest);
-            }
-        };
-        match self.snapshot.route_dubbo(&key) {
-            DubboRoute::To(cluster) => Ok(cluster.0),
-            DubboRoute::NeedsGroup | DubboRoute::NoRoute => Err(Failure::NoRoute),
         }
     }
 

@@ -2,13 +2,14 @@
 
 use shmesh_io::{Chunk, Chunks, Driver, SharedSlice, Slice};
 use shmesh_policy::Protocol as Spoken;
-use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN, PeekOutcome, peek_request, service_version};
+use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN};
 use shmesh_shm::{
     CallState, Header, INLINE_KEY, Kind as RecordKind, Protocol, ROUTE_IDS, Reset, TOTAL_UNKNOWN, Violation,
 };
 
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::Pipe;
+use crate::dubbo_route::peek_agreeing;
 use crate::egress::TURN_BYTES;
 use crate::lane::{Lane, Partial, SlotRef, Terms, User};
 use crate::quota::Quota;
@@ -353,14 +354,21 @@ impl<D: Driver> Worker<D> {
                 Ok(parsed) if parsed.request && !parsed.event => {
                     header = Some(parsed);
                     let body = &frame.as_slice()[HEADER_LEN..];
-                    if body.len() == parsed.body_len as usize
+                    let is_announced = body.len() == parsed.body_len as usize
                         && parsed.two_way != one_way
-                        && key.protocol == Protocol::Dubbo2
-                        && frame_agrees(key, parsed.serialization, body)
-                    {
-                        cluster.ok_or(Failure::NoRoute)
-                    } else {
-                        Err(Failure::MalformedRequest)
+                        && key.protocol == Protocol::Dubbo2;
+                    match peek_agreeing(key, parsed.serialization, body).filter(|_| is_announced) {
+                        None => Err(Failure::MalformedRequest),
+                        Some(peek) => match key.asks_frame() {
+                            Some(asked) => {
+                                self.counters.dubbo_keys_of_skipper.add(1);
+                                self.attachments.route(&snapshot, parsed.serialization, body, &peek, asked)
+                            }
+                            None => {
+                                self.counters.dubbo_keys_of_record.add(1);
+                                cluster.ok_or(Failure::NoRoute)
+                            }
+                        },
                     }
                 }
                 _ => Err(Failure::MalformedRequest),
@@ -660,15 +668,4 @@ pub(crate) fn deadline(now: u64, deadline_us: u32) -> u64 {
 /// What is left of a deadline, as a record says it; 0 = there is none.
 pub(crate) fn remaining_us(deadline: u64, now: u64) -> u32 {
     if deadline == u64::MAX { 0 } else { (deadline.saturating_sub(now) / 1000).clamp(1, u64::from(u32::MAX)) as u32 }
-}
-
-/// Whether the strings in front of a frame's arguments are those of its key.
-fn frame_agrees(key: &RouteKey, serialization: u8, body: &[u8]) -> bool {
-    match peek_request(serialization, body, true) {
-        Ok(PeekOutcome::Done(peek)) => {
-            let texts = peek.texts(body);
-            key.agrees(peek.path.of(texts), peek.method.of(texts), service_version(&peek, body))
-        }
-        _ => false,
-    }
 }

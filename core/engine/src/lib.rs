@@ -19,6 +19,7 @@ mod date;
 mod dispatch;
 mod dubbo;
 mod dubbo_own;
+mod dubbo_route;
 mod dubbo_up;
 mod egress;
 pub mod embed;

@@ -1,7 +1,7 @@
 //! The routing key of calls over shared memory: defined once a lane, or carried by a record.
 
 use shmesh_io::Slice;
-use shmesh_policy::{ClusterId, DubboKey, DubboRoute, Fields, Group, HttpKey, Snapshot};
+use shmesh_policy::{Attached, ClusterId, DubboKey, DubboRoute, Fields, HttpKey, Snapshot};
 use shmesh_proto::http1::{BodyKind, HeadLimits, RequestHead, RequestOut, Status, TargetForm, write_request};
 use shmesh_shm::Protocol;
 
@@ -26,6 +26,8 @@ pub struct RouteKey {
     /// Snapshot version for which `cluster` holds.
     version: u64,
     cluster: Option<u32>,
+    /// Dubbo: routes ask for attachments that the key does not say, so each frame is asked.
+    asks_frame: bool,
 }
 
 /// What routing looks at.
@@ -40,6 +42,8 @@ enum KeyText {
         method: Box<[u8]>,
         group: Option<Box<[u8]>>,
         version: Option<Box<[u8]>>,
+        /// `None`: the key does not say; empty: there is none.
+        tag: Option<Box<[u8]>>,
     },
     Raw {
         cluster: Box<str>,
@@ -73,8 +77,15 @@ impl RouteKey {
         if self.version != snapshot.version {
             self.version = snapshot.version;
             self.cluster = self.key.route(snapshot);
+            self.asks_frame =
+                self.key.dubbo().is_some_and(|key| snapshot.route_dubbo(&key) == DubboRoute::NeedsAttachments);
         }
         self.cluster
+    }
+
+    /// What the key says of a Dubbo call, if that is not enough to say where it goes; after [`RouteKey::cluster`].
+    pub fn asks_frame(&self) -> Option<DubboKey<'_>> {
+        self.key.dubbo().filter(|_| self.asks_frame)
     }
 
     /// The cluster that takes all calls that an app takes for alike (spec/shm-v1.md §6, LOOKUP): of HTTP those with this
@@ -126,6 +137,7 @@ impl RouteKey {
             // Now, as it is parsed: a key that travels in a record is routed once.
             version: snapshot.version,
             cluster: snapshot.route_http(&HeadFields { head, bytes }.key()).map(|cluster| cluster.0),
+            asks_frame: false,
         })
     }
 
@@ -136,6 +148,7 @@ impl RouteKey {
             method: fields.method.as_bytes().into(),
             group: fields.group.map(|group| group.as_bytes().into()),
             version: fields.version.map(str::as_bytes).filter(|version| !is_no_version(version)).map(Into::into),
+            tag: fields.tag.map(|tag| tag.as_bytes().into()),
         };
         Ok(Self::plain(Protocol::Dubbo2, key))
     }
@@ -167,6 +180,7 @@ impl RouteKey {
             key,
             version: 0,
             cluster: None,
+            asks_frame: false,
         }
     }
 }
@@ -189,20 +203,28 @@ impl KeyText {
                     Ok(Status::Partial) | Err(_) => None,
                 }
             }
-            KeyText::Dubbo { service, method, group, version } => {
-                let key = DubboKey {
-                    service,
-                    method,
-                    version: version.as_deref(),
-                    group: group.as_deref().map_or(Group::None, Group::Is),
-                };
-                match snapshot.route_dubbo(&key) {
-                    DubboRoute::To(cluster) => Some(cluster.0),
-                    DubboRoute::NeedsGroup | DubboRoute::NoRoute => None,
-                }
-            }
+            KeyText::Dubbo { .. } => match snapshot.route_dubbo(&self.dubbo()?) {
+                DubboRoute::To(cluster) => Some(cluster.0),
+                DubboRoute::NeedsAttachments | DubboRoute::NoRoute => None,
+            },
             KeyText::Raw { cluster } => snapshot.cluster_named(cluster).map(|cluster| cluster.0),
         }
+    }
+
+    fn dubbo(&self) -> Option<DubboKey<'_>> {
+        let KeyText::Dubbo { service, method, group, version, tag } = self else { return None };
+        Some(DubboKey {
+            service,
+            method,
+            version: version.as_deref(),
+            group: group.as_deref().map_or(Attached::None, Attached::Is),
+            tag: match tag.as_deref() {
+                None => Attached::Unknown,
+                Some(b"") => Attached::None,
+                Some(tag) => Attached::Is(tag),
+            },
+            attachments: None,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::UNIX_EPOCH;
 
-use crate::counters::{BOUNDS_US, lock};
+use crate::counters::{BOUNDS_US, Labels, lock};
 use crate::engine::Engine;
 
 /// Everything that admin and metrics show.
@@ -189,11 +189,12 @@ impl Engine {
 
     fn counters(&self) -> Vec<Count> {
         let mut sums: Vec<Count> = Vec::new();
-        let mut places: HashMap<&'static str, usize> = HashMap::new();
+        let mut places: HashMap<(&'static str, Labels), usize> = HashMap::new();
         for worker in lock(&self.shared.registry.workers).iter() {
-            for (name, help, value) in worker.each() {
-                let place = *places.entry(name).or_insert_with(|| {
-                    sums.push(Count { name, help, labels: Vec::new(), value: 0 });
+            for (name, help, labels, value) in worker.each() {
+                let place = *places.entry((name, labels)).or_insert_with(|| {
+                    let labels = labels.iter().map(|&(label, value)| (label, value.to_owned())).collect();
+                    sums.push(Count { name, help, labels, value: 0 });
                     sums.len() - 1
                 });
                 sums[place].value += value;

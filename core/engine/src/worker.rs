@@ -19,6 +19,7 @@ use crate::call::Call;
 use crate::conn::{Conn, Finish, Pipe, Role};
 use crate::counters::{CallCounters, WorkerCounters};
 use crate::date::DateNow;
+use crate::dubbo_route::Attachments;
 use crate::idle::Idle;
 use crate::lane::Lane;
 use crate::mailbox::{Mail, Postbox};
@@ -115,6 +116,7 @@ pub struct Worker<D: Driver> {
 
     // Scratch, kept so that a turn allocates nothing.
     pub(crate) scratch: Vec<u8>,
+    pub(crate) attachments: Attachments,
     pub(crate) head_bytes: Vec<u8>,
     pub(crate) drained: Vec<crate::lane::SlotRef>,
     pub(crate) spare: Vec<shmesh_io::Chunks>,
@@ -192,6 +194,7 @@ impl<D: Driver> Worker<D> {
             stages,
             date: DateNow::default(),
             scratch: Vec::new(),
+            attachments: Attachments::default(),
             head_bytes: Vec::new(),
             drained: Vec::new(),
             spare: Vec::new(),

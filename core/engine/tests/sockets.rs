@@ -141,6 +141,7 @@ fn one_way() -> Vec<u8> {
         method: "tell",
         argument: Some(b"x"),
         timeout_ms: None,
+        attachments: &[],
     };
     let mut frame = Vec::new();
     write_request(&mut frame, 7, false, serialization::HESSIAN2, &invocation);

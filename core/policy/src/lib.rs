@@ -31,7 +31,9 @@ pub use condition::{Condition, Fields, Query, Regex, Test};
 pub use limit::{Limits, Quotas, Timeouts};
 pub use pattern::{Pattern, Precision};
 pub use retry::{Attempt, Retry};
-pub use route::{DubboKey, DubboRoute, Group, HostMatch, HttpKey, PathMatch, Route, RouteMatch, Routes, Specificity};
+pub use route::{
+    Attached, DubboKey, DubboRoute, HostMatch, HttpKey, PathMatch, Route, RouteMatch, Routes, Specificity,
+};
 pub use snapshot::{
     AccessLog, AdminSpec, AllowUids, Bind, Cluster, ClusterId, Endpoint, HttpSpec, Listener, Protocol, SessionSpec,
     Snapshot,

@@ -20,6 +20,12 @@ pub use precedence::{PathPrecision, Specificity};
 /// stack buffer for its lower-case form is cheap. A longer one is matched by routes without `host` only.
 pub const HOST_BYTES_MAX: usize = 255;
 
+/// The attachment that is a call's group (`CommonConstants.GROUP_KEY` of Dubbo Java).
+pub const GROUP_KEY: &str = "group";
+
+/// The attachment that is a call's tag (`CommonConstants.TAG_KEY` of Dubbo Java).
+pub const TAG_KEY: &str = "dubbo.tag";
+
 /// A match and the cluster that takes the calls it matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -31,8 +37,8 @@ pub struct Route {
 
 /// Which calls a route takes. An absent key matches anything.
 ///
-/// `host`, `path`, `headers` and `query` exist in HTTP only, `service`, `group` and `version` in Dubbo only: a route
-/// that has one of them takes calls of that protocol only. A route with none of them takes both.
+/// `host`, `path`, `headers` and `query` exist in HTTP only, `service`, `group`, `version`, `tag` and `attachments` in
+/// Dubbo only: a route that has one of them takes calls of that protocol only. A route with none of them takes both.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteMatch {
     /// The host of the authority, without regard to case and port.
@@ -47,10 +53,14 @@ pub struct RouteMatch {
     pub version: Option<Pattern>,
     /// The HTTP method or the Dubbo method, with its case.
     pub method: Option<Pattern>,
+    /// The Dubbo tag, [`TAG_KEY`]; a call without one has the empty tag.
+    pub tag: Option<Pattern>,
     /// What must hold for the header fields, all of it.
     pub headers: Vec<Condition>,
     /// What must hold for the parameters of the query, all of it.
     pub query: Vec<Condition>,
+    /// What must hold for the attachments of a Dubbo call, all of it.
+    pub attachments: Vec<Condition>,
 }
 
 /// Which hosts. An IPv6 address stands in brackets.
@@ -88,7 +98,7 @@ pub struct HttpKey<'a> {
 }
 
 /// What a Dubbo call is routed by.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone)]
 pub struct DubboKey<'a> {
     /// The path, which is the interface unless configured otherwise.
     pub service: &'a [u8],
@@ -97,13 +107,17 @@ pub struct DubboKey<'a> {
     /// The service version, if the call has one.
     pub version: Option<&'a [u8]>,
     /// The group, as far as it is known.
-    pub group: Group<'a>,
+    pub group: Attached<'a>,
+    /// The tag, as far as it is known.
+    pub tag: Attached<'a>,
+    /// All attachments that routes ask for; `None` while nobody has looked.
+    pub attachments: Option<&'a dyn Fields>,
 }
 
-/// What is known about the group of a Dubbo call.
+/// What is known of a value that lies in the attachments of a Dubbo call, behind its arguments.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum Group<'a> {
-    /// Nobody looked for it yet: it lies behind the arguments.
+pub enum Attached<'a> {
+    /// Nobody has looked for it yet.
     Unknown,
     /// The call has none.
     None,
@@ -116,8 +130,8 @@ pub enum Group<'a> {
 pub enum DubboRoute {
     /// To this cluster.
     To(ClusterId),
-    /// The best route so far asks for the group, which is [`Group::Unknown`]: look for it, and ask again.
-    NeedsGroup,
+    /// The best route so far asks for something of the attachments that is not known: look there, and ask again.
+    NeedsAttachments,
     /// No route takes it: status 60.
     NoRoute,
 }
@@ -128,6 +142,7 @@ pub struct Routes {
     list: Vec<Route>,
     http: HttpIndex,
     dubbo: DubboIndex,
+    attachment_names: Vec<Arc<str>>,
 }
 
 impl Routes {
@@ -151,7 +166,17 @@ impl Routes {
                 dubbo.push(matching, at as u32);
             }
         }
-        Routes { list, http, dubbo }
+        let asked = list.iter().flat_map(|route| &route.matching.attachments).map(|condition| condition.name.clone());
+        let mut attachment_names: Vec<Arc<str>> =
+            [GROUP_KEY, TAG_KEY].map(Arc::from).into_iter().chain(asked).collect();
+        attachment_names.sort_unstable();
+        attachment_names.dedup();
+        Routes { list, http, dubbo, attachment_names }
+    }
+
+    /// Names of the attachments that any route can ask for, group and tag among them; each once.
+    pub fn attachment_names(&self) -> &[Arc<str>] {
+        &self.attachment_names
     }
 
     /// The routes in the order in which they are listed, with hosts, prefixes and versions in their normal form.
@@ -183,7 +208,8 @@ impl Routes {
 impl RouteMatch {
     /// Whether HTTP calls can match.
     pub fn is_http(&self) -> bool {
-        self.service.is_none() && self.group.is_none() && self.version.is_none()
+        let RouteMatch { service, group, version, tag, attachments, .. } = self;
+        [service, group, version, tag].into_iter().all(Option::is_none) && attachments.is_empty()
     }
 
     /// Whether Dubbo calls can match.

@@ -21,6 +21,7 @@ on_each_driver!(
     heartbeats_are_answered_by_every_hop,
     the_group_decides_where_a_call_goes,
     version_and_method_decide_where_a_call_goes,
+    tag_and_attachments_decide_where_a_call_goes,
 );
 
 fn two_way_calls_are_answered_under_their_own_ids(driver: Driver) {
@@ -236,11 +237,11 @@ clusters:
         let call = Invocation { group: Some("g3"), ..invocation("a") };
         assert_eq!(ask(&mut wire, &request(3, true, serialization, &call)).error().0, 60);
     }
-    let skipped = sidecar.metric("shmesh_dubbo_skipper_total");
+    let skipped = key_source(&sidecar, "skipper");
     assert_eq!(skipped, 26.0, "each of these was walked over");
     let plain = Invocation { path: "com.demo.Plain", ..invocation("a") };
     assert_eq!(ask(&mut wire, &request(3, true, serialization::HESSIAN2, &plain)).value(), "rest");
-    assert_eq!(sidecar.metric("shmesh_dubbo_skipper_total"), skipped, "no route asks for its group");
+    assert_eq!(key_source(&sidecar, "skipper"), skipped, "no route asks for its group");
 }
 
 fn version_and_method_decide_where_a_call_goes(driver: Driver) {
@@ -275,7 +276,58 @@ clusters: [ { name: one, endpoints: [ \"$one\" ] }, { name: two, endpoints: [ \"
             }
         }
     }
-    assert_eq!(sidecar.metric("shmesh_dubbo_skipper_total"), 0.0);
+    assert_eq!(key_source(&sidecar, "skipper"), 0.0);
+}
+
+fn tag_and_attachments_decide_where_a_call_goes(driver: Driver) {
+    let (one, two, rest) = (named("one"), named("two"), named("rest"));
+    let config = "
+listeners: [ { name: rpc, tcp: 127.0.0.1:$rpc, protocol: dubbo } ]
+routes:
+  - { match: { service: com.demo.GreetService, tag: \"gray*\" }, cluster: one }
+  - { match: { service: com.demo.GreetService, tag: \"\", attachments: [ { name: tenant, regex: 't[0-9]+' }, { name: debug, present: false } ] }, cluster: two }
+  - { match: { service: com.demo.GreetService, group: g1 }, cluster: rest }
+clusters:
+  - { name: one, endpoints: [ \"$one\" ] }
+  - { name: two, endpoints: [ \"$two\" ] }
+  - { name: rest, endpoints: [ \"$rest\" ] }
+";
+    let words = [("one", &*one.endpoint), ("two", &*two.endpoint), ("rest", &*rest.endpoint)];
+    let sidecar = Sidecar::start(driver, config, &words);
+    let mut wire = sidecar.connect("rpc");
+    type Case = (Option<&'static str>, &'static [(&'static str, &'static str)], Option<&'static str>);
+    let cases: [Case; 9] = [
+        (None, &[("dubbo.tag", "gray")], Some("one")),
+        (None, &[("tenant", "t1"), ("dubbo.tag", "gray-2")], Some("one")),
+        (None, &[("tenant", "t1")], Some("two")),
+        (None, &[("dubbo.tag", ""), ("tenant", "t12")], Some("two")),
+        // Of a name that comes twice the last one counts, as it does when Java reads the map.
+        (None, &[("tenant", "x"), ("tenant", "t1")], Some("two")),
+        (Some("g1"), &[("tenant", "t1"), ("debug", "")], Some("rest")),
+        (Some("g1"), &[("Tenant", "t1")], Some("rest")),
+        (Some("g2"), &[("tenant", "x")], None),
+        (None, &[("dubbo.tag", "blue"), ("tenant", "t1")], None),
+    ];
+    for serialization in [serialization::HESSIAN2, serialization::FASTJSON2] {
+        for (group, attachments, expected) in cases {
+            let call = Invocation { group, attachments, ..invocation("a") };
+            let answer = ask(&mut wire, &request(3, true, serialization, &call));
+            match expected {
+                Some(expected) => assert_eq!(answer.value(), expected, "{group:?} {attachments:?}"),
+                None => assert_eq!(answer.error().0, 60, "{group:?} {attachments:?}"),
+            }
+        }
+    }
+    assert_eq!(key_source(&sidecar, "skipper"), 18.0, "once for each call, whatever was asked for");
+    assert_eq!(key_source(&sidecar, "strings"), 0.0);
+    // No route asks for anything of this one.
+    let other = Invocation { path: "com.demo.Other", ..invocation("a") };
+    assert_eq!(ask(&mut wire, &request(3, true, serialization::HESSIAN2, &other)).error().0, 60);
+    assert_eq!((key_source(&sidecar, "skipper"), key_source(&sidecar, "strings")), (18.0, 1.0));
+}
+
+fn key_source(sidecar: &Sidecar, source: &str) -> f64 {
+    sidecar.metric(&format!("shmesh_dubbo_key_source_total{{source=\"{source}\"}}"))
 }
 
 impl Frame {

@@ -134,6 +134,7 @@ fn invocation(argument: &str) -> Invocation<'_> {
         method: "sayHello",
         argument: Some(argument.as_bytes()),
         timeout_ms: Some(1000),
+        attachments: &[],
     }
 }
 

@@ -14,11 +14,12 @@ use super::{before, client, put};
 use crate::bytes::{KIB, MIB, Noise, noise};
 use crate::process::until;
 use crate::service::{Service, http, noise_service, saying};
-use crate::sidecar::{Driver, free_port};
+use crate::sidecar::{Driver, Sidecar, free_port};
 
 on_each_driver!(
     http_calls_of_every_size,
     dubbo_calls_of_every_size,
+    the_tag_of_the_key_saves_the_walk,
     large_answers_of_servers_are_not_copied,
     raw_calls_of_every_size,
     heads_pass_both_ways,
@@ -63,14 +64,20 @@ fn frame_of(id: u64, two_way: bool, argument: &str) -> Vec<u8> {
         method: "sayHello",
         argument: Some(argument.as_bytes()),
         timeout_ms: None,
+        attachments: &[],
     };
     let mut frame = Vec::new();
     write_request(&mut frame, id, two_way, serialization::HESSIAN2, &invocation);
     frame
 }
 
-const KEY: DubboKey<'static> =
-    DubboKey { service: "com.demo.GreetService", method: "sayHello", group: Some("g1"), version: Some("1.0.0") };
+const KEY: DubboKey<'static> = DubboKey {
+    service: "com.demo.GreetService",
+    method: "sayHello",
+    group: Some("g1"),
+    version: Some("1.0.0"),
+    tag: None,
+};
 
 fn reply_of(response: &Response, id: u64) -> Reply {
     let (header, body) = response.body.split_first_chunk::<HEADER_LEN>().expect("a frame");
@@ -137,8 +144,61 @@ fn dubbo_calls_of_every_size(driver: Driver) {
         let response = client.call(Request::dubbo(KEY, &frame_of(id, true, &text))).expect("an answer");
         assert!(reply_of(&response, id) == Reply::Value(text), "{len} bytes");
     }
-    assert_eq!(sidecar.metric("shmesh_dubbo_skipper_total"), 0.0, "the key says the group");
+    assert_eq!(key_source(&sidecar, "skipper"), 0.0, "the key says the group");
+    assert!(key_source(&sidecar, "record") > 0.0);
     assert_eq!(service.accepted(), 1);
+}
+
+fn key_source(sidecar: &Sidecar, source: &str) -> f64 {
+    sidecar.metric(&format!("shmesh_dubbo_key_source_total{{source=\"{source}\"}}"))
+}
+
+fn the_tag_of_the_key_saves_the_walk(driver: Driver) {
+    let (one, two) = (provider(), provider());
+    let config = "
+listeners: [ { name: apps, shm: $dir/apps.sock } ]
+routes:
+  - { match: { service: com.demo.GreetService, tag: gray }, cluster: one }
+  - { match: { service: com.demo.GreetService, attachments: [ { name: tenant, exact: a } ] }, cluster: one }
+  - { match: { service: com.demo.GreetService }, cluster: two }
+clusters: [ { name: one, endpoints: [ \"$one\" ] }, { name: two, endpoints: [ \"$two\" ] } ]
+";
+    let sidecar = Sidecar::start(driver, config, &[("one", &one.endpoint), ("two", &two.endpoint)]);
+    let client = client(&sidecar);
+    let frame = |id, attachments: &[(&str, &str)]| {
+        let invocation = Invocation {
+            path: "com.demo.GreetService",
+            version: Some("1.0.0"),
+            method: "sayHello",
+            argument: Some(b"a"),
+            attachments,
+            ..Default::default()
+        };
+        let mut frame = Vec::new();
+        write_request(&mut frame, id, true, serialization::HESSIAN2, &invocation);
+        frame
+    };
+    // What the key says, what the frame says, and how often each cluster and each source was used so far.
+    type Case = (Option<&'static str>, &'static [(&'static str, &'static str)], [f64; 4]);
+    let cases: [Case; 7] = [
+        (Some("gray"), &[], [1.0, 0.0, 1.0, 0.0]),
+        // The key's word counts, as it does for the group.
+        (Some(""), &[("dubbo.tag", "gray"), ("tenant", "a")], [2.0, 0.0, 1.0, 1.0]),
+        (Some("blue"), &[("dubbo.tag", "gray")], [2.0, 1.0, 1.0, 2.0]),
+        (None, &[("dubbo.tag", "gray")], [3.0, 1.0, 1.0, 3.0]),
+        (None, &[("dubbo.tag", "blue"), ("tenant", "b")], [3.0, 2.0, 1.0, 4.0]),
+        // Under the same key another frame goes elsewhere.
+        (None, &[("tenant", "a")], [4.0, 2.0, 1.0, 5.0]),
+        (Some("gray"), &[("tenant", "b")], [5.0, 2.0, 2.0, 5.0]),
+    ];
+    for (id, (tag, attachments, expected)) in cases.into_iter().enumerate() {
+        let key = DubboKey { tag, ..KEY };
+        let response = client.call(Request::dubbo(key, &frame(id as u64, attachments))).expect("an answer");
+        assert_eq!(reply_of(&response, id as u64), Reply::Value("a".to_owned()));
+        let clusters = ["one", "two"].map(|cluster| sidecar.requests("apps", cluster, 20));
+        let sources = ["record", "skipper"].map(|source| key_source(&sidecar, source));
+        assert_eq!([clusters, sources].concat(), expected, "{tag:?} {attachments:?}");
+    }
 }
 
 fn raw_calls_of_every_size(driver: Driver) {

@@ -1,4 +1,4 @@
-//! What a match asks of headers and of the query.
+//! What a match asks of headers, of the query and of attachments.
 
 use shmesh_policy::{Condition, Regex, Test};
 
@@ -8,7 +8,7 @@ use crate::file::{ConditionEntry, NotEntry};
 use crate::located::{At, Key, Place};
 use crate::scalar::{Expression, ValueText};
 
-/// Most conditions on the headers of one route, and most on its query. 16, as in the Gateway API: all routes of a path
+/// Most conditions on the headers of one route, on its query, and on its attachments. 16, as in the Gateway API: all routes of a path
 /// may be looked at for a call.
 pub(super) const CONDITIONS_MAX: usize = 16;
 
@@ -17,6 +17,7 @@ pub(super) const CONDITIONS_MAX: usize = 16;
 pub(super) enum Of {
     Headers,
     Query,
+    Attachments,
 }
 
 pub(super) fn read(
@@ -49,7 +50,12 @@ fn condition(
     let At { value: ConditionEntry { name, exact, prefix, regex, present, not }, place } = entry;
     let name = match name.0 {
         Some(At { value: name, place }) => {
-            faults.take(place, if of == Of::Headers { name.read_header() } else { name.read_parameter() })
+            let name = match of {
+                Of::Headers => name.read_header(),
+                Of::Query => name.read_parameter(),
+                Of::Attachments => name.read_attachment(),
+            };
+            faults.take(place, name)
         }
         None => {
             faults.add(place, "this condition has no name; write `name: …`");
@@ -82,6 +88,7 @@ fn test(
     let read = |text: &ValueText, whole| match of {
         Of::Headers => text.read_header(whole),
         Of::Query => text.read_parameter(),
+        Of::Attachments => text.read_attachment(),
     };
     let read_prefix = |text: &ValueText| match text.0.as_str() {
         "" => Err("an empty prefix takes every value; write `present: true`".into()),

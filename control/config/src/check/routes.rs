@@ -1,5 +1,7 @@
 //! Routes and what they match.
 
+use std::collections::HashSet;
+
 use shmesh_policy::{PathMatch, Regex, Route, RouteMatch, Routes};
 
 use super::Faults;
@@ -9,6 +11,9 @@ use crate::expression::REGEXES_MAX;
 use crate::file::{MatchEntry, RouteEntry};
 use crate::located::{At, Key, Place};
 use crate::scalar::{Expression, Host, HttpPath, Method, PathPrefix, TextPattern};
+
+/// How many different attachments the routes of a file may ask for: a call's are compared with all of these.
+const ATTACHMENT_NAMES_MAX: usize = 32;
 
 /// How many expressions the file has so far.
 #[derive(Default)]
@@ -38,7 +43,24 @@ impl Expressions {
 
 pub(super) fn read(entries: Vec<At<RouteEntry>>, clusters: &NamedClusters, faults: &mut Faults) -> Routes {
     let mut expressions = Expressions::default();
-    let routes = entries.into_iter().filter_map(|entry| route(entry, clusters, &mut expressions, faults));
+    let mut names = HashSet::new();
+    let routes = entries.into_iter().filter_map(|entry| {
+        let place = entry.place;
+        let route = route(entry, clusters, &mut expressions, faults)?;
+        let asked = route.matching.attachments.iter().map(|condition| condition.name.clone());
+        let before = names.len();
+        names.extend(asked);
+        if before <= ATTACHMENT_NAMES_MAX && names.len() > ATTACHMENT_NAMES_MAX {
+            faults.add(
+                place,
+                format!(
+                    "the routes of a file ask for at most {ATTACHMENT_NAMES_MAX} different attachments, as each of a call's \
+                     is compared with them; write conditions on others"
+                ),
+            );
+        }
+        Some(route)
+    });
     Routes::new(routes.collect())
 }
 
@@ -76,13 +98,32 @@ fn route(
 }
 
 fn matching(entry: MatchEntry, expressions: &mut Expressions, faults: &mut Faults) -> RouteMatch {
-    let MatchEntry { host, path, path_prefix, path_regex, service, group, version, method, headers, query } = entry;
+    let MatchEntry {
+        host,
+        path,
+        path_prefix,
+        path_regex,
+        service,
+        group,
+        version,
+        method,
+        headers,
+        query,
+        tag,
+        attachments,
+    } = entry;
     let paths =
         [("path", place_of(&path)), ("path_prefix", place_of(&path_prefix)), ("path_regex", place_of(&path_regex))];
     check_one_path(paths, faults);
     let rest = [("headers", place_of(&headers)), ("query", place_of(&query))];
     let of_http = [("host", place_of(&host))].into_iter().chain(paths).chain(rest);
-    let of_dubbo = [("service", place_of(&service)), ("group", place_of(&group)), ("version", place_of(&version))];
+    let of_dubbo = [
+        ("service", place_of(&service)),
+        ("group", place_of(&group)),
+        ("version", place_of(&version)),
+        ("tag", place_of(&tag)),
+        ("attachments", place_of(&attachments)),
+    ];
     let there = |(key, place): (&'static str, Option<Place>)| Some((key, place?));
     match (of_http.into_iter().find_map(there), of_dubbo.into_iter().find_map(there)) {
         (Some((http, _)), Some((dubbo, place))) => faults.add(
@@ -105,7 +146,9 @@ fn matching(entry: MatchEntry, expressions: &mut Expressions, faults: &mut Fault
         version: faults.read(version.0, TextPattern::read),
         method: faults.read(method.0, Method::read),
         headers: conditions::read(headers, Of::Headers, expressions, faults),
+        tag: faults.read(tag.0, TextPattern::read),
         query: conditions::read(query, Of::Query, expressions, faults),
+        attachments: conditions::read(attachments, Of::Attachments, expressions, faults),
     }
 }
 

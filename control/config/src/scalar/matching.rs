@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use shmesh_policy::route::HOST_BYTES_MAX;
+use shmesh_policy::route::{GROUP_KEY, HOST_BYTES_MAX, TAG_KEY};
 use shmesh_policy::{HostMatch, Pattern, Regex};
 
 use super::{NAME_BYTES_MAX, host_of};
@@ -47,12 +47,12 @@ scalar!(
     { "type": "string", "minLength": 1, "maxLength": 1024, "format": "regex" }
 );
 scalar!(
-    /// Name of a header or of a parameter.
+    /// Name of a header, of a parameter or of an attachment.
     ValueName,
     { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^\\S+$" }
 );
 scalar!(
-    /// Text of a header's or parameter's value, or of its begin.
+    /// Text of a header's, parameter's or attachment's value, or of its begin.
     ValueText,
     { "type": "string", "maxLength": 1024 }
 );
@@ -181,8 +181,23 @@ impl ValueName {
         Ok(self.0.as_str().into())
     }
 
-    fn read_name(&self, of: &str, made_of: &str, fits: impl Fn(u8) -> bool) -> Result<(), String> {
+    /// The name of an attachment.
+    pub fn read_attachment(&self) -> Result<Arc<str>, String> {
         let text = self.0.as_str();
+        let key = match text {
+            GROUP_KEY => Some("group"),
+            TAG_KEY => Some("tag"),
+            _ => None,
+        };
+        if let Some(key) = key {
+            return Err(format!("`{text}` has a key of its own; write `{key}: …` in the match"));
+        }
+        self.read_name("attachment", "visible ASCII characters", |byte| byte.is_ascii_graphic())?;
+        Ok(text.into())
+    }
+
+    fn read_name(&self, of: &str, made_of: &str, fits: impl Fn(u8) -> bool) -> Result<(), String> {
+        let (text, a) = (self.0.as_str(), article(of));
         if text.is_empty() {
             Err(format!("the name of the {of} is empty; write one"))
         } else if text.len() > NAME_BYTES_MAX {
@@ -190,7 +205,7 @@ impl ValueName {
         } else if text.bytes().all(fits) {
             Ok(())
         } else {
-            Err(format!("{text:?} is not the name of a {of}; write one of {made_of}"))
+            Err(format!("{text:?} is not the name of {a} {of}; write one of {made_of}"))
         }
     }
 }
@@ -210,16 +225,25 @@ impl ValueText {
         self.read_value("parameter", is_of_query)
     }
 
+    /// What an attachment can have.
+    pub fn read_attachment(&self) -> Result<Arc<str>, String> {
+        self.read_value("attachment", |_| true)
+    }
+
     fn read_value(&self, of: &str, fits: impl Fn(u8) -> bool) -> Result<Arc<str>, String> {
-        let text = self.0.as_str();
+        let (text, a) = (self.0.as_str(), article(of));
         if text.len() > PATTERN_BYTES_MAX {
             Err(format!("this has {} bytes; write at most {PATTERN_BYTES_MAX}", text.len()))
         } else if text.bytes().all(fits) {
             Ok(text.into())
         } else {
-            Err(format!("{text:?} has characters that the value of a {of} does not have; write it as it is sent"))
+            Err(format!("{text:?} has characters that the value of {a} {of} does not have; write it as it is sent"))
         }
     }
+}
+
+fn article(noun: &str) -> &'static str {
+    if noun.starts_with('a') { "an" } else { "a" }
 }
 
 /// What stands between the `&` of a query as it is sent; everything else comes as percent and two hex digits.

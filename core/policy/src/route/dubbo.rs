@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{DubboKey, DubboRoute, Group, Route, RouteMatch, looked};
+use super::{Attached, DubboKey, DubboRoute, Route, RouteMatch, looked};
 use crate::pattern::Pattern;
 use crate::snapshot::ClusterId;
 
@@ -37,7 +37,7 @@ impl DubboIndex {
             match route.matching.takes_dubbo(key) {
                 Some(true) => return DubboRoute::To(route.cluster),
                 Some(false) => {}
-                None => return DubboRoute::NeedsGroup,
+                None => return DubboRoute::NeedsAttachments,
             }
         }
         DubboRoute::NoRoute
@@ -53,11 +53,12 @@ impl DubboIndex {
 impl RouteMatch {
     /// Whether no Dubbo call is left out, whatever it says.
     fn takes_every_dubbo(&self) -> bool {
-        let RouteMatch { service, group, version, method, .. } = self;
-        [service, group, version, method].into_iter().flatten().all(Pattern::is_everything)
+        let RouteMatch { service, group, version, method, tag, attachments, .. } = self;
+        [service, group, version, method, tag].into_iter().flatten().all(Pattern::is_everything)
+            && attachments.is_empty()
     }
 
-    /// `None` when only the group decides, and nobody knows it.
+    /// `None` when only what nobody knows yet decides.
     fn takes_dubbo(&self, key: &DubboKey<'_>) -> Option<bool> {
         let version = match key.version {
             Some(version) if version != NO_VERSION.as_bytes() => version,
@@ -69,13 +70,27 @@ impl RouteMatch {
         {
             return Some(false);
         }
-        match (&self.group, key.group) {
-            (None, _) => Some(true),
-            (Some(group), _) if group.is_everything() => Some(true),
-            (Some(_), Group::Unknown) => None,
-            (Some(group), Group::None) => Some(group.matches(b"")),
-            (Some(group), Group::Is(name)) => Some(group.matches(name)),
+        let conditions = match key.attachments {
+            _ if self.attachments.is_empty() => Some(true),
+            Some(fields) => Some(self.attachments.iter().all(|condition| condition.holds(fields))),
+            None => None,
+        };
+        let attached = [matches_attached(&self.group, key.group), matches_attached(&self.tag, key.tag), conditions];
+        if attached.contains(&Some(false)) {
+            return Some(false);
         }
+        attached.into_iter().all(|fits| fits == Some(true)).then_some(true)
+    }
+}
+
+/// `None` when it depends on what nobody knows yet.
+fn matches_attached(key: &Option<Pattern>, value: Attached<'_>) -> Option<bool> {
+    match (key, value) {
+        (None, _) => Some(true),
+        (Some(pattern), _) if pattern.is_everything() => Some(true),
+        (Some(_), Attached::Unknown) => None,
+        (Some(pattern), Attached::None) => Some(pattern.matches(b"")),
+        (Some(pattern), Attached::Is(text)) => Some(pattern.matches(text)),
     }
 }
 

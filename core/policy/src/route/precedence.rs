@@ -9,9 +9,10 @@ use crate::pattern::{Pattern, Precision};
 ///
 /// - HTTP: `host` (exact before `*.suffix`, of these the longer one, any before none); then the path (see
 ///   [`PathPrecision`]); then `method`; then the number of conditions on headers; then that of conditions on the query.
-/// - Dubbo: `service`, then `group`, then `version`, then `method`.
+/// - Dubbo: `service`, then `group`, then `version`, then `method`, then `tag`; then the number of conditions on
+///   attachments.
 ///
-/// `service`, `group`, `version` and `method`: an exact text before a glob, a glob with more literal bytes before one
+/// `service`, `group`, `version`, `method` and `tag`: an exact text before a glob, a glob with more literal bytes before one
 /// with fewer, and any glob (even `*`) before none.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Specificity {
@@ -22,10 +23,13 @@ pub struct Specificity {
     pub group: Precision,
     pub version: Precision,
     pub method: Precision,
+    pub tag: Precision,
     /// How many conditions.
     pub headers: usize,
     /// How many conditions.
     pub query: usize,
+    /// How many conditions.
+    pub attachments: usize,
 }
 
 /// How closely a route says which paths it takes: nothing said < prefix (the longer, the more closely) < regular
@@ -53,8 +57,10 @@ impl RouteMatch {
             group: precision(&self.group),
             version: precision(&self.version),
             method: precision(&self.method),
+            tag: precision(&self.tag),
             headers: self.headers.len(),
             query: self.query.len(),
+            attachments: self.attachments.len(),
         }
     }
 }

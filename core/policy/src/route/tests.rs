@@ -51,6 +51,8 @@ fn matching(line: &str) -> RouteMatch {
             "query" => matching.query.push(condition(value)),
             "service" => matching.service = Some(Pattern::new(value)),
             "group" => matching.group = Some(Pattern::new(value)),
+            "tag" => matching.tag = Some(Pattern::new(value)),
+            "attachment" => matching.attachments.push(condition(value)),
             "version" => matching.version = Some(Pattern::new(value)),
             "method" => matching.method = Some(Pattern::new(value)),
             _ => panic!("{key}"),
@@ -80,12 +82,25 @@ fn http_with(routes: &Routes, method: &str, host: &str, path: &str, headers: &[(
     routes.http(&key).map(|cluster| cluster.0)
 }
 
-fn dubbo(routes: &Routes, service: &str, method: &str, version: Option<&str>, group: Group<'_>) -> DubboRoute {
+fn dubbo(routes: &Routes, service: &str, method: &str, version: Option<&str>, group: Attached<'_>) -> DubboRoute {
+    dubbo_with(routes, service, method, version, [group, Attached::Unknown], None)
+}
+
+fn dubbo_with(
+    routes: &Routes,
+    service: &str,
+    method: &str,
+    version: Option<&str>,
+    [group, tag]: [Attached<'_>; 2],
+    attachments: Option<&dyn Fields>,
+) -> DubboRoute {
     routes.dubbo(&DubboKey {
         service: service.as_bytes(),
         method: method.as_bytes(),
         version: version.map(str::as_bytes),
         group,
+        tag,
+        attachments,
     })
 }
 
@@ -381,12 +396,12 @@ fn keys_of_one_protocol_keep_a_route_to_it() {
     let routes = routes(&["host=h", "path=/", "service=S", "group=*", "version=*", "method=m"]);
     assert_eq!(http(&routes, "m", "h", "/"), Some(0));
     assert_eq!(http(&routes, "m", "x", "/"), Some(1));
-    assert_eq!(dubbo(&routes, "S", "x", None, Group::None), DubboRoute::To(ClusterId(2)));
-    assert_eq!(dubbo(&routes, "T", "x", None, Group::None), DubboRoute::To(ClusterId(3)));
+    assert_eq!(dubbo(&routes, "S", "x", None, Attached::None), DubboRoute::To(ClusterId(2)));
+    assert_eq!(dubbo(&routes, "T", "x", None, Attached::None), DubboRoute::To(ClusterId(3)));
     let method_only = self::routes(&["method=m"]);
     assert_eq!(http(&method_only, "m", "x", "/"), Some(0));
-    assert_eq!(dubbo(&method_only, "S", "m", None, Group::None), DubboRoute::To(ClusterId(0)));
-    assert_eq!(dubbo(&method_only, "S", "n", None, Group::None), DubboRoute::NoRoute);
+    assert_eq!(dubbo(&method_only, "S", "m", None, Attached::None), DubboRoute::To(ClusterId(0)));
+    assert_eq!(dubbo(&method_only, "S", "n", None, Attached::None), DubboRoute::NoRoute);
 }
 
 #[test]
@@ -401,34 +416,104 @@ fn group_is_asked_for_only_when_it_decides() {
     ]);
     let to = |at| DubboRoute::To(ClusterId(at));
     let table = [
-        ("S", "sayHello", Group::Unknown, DubboRoute::NeedsGroup),
-        ("S", "sayHello", Group::Is(b"g1"), to(0)),
-        ("S", "sayHello", Group::Is(b"g2"), to(1)),
-        ("S", "sayHello", Group::None, to(1)),
-        ("S", "ask", Group::Unknown, to(1)),
-        ("T", "m", Group::Unknown, to(2)),
-        ("T", "m", Group::None, to(2)),
-        ("U", "m", Group::Unknown, to(3)),
-        ("Ux", "m", Group::Unknown, DubboRoute::NeedsGroup),
-        ("Ux", "m", Group::None, DubboRoute::NoRoute),
-        ("V", "m", Group::None, to(5)),
-        ("V", "m", Group::Is(b""), to(5)),
-        ("V", "m", Group::Is(b"g"), DubboRoute::NoRoute),
-        ("W", "m", Group::Unknown, DubboRoute::NoRoute),
+        ("S", "sayHello", Attached::Unknown, DubboRoute::NeedsAttachments),
+        ("S", "sayHello", Attached::Is(b"g1"), to(0)),
+        ("S", "sayHello", Attached::Is(b"g2"), to(1)),
+        ("S", "sayHello", Attached::None, to(1)),
+        ("S", "ask", Attached::Unknown, to(1)),
+        ("T", "m", Attached::Unknown, to(2)),
+        ("T", "m", Attached::None, to(2)),
+        ("U", "m", Attached::Unknown, to(3)),
+        ("Ux", "m", Attached::Unknown, DubboRoute::NeedsAttachments),
+        ("Ux", "m", Attached::None, DubboRoute::NoRoute),
+        ("V", "m", Attached::None, to(5)),
+        ("V", "m", Attached::Is(b""), to(5)),
+        ("V", "m", Attached::Is(b"g"), DubboRoute::NoRoute),
+        ("W", "m", Attached::Unknown, DubboRoute::NoRoute),
     ];
     for (service, method, group, expected) in table {
         assert_eq!(dubbo(&routes, service, method, None, group), expected, "{service}.{method} {group:?}");
     }
 }
 
+/// Attachments; their names have a case.
+struct Attachments<'a>(&'a [(&'a str, &'a str)]);
+
+impl Fields for Attachments<'_> {
+    fn any(&self, name: &str, fits: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.0.iter().any(|(other, value)| *other == name && fits(value.as_bytes()))
+    }
+}
+
+#[test]
+fn tag_and_attachments_are_asked_for_only_when_they_decide() {
+    let routes = routes(&[
+        "service=S",
+        "service=S tag=gray",
+        "service=S method=m",
+        "service=S attachment=tenant=a",
+        "service=S attachment=tenant=a attachment=!debug",
+        "service=T tag=*",
+        "service=U group=g attachment=tenant",
+        "service=U",
+        "service=V tag=",
+    ]);
+    let to = |at| DubboRoute::To(ClusterId(at));
+    let needs = DubboRoute::NeedsAttachments;
+    let (unknown, none, gray) = (Attached::Unknown, Attached::None, Attached::Is(b"gray"));
+    let attachments = |list: &'static [(&'static str, &'static str)]| Some(list);
+    let table = [
+        ("S", "x", none, unknown, None, needs, "the tag decides"),
+        ("S", "x", none, gray, None, to(1), "the tag is known, and comes before conditions"),
+        ("S", "x", none, none, None, needs, "conditions decide"),
+        ("S", "m", none, unknown, None, to(2), "the method comes before both"),
+        ("S", "x", none, none, attachments(&[]), to(0), "none holds"),
+        ("S", "x", none, none, attachments(&[("tenant", "a"), ("debug", "")]), to(3), "one holds"),
+        ("S", "x", none, none, attachments(&[("tenant", "a")]), to(4), "two hold"),
+        ("S", "x", none, none, attachments(&[("Tenant", "a")]), to(0), "names have a case"),
+        ("T", "x", none, unknown, None, to(5), "any tag, so it need not be known"),
+        ("U", "x", none, unknown, None, to(7), "the group is not the one, so nothing else matters"),
+        ("U", "x", Attached::Is(b"g"), unknown, None, needs, "the group is"),
+        (
+            "U",
+            "x",
+            unknown,
+            unknown,
+            attachments(&[]),
+            to(7),
+            "the condition does not hold, so the group does not matter",
+        ),
+        ("V", "x", none, none, None, to(8), "no tag"),
+        ("V", "x", none, gray, None, DubboRoute::NoRoute, "a tag where none is asked for"),
+    ];
+    for (service, method, group, tag, attachments, expected, why) in table {
+        let attachments = attachments.map(Attachments);
+        let attachments = attachments.as_ref().map(|list| list as &dyn Fields);
+        assert_eq!(dubbo_with(&routes, service, method, None, [group, tag], attachments), expected, "{why}");
+    }
+    let names: Vec<&str> = routes.attachment_names().iter().map(|name| &**name).collect();
+    assert_eq!(names, ["debug", "dubbo.tag", "group", "tenant"]);
+}
+
 /// A call that is not read may have any service, group, version and method: none at all is not what it has.
 #[test]
 fn what_is_not_read_goes_only_where_nothing_is_asked() {
-    let asking = ["service=S", "version=", "version=0.0.0", "group=", "group=g1", "method=m*", "service=* version="];
+    let asking = [
+        "service=S",
+        "version=",
+        "version=0.0.0",
+        "group=",
+        "group=g1",
+        "method=m*",
+        "service=* version=",
+        "tag=gray",
+        "tag=",
+        "attachment=a",
+    ];
     assert_eq!(routes(&asking).unread_dubbo(), None);
-    for open in ["", "service=*", "service=* group=* version=* method=*"] {
+    for open in ["", "service=*", "service=* group=* version=* method=* tag=*"] {
         let list: Vec<&str> = asking.into_iter().chain(["host=h", open]).collect();
-        assert_eq!(routes(&list).unread_dubbo(), Some(ClusterId(8)), "{open:?}");
+        assert_eq!(routes(&list).unread_dubbo(), Some(ClusterId(11)), "{open:?}");
     }
 }
 
@@ -437,10 +522,10 @@ fn no_version_has_three_spellings() {
     for pattern in ["version=", "version=0.0.0"] {
         let routes = routes(&[pattern, "version=1.*"]);
         for version in [None, Some(""), Some("0.0.0")] {
-            assert_eq!(dubbo(&routes, "S", "m", version, Group::None), DubboRoute::To(ClusterId(0)), "{version:?}");
+            assert_eq!(dubbo(&routes, "S", "m", version, Attached::None), DubboRoute::To(ClusterId(0)), "{version:?}");
         }
-        assert_eq!(dubbo(&routes, "S", "m", Some("1.0.0"), Group::None), DubboRoute::To(ClusterId(1)));
-        assert_eq!(dubbo(&routes, "S", "m", Some("2.0.0"), Group::None), DubboRoute::NoRoute);
+        assert_eq!(dubbo(&routes, "S", "m", Some("1.0.0"), Attached::None), DubboRoute::To(ClusterId(1)));
+        assert_eq!(dubbo(&routes, "S", "m", Some("2.0.0"), Attached::None), DubboRoute::NoRoute);
     }
 }
 
@@ -465,10 +550,10 @@ fn more_specific_dubbo_routes_come_first() {
         ("org.T", "m", Some("1.0.0"), 3, "group before version"),
     ];
     for (service, method, version, expected, why) in table {
-        let found = dubbo(&routes, service, method, version, Group::Is(b"g"));
+        let found = dubbo(&routes, service, method, version, Attached::Is(b"g"));
         assert_eq!(found, DubboRoute::To(ClusterId(expected)), "{why}");
     }
-    let found = dubbo(&routes, "org.T", "m", Some("1.0.0"), Group::None);
+    let found = dubbo(&routes, "org.T", "m", Some("1.0.0"), Attached::None);
     assert_eq!(found, DubboRoute::To(ClusterId(2)), "version before method alone");
 }
 
@@ -541,6 +626,8 @@ mod reference {
             matching.service.is_none()
                 && matching.group.is_none()
                 && matching.version.is_none()
+                && matching.tag.is_none()
+                && matching.attachments.is_empty()
                 && matching.host.as_ref().is_none_or(|wanted| host_fits(wanted, request.host))
                 && matching.path.as_ref().is_none_or(|wanted| path_fits(wanted, request.segments))
                 && fits(&matching.method, request.method)
@@ -549,16 +636,28 @@ mod reference {
         })
     }
 
-    pub fn dubbo(list: &[Route], service: &str, group: &str, version: &str, method: &str) -> Option<u32> {
+    pub struct Call<'a> {
+        pub service: &'a str,
+        pub group: &'a str,
+        pub version: &'a str,
+        pub method: &'a str,
+        pub tag: &'a str,
+        pub attachments: &'a [(&'a str, &'a str)],
+    }
+
+    pub fn dubbo(list: &[Route], call: &Call<'_>) -> Option<u32> {
+        let attachments: Vec<_> = call.attachments.iter().map(|(name, value)| (name.to_string(), *value)).collect();
         best(list, |matching| {
             matching.host.is_none()
                 && matching.path.is_none()
                 && matching.headers.is_empty()
                 && matching.query.is_empty()
-                && fits(&matching.service, service)
-                && fits(&matching.group, group)
-                && fits(&matching.version, version)
-                && fits(&matching.method, method)
+                && fits(&matching.service, call.service)
+                && fits(&matching.group, call.group)
+                && fits(&matching.version, call.version)
+                && fits(&matching.method, call.method)
+                && fits(&matching.tag, call.tag)
+                && matching.attachments.iter().all(|condition| holds(condition, &attachments))
         })
     }
 }
@@ -594,9 +693,11 @@ fn any_route() -> impl Strategy<Value = RouteMatch> {
         pattern(&["GET", "G*", "*T", "*", "m"]),
         conditions(&["h", "!h", "h=1", "!h=1", "h^1", "!h~[0-9]*", "i"]),
         conditions(&["q", "!q", "q=1", "q=", "!q^1", "Q"]),
+        pattern(&["t", "t*", "*", ""]),
+        conditions(&["a", "!a", "a=1", "!a=1", "a^1", "!a~[0-9]*", "A"]),
         any::<bool>(),
     )
-        .prop_map(|(host, path, service, group, version, method, headers, query, is_http)| {
+        .prop_map(|(host, path, service, group, version, method, headers, query, tag, attachments, is_http)| {
             // Routes that no call matches would be most of them otherwise.
             let (http, dubbo) = (is_http.then_some(()), (!is_http).then_some(()));
             RouteMatch {
@@ -608,6 +709,8 @@ fn any_route() -> impl Strategy<Value = RouteMatch> {
                 method,
                 headers: http.map(|()| headers).unwrap_or_default(),
                 query: http.map(|()| query).unwrap_or_default(),
+                tag: dubbo.and(tag),
+                attachments: dubbo.map(|()| attachments).unwrap_or_default(),
             }
         })
 }
@@ -629,6 +732,10 @@ proptest! {
         service in proptest::sample::select(&["S", "T", "ST", "U"][..]),
         group in proptest::sample::select(&["", "g", "g1"][..]),
         version in proptest::sample::select(&["", "1"][..]),
+        tag in proptest::sample::select(&["", "t", "t1"][..]),
+        attachments in proptest::collection::vec(
+            (proptest::sample::select(&["a", "A", "b"][..]), proptest::sample::select(&["1", "12", "", "a"][..])), 0..3),
+        told in any::<[bool; 3]>(),
     ) {
         let list: Vec<Route> = matches
             .into_iter()
@@ -655,13 +762,20 @@ proptest! {
             prop_assert_eq!(found, Some(cluster.0));
         }
 
-        let expected = reference::dubbo(&list, service, group, version, method)
-            .map_or(DubboRoute::NoRoute, |at| DubboRoute::To(ClusterId(at)));
-        let known = if group.is_empty() { Group::None } else { Group::Is(group.as_bytes()) };
-        prop_assert_eq!(dubbo(&routes, service, method, Some(version), known), expected);
-        // An answer without the group must be the answer with it.
-        let early = dubbo(&routes, service, method, Some(version), Group::Unknown);
-        if early != DubboRoute::NeedsGroup {
+        let call = reference::Call { service, group, version, method, tag, attachments: &attachments };
+        let expected =
+            reference::dubbo(&list, &call).map_or(DubboRoute::NoRoute, |at| DubboRoute::To(ClusterId(at)));
+        let attached = |text: &'static str| if text.is_empty() { Attached::None } else { Attached::Is(text.as_bytes()) };
+        let all = Attachments(&attachments);
+        let look_up = |told: [bool; 3]| {
+            let tell = |told, text| if told { attached(text) } else { Attached::Unknown };
+            let fields = told[2].then_some(&all as &dyn Fields);
+            dubbo_with(&routes, service, method, Some(version), [tell(told[0], group), tell(told[1], tag)], fields)
+        };
+        prop_assert_eq!(look_up([true; 3]), expected);
+        // An answer that comes before all is known must be the answer with all of it.
+        let early = look_up(told);
+        if early != DubboRoute::NeedsAttachments {
             prop_assert_eq!(early, expected);
         }
     }

@@ -93,22 +93,27 @@ pub fn service_version<'a>(peek: &'a Peek, body: &'a [u8]) -> Option<&'a [u8]> {
 /// # Errors
 /// See [`attachments`].
 pub fn attachment(serialization: u8, body: &[u8], peek: &Peek, key: &str) -> Result<Option<Span>, SkipError> {
-    attachments(serialization, body, peek, [key]).map(|[value]| value)
+    let mut value = [None];
+    attachments(serialization, body, peek, &[key], &mut value)?;
+    Ok(value[0])
 }
 
 /// Looks for several attachments in one walk over the arguments of a whole body.
 ///
-/// Gives the ranges of their values, UTF-8 as it lies; `None` for what is absent, null, or no text. Of a key that comes
-/// twice the last one counts, as it does when Java reads the map.
+/// Puts the ranges of their values, UTF-8 as it lies, to the places of their keys; `None` for what is absent, null, or no
+/// text. Of a key that comes twice the last one counts, as it does when Java reads the map. Every key of the map is compared
+/// with all of `keys`, so there should be few.
 ///
 /// # Errors
 /// An argument or the map is malformed or beyond the limits, or the serialization is not read here.
-pub fn attachments<const N: usize>(
+pub fn attachments<K: AsRef<str>>(
     serialization: u8,
     body: &[u8],
     peek: &Peek,
-    keys: [&str; N],
-) -> Result<[Option<Span>; N], SkipError> {
+    keys: &[K],
+    values: &mut [Option<Span>],
+) -> Result<(), SkipError> {
+    values.fill(None);
     let count = argument_count(peek.descriptor.of(peek.texts(body)))?;
     let mut cursor = Cursor::new(body, peek.arguments_at);
     match serialization {
@@ -117,13 +122,13 @@ pub fn attachments<const N: usize>(
             for index in 0..count {
                 walker.skip(&mut cursor).map_err(|flaw| SkipError::Argument { index, flaw })?;
             }
-            hessian_attachments(body, cursor, &mut walker, keys)
+            hessian_attachments(body, cursor, &mut walker, keys, values)
         }
         FASTJSON2 => {
             for index in 0..count {
                 jsonb::field(&mut cursor).map_err(|flaw| SkipError::Argument { index, flaw })?;
             }
-            jsonb_attachments(body, cursor, keys)
+            jsonb_attachments(body, cursor, keys, values)
         }
         other => return Err(SkipError::UnknownSerialization(other)),
     }
@@ -233,17 +238,17 @@ fn argument_count(descriptor: &[u8]) -> Result<u32, SkipError> {
     Ok(count)
 }
 
-fn hessian_attachments<const N: usize>(
+fn hessian_attachments<K: AsRef<str>>(
     body: &[u8],
     mut cursor: Cursor<'_>,
     walker: &mut Walker,
-    keys: [&str; N],
-) -> Result<[Option<Span>; N], Flaw> {
+    keys: &[K],
+    values: &mut [Option<Span>],
+) -> Result<(), Flaw> {
     let cursor = &mut cursor;
-    let mut values = [None; N];
     let at = cursor.at();
     match cursor.byte()? {
-        hessian::NULL => return Ok(values),
+        hessian::NULL => return Ok(()),
         hessian::UNTYPED_MAP => {}
         hessian::TYPED_MAP => hessian::type_name(cursor)?,
         tag => {
@@ -256,7 +261,7 @@ fn hessian_attachments<const N: usize>(
         if hessian::is_text(cursor.peek()?) {
             let at = cursor.at();
             match hessian::text(cursor)? {
-                Text::Whole(key) => wanted = keys.iter().position(|k| k.as_bytes() == key.of(body)),
+                Text::Whole(key) => wanted = keys.iter().position(|k| k.as_ref().as_bytes() == key.of(body)),
                 Text::Chunked => return Err(Flaw::Chunked { at }),
                 Text::Null => {}
             }
@@ -274,23 +279,23 @@ fn hessian_attachments<const N: usize>(
             None => walker.skip(cursor)?,
         }
     }
-    Ok(values)
+    Ok(())
 }
 
-fn jsonb_attachments<const N: usize>(
+fn jsonb_attachments<K: AsRef<str>>(
     body: &[u8],
     mut cursor: Cursor<'_>,
-    keys: [&str; N],
-) -> Result<[Option<Span>; N], Flaw> {
-    let mut values = [None; N];
+    keys: &[K],
+    values: &mut [Option<Span>],
+) -> Result<(), Flaw> {
     let Some(mut entries) = jsonb_walker::Entries::open(jsonb::field(&mut cursor)?)? else {
-        return Ok(values);
+        return Ok(());
     };
     while let Some(Entry { key, value }) = entries.next()? {
-        let says = |wanted: &&str| key.is_some_and(|key| key.says(body, wanted));
+        let says = |wanted: &K| key.is_some_and(|key| key.says(body, wanted.as_ref()));
         if let Some(index) = keys.iter().position(says) {
             values[index] = value.map(|text| text.comparable(body)).transpose()?;
         }
     }
-    Ok(values)
+    Ok(())
 }

@@ -65,6 +65,8 @@ pub struct Invocation<'a> {
     pub argument: Option<&'a [u8]>,
     /// How long the caller will wait, in milliseconds.
     pub timeout_ms: Option<u32>,
+    /// Further attachments: names and texts.
+    pub attachments: &'a [(&'a str, &'a str)],
 }
 
 /// Writes a request, with the attachments that Dubbo Java sends. Serializations other than hessian2 and fastjson2
@@ -93,7 +95,7 @@ pub fn write_request(out: &mut Vec<u8>, id: u64, two_way: bool, serialization: u
             ("group", invocation.group),
         ];
         let given = entries.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        write_map(out, serialization, given);
+        write_map(out, serialization, given.chain(invocation.attachments.iter().copied()));
     });
 }
 

@@ -22,7 +22,8 @@ fn read_all(bytes: &[u8]) {
             for span in [peek.dubbo_version, peek.path, peek.method, peek.descriptor] {
                 assert!(span.start <= span.end && span.end as usize <= peek.texts(bytes).len());
             }
-            if let Ok(values) = attachments(serialization, bytes, &peek, ["group", "a"]) {
+            let mut values = [None; 2];
+            if attachments(serialization, bytes, &peek, &["group", "a"], &mut values).is_ok() {
                 values.into_iter().flatten().for_each(lies_inside);
             }
             if let Ok(argument) = first_argument(serialization, bytes, &peek) {

@@ -73,8 +73,9 @@ fn walk(body: &[u8], count: usize) -> (Vec<u32>, Option<[Option<String>; 2]>) {
     let mut walker = Walker::new();
     let mut ends: Vec<_> = (0..count).map_while(|_| walker.skip(&mut cursor).ok().map(|()| cursor.at())).collect();
     ends.resize(count, 0);
-    let values = attachments(HESSIAN2, body, &peek, KEYS).ok();
-    (ends, values.map(|values| values.map(|value| value.map(|span| decode_text(span.of(body).to_vec())))))
+    let mut values = [None; KEYS.len()];
+    let are_read = attachments(HESSIAN2, body, &peek, &KEYS, &mut values).is_ok();
+    (ends, are_read.then(|| values.map(|value: Option<Span>| value.map(|span| decode_text(span.of(body).to_vec())))))
 }
 
 #[test]

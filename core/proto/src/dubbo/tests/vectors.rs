@@ -158,7 +158,8 @@ fn check_call(name: &str, header: &FrameHeader, body: &[u8], call: &Call) {
     assert_eq!(peek.version.is_none(), name == "REQ_H2_NULLVER");
 
     let keys = ["group", "path", "timeout", "absent"];
-    let values = attachments(header.serialization, body, &peek, keys).expect(name);
+    let mut values = [None; 4];
+    attachments(header.serialization, body, &peek, &keys, &mut values).expect(name);
     let values = values.map(|value| value.map(said));
     let expected = [call.group, Some("com.demo.GreetService"), Some("1000"), None];
     assert_eq!(values, expected, "{name}");
@@ -201,7 +202,8 @@ fn check_captured(name: &str, header: &FrameHeader, body: &[u8], (method, descri
     assert_eq!(said(peek.method), method, "{name}");
     assert_eq!(said(peek.descriptor), descriptor, "{name}");
     let keys = ["group", "interface", "remote.application"];
-    let values = attachments(header.serialization, body, &peek, keys).expect(name);
+    let mut values = [None; 3];
+    attachments(header.serialization, body, &peek, &keys, &mut values).expect(name);
     let expected = ["g1", "com.demo.GreetService", "caller"].map(Some);
     assert_eq!(values.map(|value| value.map(said)), expected, "{name}");
     let argument = first_argument(header.serialization, body, &peek).expect(name);
@@ -284,6 +286,7 @@ fn what_shmesh_writes_is_what_java_writes() {
         method: "sayHello",
         argument: Some(b"shmesh"),
         timeout_ms: Some(1000),
+        attachments: &[],
     };
     let plain = Invocation { version: None, group: None, ..greet };
     let request = |name| vector(name).header();

@@ -268,6 +268,7 @@ proptest! {
             method: &method,
             argument: argument.as_deref(),
             timeout_ms: None,
+            attachments: &[],
         };
         let mut frame = Vec::new();
         write_request(&mut frame, 7, true, serialization, &invocation);

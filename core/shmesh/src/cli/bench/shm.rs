@@ -101,6 +101,7 @@ impl Caller {
                 method: &target.method,
                 group: target.group.as_deref(),
                 version: target.version.as_deref(),
+                tag: None,
             }
             .encode(&mut key),
             Callee::Raw { cluster } => key.extend_from_slice(cluster.as_bytes()),

@@ -36,7 +36,7 @@ pub fn exchange(args: &CallArgs, interface: &str, method: &str) -> Result<(), St
     let (header, body) = match &args.via {
         Address::Shm(socket) => {
             let (group, version) = (args.group.as_deref(), args.version.as_deref());
-            let key = DubboKey { service: interface, method, group, version };
+            let key = DubboKey { service: interface, method, group, version, tag: None };
             over_shm(socket, Request::dubbo(key, &frame))?
         }
         via => over_stream(&mut connect(via)?, &frame)?,
