@@ -179,6 +179,8 @@ pub(crate) struct ClusterEntry {
     pub lenient: Key<Vec<At<Flaw>>>,
     /// Dubbo: each consumer's connection has connections to providers of its own, which carry callbacks. Default: false.
     pub connection_pool_per_downstream_connection: Key<bool>,
+    /// Whether Dubbo endpoints, other sidecars of shmesh, are offered a call's routing key in front of its body. Default: false.
+    pub dubbo_extension: Key<bool>,
     /// How long a connection may take to be made. Default: `timeouts.connect`.
     pub connect_timeout: Key<Interval>,
     /// How long the first byte of an answer may take. Default: `timeouts.first_byte`.

@@ -117,6 +117,8 @@ pub struct Dubbo {
     pub body: Chunks,
     /// Its place among those that wait for their turn on a provider's connection.
     pub turn: Option<Ticket>,
+    /// What the next sidecar is told in front of the body; empty where the cluster does not want it.
+    pub told: Slice,
     /// What it counts for the app that sent it, if that is long.
     pub held: Option<Held>,
 }

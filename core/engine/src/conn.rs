@@ -7,6 +7,7 @@ use shmesh_policy::Turns;
 use shmesh_proto::http1::BodyReader;
 
 use crate::call::{Call, Peer};
+use crate::dubbo_extension::Agreement;
 use crate::dubbo_own::Own;
 use crate::frame::FrameReader;
 use crate::lane::SlotRef;
@@ -141,6 +142,8 @@ pub struct DubboDown {
     pub waiting: u32,
     /// Connections to providers that nobody else uses.
     pub own: Own,
+    /// It has offered extended requests.
+    pub extended: bool,
 }
 
 /// A Dubbo provider's connection; carries many calls.
@@ -158,6 +161,8 @@ pub struct DubboUp {
     pub waiting: u32,
     /// The provider asked for no new calls.
     pub readonly: bool,
+    /// Whether requests may be extended.
+    pub agreement: Agreement,
     /// When it last sent anything.
     pub heard: Nanos,
 }

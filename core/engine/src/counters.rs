@@ -88,12 +88,16 @@ worker_counters! {
     dubbo_malformed => "shmesh_dubbo_malformed_total";
     /// Dubbo heartbeats answered.
     heartbeats => "shmesh_dubbo_heartbeats_total";
-    /// Dubbo requests that were routed, by the dearest source of what decided: record, strings, skipper.
+    /// Dubbo requests that were routed, by the dearest source of what decided: record, extension, strings, skipper.
     dubbo_keys_of_record => "shmesh_dubbo_key_source_total" { source = "record" };
-    /// Dubbo requests that were routed, by the dearest source of what decided: record, strings, skipper.
+    /// Dubbo requests that were routed, by the dearest source of what decided: record, extension, strings, skipper.
+    dubbo_keys_of_extension => "shmesh_dubbo_key_source_total" { source = "extension" };
+    /// Dubbo requests that were routed, by the dearest source of what decided: record, extension, strings, skipper.
     dubbo_keys_of_strings => "shmesh_dubbo_key_source_total" { source = "strings" };
-    /// Dubbo requests that were routed, by the dearest source of what decided: record, strings, skipper.
+    /// Dubbo requests that were routed, by the dearest source of what decided: record, extension, strings, skipper.
     dubbo_keys_of_skipper => "shmesh_dubbo_key_source_total" { source = "skipper" };
+    /// Dubbo requests whose strings were read, as the worker had not seen these lately.
+    dubbo_fronts_read => "shmesh_dubbo_strings_read_total";
     /// Answers that came after their call was over, and were dropped.
     late_answers => "shmesh_late_answers_total";
     /// Calls over shared memory that the app withdrew before they were forwarded.

@@ -8,6 +8,7 @@ use shmesh_shm::{CallState, LaneEnd};
 
 use crate::call::{Call, Failure, Kind, Peer};
 use crate::conn::{Conn, DubboUp, HttpUp, Pipe, RawUp, Role};
+use crate::dubbo_extension::Agreement;
 use crate::frame::FrameReader;
 use crate::lane::{Lane, SlotRef};
 use crate::resolve::{Answer, NAMES_MAX, Question, TTL, TTL_NEGATIVE};
@@ -303,6 +304,7 @@ impl<D: Driver> Worker<D> {
             turns: Turns::default(),
             waiting: 0,
             readonly: false,
+            agreement: Agreement::default(),
             heard: self.driver.now(),
         });
         let Some(conn) = self.connect(key, address, role) else { return };

@@ -5,11 +5,13 @@
 
 use shmesh_io::{Chunk, Chunks, Driver, Slice};
 use shmesh_proto::dubbo::{
-    Event, FrameError, FrameHeader, event, status, write_error, write_heartbeat_reply,
+    Event, FrameError, FrameHeader, event, is_of_extension_offer, status, write_error, write_extension_answer,
+    write_heartbeat_reply,
 };
 
 use crate::call::{Call, Dubbo, Failure, Kind, Peer};
 use crate::conn::{Conn, Finish, Role};
+use crate::dubbo_route::Routed;
 use crate::frame::Frame;
 use crate::lane::{First, SlotRef};
 use crate::slab::Key;
@@ -58,17 +60,17 @@ impl<D: Driver> Worker<D> {
     }
 
     fn dubbo_frame_down(&mut self, key: Key<Conn>, frame: Frame) {
-        let header = frame.header;
+        let Frame { mut header, body: mut request } = frame;
         if header.event {
-            self.dubbo_event(key, &header, frame.body.as_slice());
+            self.dubbo_event(key, &header, request.as_slice());
             return;
         }
         if !header.request {
-            self.dubbo_callback_answer(key, frame);
+            self.dubbo_callback_answer(key, Frame { header, body: request });
             return;
         }
         let Some(Conn { role: Role::DubboDown(down), .. }) = self.conns.get_mut(key) else { return };
-        let listener = down.listener;
+        let (listener, extended) = (down.listener, down.extended);
         if header.two_way {
             if down.waiting >= self.snapshot.limits.calls_per_connection {
                 self.dubbo_answer_error(key, &header, status::SERVER_ERROR, Failure::Overloaded.sentence());
@@ -77,8 +79,8 @@ impl<D: Driver> Worker<D> {
             down.waiting += 1;
         }
         let mut body = self.spare_chunks();
-        let routed = self.dubbo_route(&header, frame.body.as_slice());
-        body.push(Chunk::Private(frame.body));
+        let routed = self.dubbo_route(extended, &mut header, &mut request);
+        body.push(Chunk::Private(request));
         self.dubbo_call(Peer::Conn(key), listener, header, body, routed);
     }
 
@@ -89,10 +91,11 @@ impl<D: Driver> Worker<D> {
         listener: u16,
         header: FrameHeader,
         body: Chunks,
-        routed: Result<u32, Failure>,
+        routed: Result<Routed, Failure>,
     ) {
-        let call = self.new_dubbo(origin, listener, header, body, routed.unwrap_or(u32::MAX));
-        self.dubbo_go(call, routed.err());
+        let (routed, failure) = Routed::or_nowhere(routed);
+        let call = self.new_dubbo(origin, listener, header, body, routed);
+        self.dubbo_go(call, failure);
     }
 
     pub(crate) fn new_dubbo(
@@ -101,9 +104,9 @@ impl<D: Driver> Worker<D> {
         listener: u16,
         header: FrameHeader,
         body: Chunks,
-        cluster: u32,
+        Routed { cluster, told }: Routed,
     ) -> Key<Call> {
-        self.new_call(origin, listener, cluster, Kind::Dubbo(Dubbo { header, body, turn: None, held: None }))
+        self.new_call(origin, listener, cluster, Kind::Dubbo(Dubbo { header, body, told, turn: None, held: None }))
     }
 
     /// Sends a call on its way, or answers in its place.
@@ -125,13 +128,20 @@ impl<D: Driver> Worker<D> {
             Event::Heartbeat if header.request && header.two_way => {
                 self.counters.heartbeats.add(1);
                 self.scratch.clear();
-                write_heartbeat_reply(&mut self.scratch, header);
+                match self.conns.get_mut(key).map(|conn| &mut conn.role) {
+                    Some(Role::DubboDown(down)) if is_of_extension_offer(header) => {
+                        down.extended = true;
+                        write_extension_answer(&mut self.scratch, header);
+                    }
+                    _ => write_heartbeat_reply(&mut self.scratch, header),
+                }
                 let reply = self.driver.pool().append(&self.scratch);
                 if let Some(conn) = self.conns.get_mut(key) {
                     conn.out.push(reply);
                 }
                 self.touch_conn(key);
             }
+            Event::Heartbeat if !header.request => self.dubbo_extension_answered(key, header, body),
             Event::ReadOnly => self.dubbo_readonly(key, true),
             Event::Writeable => self.dubbo_readonly(key, false),
             Event::Heartbeat | Event::Other => {}

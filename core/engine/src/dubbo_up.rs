@@ -1,7 +1,7 @@
 //! Dubbo providers: requests to them in turn, what they send, and what becomes of calls when a connection ends.
 
 use shmesh_io::{Chunk, Driver, Slice};
-use shmesh_proto::dubbo::{Event, serialization, status, write_event};
+use shmesh_proto::dubbo::{Event, serialization, status, write_event, write_extension_offer};
 use shmesh_shm::{Protocol, TOTAL_UNKNOWN};
 
 use crate::call::{Call, Failure, Kind, Peer};
@@ -65,12 +65,19 @@ impl<D: Driver> Worker<D> {
         let Some(call) = self.calls.get_mut(key) else { return };
         let Kind::Dubbo(dubbo) = &mut call.kind else { return };
         let Some(conn) = self.conns.get_mut(conn_key) else { return };
+        let Role::DubboUp(up) = &mut conn.role else { return };
         call.forwarded = true;
         dubbo.turn = None;
         let mut header = dubbo.header;
         header.id = key.to_bits();
         let mut body = std::mem::take(&mut dubbo.body);
-        conn.out.push(self.driver.pool().append(&header.encode()));
+        if up.agreement.wants_offer(&dubbo.told) {
+            self.scratch.clear();
+            write_extension_offer(&mut self.scratch);
+            conn.out.push(self.driver.pool().append(&self.scratch));
+        }
+        up.agreement.write_header(&mut self.scratch, header, &dubbo.told, self.snapshot.limits.dubbo_body_bytes);
+        conn.out.push(self.driver.pool().append(&self.scratch));
         conn.out.append(&mut body);
         self.keep_chunks(body);
         if !header.two_way {

@@ -60,9 +60,13 @@ impl<D: Driver> Worker<D> {
                 head_started: false,
                 served: false,
             }),
-            Protocol::Dubbo => {
-                Role::DubboDown(DubboDown { listener, frames: FrameReader::default(), waiting: 0, own: Own::default() })
-            }
+            Protocol::Dubbo => Role::DubboDown(DubboDown {
+                listener,
+                frames: FrameReader::default(),
+                waiting: 0,
+                extended: false,
+                own: Own::default(),
+            }),
             Protocol::Raw => Role::RawDown(RawDown { call: None }),
         };
         self.downstreams += 1;

@@ -9,7 +9,7 @@ use shmesh_shm::{
 
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::Pipe;
-use crate::dubbo_route::peek_agreeing;
+use crate::dubbo_route::{Routed, agreeing};
 use crate::egress::TURN_BYTES;
 use crate::lane::{Lane, Partial, SlotRef, Terms, User};
 use crate::quota::Quota;
@@ -357,16 +357,21 @@ impl<D: Driver> Worker<D> {
                     let is_announced = body.len() == parsed.body_len as usize
                         && parsed.two_way != one_way
                         && key.protocol == Protocol::Dubbo2;
-                    match peek_agreeing(key, parsed.serialization, body).filter(|_| is_announced) {
+                    match agreeing(&mut self.fronts, &self.counters, key, parsed.serialization, body)
+                        .filter(|_| is_announced)
+                    {
                         None => Err(Failure::MalformedRequest),
                         Some(peek) => match key.asks_frame() {
                             Some(asked) => {
                                 self.counters.dubbo_keys_of_skipper.add(1);
-                                self.attachments.route(&snapshot, parsed.serialization, body, &peek, asked)
+                                self.attachments.route(&snapshot, parsed.serialization, body, peek, asked)
                             }
                             None => {
                                 self.counters.dubbo_keys_of_record.add(1);
-                                cluster.ok_or(Failure::NoRoute)
+                                cluster.ok_or(Failure::NoRoute).map(|cluster| match key.said_of_dubbo() {
+                                    Some(key) => Routed::to(&snapshot, cluster, parsed.serialization, &key),
+                                    None => Routed { cluster, told: Slice::empty() },
+                                })
                             }
                         },
                     }
@@ -389,7 +394,8 @@ impl<D: Driver> Worker<D> {
         frame.advance(HEADER_LEN);
         let mut body = self.spare_chunks();
         body.push(Chunk::Private(frame));
-        let call = self.new_dubbo(Peer::Slot(at), listener, header, body, routed.unwrap_or(u32::MAX));
+        let (routed, failure) = Routed::or_nowhere(routed);
+        let call = self.new_dubbo(Peer::Slot(at), listener, header, body, routed);
         self.occupy(at, User::Call(call));
         if let Some(state) = self.calls.get_mut(call) {
             state.hard_deadline = state.hard_deadline.min(hard_deadline);
@@ -397,7 +403,7 @@ impl<D: Driver> Worker<D> {
                 dubbo.held = held;
             }
         }
-        self.dubbo_go(call, routed.err());
+        self.dubbo_go(call, failure);
         Ok(())
     }
 

@@ -85,7 +85,12 @@ impl RouteKey {
 
     /// What the key says of a Dubbo call, if that is not enough to say where it goes; after [`RouteKey::cluster`].
     pub fn asks_frame(&self) -> Option<DubboKey<'_>> {
-        self.key.dubbo().filter(|_| self.asks_frame)
+        self.said_of_dubbo().filter(|_| self.asks_frame)
+    }
+
+    /// What the key says of a Dubbo call.
+    pub fn said_of_dubbo(&self) -> Option<DubboKey<'_>> {
+        self.key.dubbo()
     }
 
     /// The cluster that takes all calls that an app takes for alike (spec/shm-v1.md §6, LOOKUP): of HTTP those with this
@@ -218,11 +223,7 @@ impl KeyText {
             method,
             version: version.as_deref(),
             group: group.as_deref().map_or(Attached::None, Attached::Is),
-            tag: match tag.as_deref() {
-                None => Attached::Unknown,
-                Some(b"") => Attached::None,
-                Some(tag) => Attached::Is(tag),
-            },
+            tag: tag.as_deref().map_or(Attached::Unknown, Attached::of),
             attachments: None,
         })
     }

@@ -21,6 +21,7 @@ use crate::counters::{CallCounters, WorkerCounters};
 use crate::date::DateNow;
 use crate::dubbo_route::Attachments;
 use crate::idle::Idle;
+use crate::known_front::KnownFronts;
 use crate::lane::Lane;
 use crate::mailbox::{Mail, Postbox};
 use crate::relay::Taken;
@@ -116,6 +117,7 @@ pub struct Worker<D: Driver> {
 
     // Scratch, kept so that a turn allocates nothing.
     pub(crate) scratch: Vec<u8>,
+    pub(crate) fronts: KnownFronts,
     pub(crate) attachments: Attachments,
     pub(crate) head_bytes: Vec<u8>,
     pub(crate) drained: Vec<crate::lane::SlotRef>,
@@ -194,6 +196,7 @@ impl<D: Driver> Worker<D> {
             stages,
             date: DateNow::default(),
             scratch: Vec::new(),
+            fronts: KnownFronts::default(),
             attachments: Attachments::default(),
             head_bytes: Vec::new(),
             drained: Vec::new(),

@@ -125,6 +125,13 @@ pub enum Attached<'a> {
     Is(&'a [u8]),
 }
 
+impl<'a> Attached<'a> {
+    /// What is known of a value that was found; an empty one is none.
+    pub fn of(value: &'a [u8]) -> Attached<'a> {
+        if value.is_empty() { Attached::None } else { Attached::Is(value) }
+    }
+}
+
 /// Where a Dubbo call goes.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum DubboRoute {

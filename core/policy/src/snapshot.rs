@@ -186,6 +186,8 @@ pub struct Cluster {
     pub lenient: Lenient,
     /// Each Dubbo consumer's connection has connections to providers of its own, which carry callbacks.
     pub connection_pool_per_downstream_connection: bool,
+    /// Dubbo: endpoints are offered the routing key in front of the body (docs/spec/dubbo-ext-v1.md).
+    pub dubbo_extension: bool,
     /// How long a connection may take to be made; the effective value (own setting, or else [`Timeouts::connect`]).
     pub connect_timeout: Duration,
     /// How long the first byte of an answer may take, from the end of the request's head; the effective value
@@ -206,6 +208,7 @@ impl Cluster {
             connect_ports: Vec::new(),
             lenient: Lenient::default(),
             connection_pool_per_downstream_connection: false,
+            dubbo_extension: false,
             connect_timeout: timeouts.connect,
             first_byte_timeout: timeouts.first_byte,
             request_timeout: timeouts.request,

@@ -22,6 +22,7 @@ on_each_driver!(
     the_group_decides_where_a_call_goes,
     version_and_method_decide_where_a_call_goes,
     tag_and_attachments_decide_where_a_call_goes,
+    a_service_seen_before_is_looked_up,
 );
 
 fn two_way_calls_are_answered_under_their_own_ids(driver: Driver) {
@@ -326,7 +327,31 @@ clusters:
     assert_eq!((key_source(&sidecar, "skipper"), key_source(&sidecar, "strings")), (18.0, 1.0));
 }
 
-fn key_source(sidecar: &Sidecar, source: &str) -> f64 {
+fn a_service_seen_before_is_looked_up(driver: Driver) {
+    let service = echo_provider();
+    let words = [("up", &*service.endpoint), ("patience", "15s")];
+    let sidecar = Sidecar::start_with(driver, super::CONFIG, &words, &["--workers", "1"]);
+    let mut wires = [sidecar.connect("rpc"), sidecar.connect("rpc")];
+    for round in 0..10 {
+        for wire in &mut wires {
+            for serialization in [serialization::HESSIAN2, serialization::FASTJSON2] {
+                for method in ["sayHello", "sayBye"] {
+                    let call = Invocation { method, ..invocation("a") };
+                    assert_eq!(ask(wire, &request(round, true, serialization, &call)).value(), "a");
+                }
+            }
+        }
+    }
+    assert_eq!(key_source(&sidecar, "strings"), 80.0);
+    assert_eq!(sidecar.metric("shmesh_dubbo_strings_read_total"), 4.0, "each once");
+    let nowhere = Invocation { path: "com.demo.Nowhere", ..invocation("a") };
+    for _ in 0..2 {
+        assert_eq!(ask(&mut wires[0], &request(1, true, serialization::HESSIAN2, &nowhere)).error().0, 60);
+    }
+    assert_eq!(sidecar.metric("shmesh_dubbo_strings_read_total"), 5.0);
+}
+
+pub(super) fn key_source(sidecar: &Sidecar, source: &str) -> f64 {
     sidecar.metric(&format!("shmesh_dubbo_key_source_total{{source=\"{source}\"}}"))
 }
 

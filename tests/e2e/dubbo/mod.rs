@@ -1,6 +1,7 @@
 //! Dubbo2: consumers and providers of the tests speak with shmesh's own codec, which is held to Dubbo's by golden vectors.
 
 mod calls;
+mod extension;
 mod failures;
 mod own_connections;
 mod serializations;

@@ -52,6 +52,7 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
             connect_ports,
             lenient,
             connection_pool_per_downstream_connection: per_connection.is_some(),
+            dubbo_extension: entry.dubbo_extension.0.is_some_and(|extension| extension.value),
             connect_timeout: connect_timeout.unwrap_or(timeouts.connect),
             first_byte_timeout: first_byte_timeout.unwrap_or(timeouts.first_byte),
             request_timeout: request_timeout.unwrap_or(timeouts.request),

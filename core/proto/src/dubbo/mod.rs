@@ -10,6 +10,7 @@
 
 mod cursor;
 mod event;
+mod extension;
 mod flaw;
 mod header;
 mod hessian;
@@ -25,6 +26,10 @@ mod write;
 mod tests;
 
 pub use event::{Event, event};
+pub use extension::{
+    EXTENSION_BYTES_MAX, EXTENSION_VERSION, Extension, ExtensionError, ExtensionWriter, Said, agrees_to_extension,
+    is_of_extension_offer, write_extension_answer, write_extension_offer,
+};
 pub use flaw::{Flaw, PeekError, ReplyError, SkipError};
 pub use header::{DEFAULT_MAX_BODY, FrameError, FrameHeader, HEADER_LEN, ID_AT, MAGIC};
 pub use hessian_walker::{CLASS_DEFS_MAX, DEPTH_MAX, FIELDS_MAX};

@@ -41,6 +41,12 @@ impl Peek {
     pub fn texts<'a>(&'a self, body: &'a [u8]) -> &'a [u8] {
         if self.decoded.is_empty() { body } else { &self.decoded }
     }
+
+    /// How many bytes of the body the strings take; `None` where the serialization writes them in a form of its own. Each
+    /// says where it ends, so any body that begins with these bytes is peeked in the same way.
+    pub fn front_len(&self) -> Option<usize> {
+        self.decoded.is_empty().then_some(self.arguments_at as usize)
+    }
 }
 
 /// The outcome of a peek.

@@ -116,7 +116,7 @@ pub fn write_null_response(out: &mut Vec<u8>, request: &FrameHeader) {
 }
 
 /// Writes a frame: its header, whose `body_len` is filled in, and what `body` writes.
-fn frame(out: &mut Vec<u8>, mut header: FrameHeader, body: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn frame(out: &mut Vec<u8>, mut header: FrameHeader, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend([0; HEADER_LEN]);
     body(out);

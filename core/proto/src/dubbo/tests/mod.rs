@@ -1,5 +1,6 @@
 //! Tests of the Dubbo2 codec.
 
+mod extension;
 mod hostile;
 mod oracle;
 mod strings;

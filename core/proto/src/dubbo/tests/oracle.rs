@@ -75,7 +75,7 @@ fn walk(body: &[u8], count: usize) -> (Vec<u32>, Option<[Option<String>; 2]>) {
     ends.resize(count, 0);
     let mut values = [None; KEYS.len()];
     let are_read = attachments(HESSIAN2, body, &peek, &KEYS, &mut values).is_ok();
-    (ends, are_read.then(|| values.map(|value: Option<Span>| value.map(|span| decode_text(span.of(body).to_vec())))))
+    (ends, are_read.then(|| values.map(|value| value.map(|span| decode_text(span.of(body).to_vec())))))
 }
 
 #[test]

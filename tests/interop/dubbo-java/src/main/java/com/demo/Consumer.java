@@ -1,5 +1,10 @@
 package com.demo;
 
+import java.io.DataInputStream;
+import java.io.IOException;
+import java.net.Socket;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Date;
@@ -42,12 +47,16 @@ public final class Consumer {
     private final GreetService greeter;
     private final String serialization;
     private final boolean callbacks;
+    private final String host;
+    private final int port;
     private int failures;
 
-    private Consumer(GreetService greeter, String serialization, boolean callbacks) {
+    private Consumer(GreetService greeter, String serialization, String host, int port, boolean callbacks) {
         this.greeter = greeter;
         this.serialization = serialization;
         this.callbacks = callbacks;
+        this.host = host;
+        this.port = port;
     }
 
     public static void main(String[] arguments) {
@@ -78,7 +87,7 @@ public final class Consumer {
                 .registry(new RegistryConfig("N/A"))
                 .reference(reference)
                 .start();
-        Consumer consumer = new Consumer(reference.get(), serialization, arguments.length > 3);
+        Consumer consumer = new Consumer(reference.get(), serialization, host, port, arguments.length > 3);
         consumer.run();
         DubboBootstrap.getInstance().stop();
         System.exit(consumer.failures == 0 ? 0 : 1);
@@ -98,6 +107,7 @@ public final class Consumer {
         check("2 MB of bytes", this::largeBytes);
         check("2 MB of text", () -> same("0123456789abcdef".repeat(LARGE_BYTES / 16)));
         check("2 MB of Chinese text", () -> same("一二三四五六七八".repeat(LARGE_BYTES / 24)));
+        check("an extended frame that nobody agreed to", this::stray);
         check("one-way calls", this::notes);
         if (callbacks) {
             check("callbacks", this::watch);
@@ -107,6 +117,41 @@ public final class Consumer {
             Thread.sleep(3 * HEARTBEAT_MS + HEARTBEAT_MS / 2);
             return same("still here");
         });
+    }
+
+    /**
+     * docs/spec/dubbo-ext-v1.md: what is answered is status 40 (Dubbo 3.2 and 3.3 answer nothing), and the connection goes on: a
+     * heartbeat behind it is answered.
+     */
+    private boolean stray() throws IOException {
+        byte[] body = "@\1\0\16\2\0\1\0\1S\2\0\1m\0052.0.2\1S\0050.0.0\1m\0N".getBytes(StandardCharsets.ISO_8859_1);
+        try (Socket socket = new Socket(host, port)) {
+            socket.setSoTimeout(20_000);
+            send(socket, (byte) 0xdf, 7, body);
+            send(socket, (byte) 0xe2, 8, new byte[] {'N'});
+            boolean holds = true;
+            ByteBuffer answer = receive(socket);
+            while (holds && answer.getLong(4) == 7) {
+                holds = (answer.get(2) & 0xe0) == 0 && answer.get(3) == 40;
+                answer = receive(socket);
+            }
+            return holds && (answer.get(2) & 0xe0) == 0x20 && answer.get(3) == 20 && answer.getLong(4) == 8;
+        }
+    }
+
+    private static void send(Socket socket, byte flags, long id, byte[] body) throws IOException {
+        ByteBuffer frame = ByteBuffer.allocate(16 + body.length);
+        frame.putShort((short) 0xdabb).put(flags).put((byte) 0).putLong(id).putInt(body.length).put(body);
+        socket.getOutputStream().write(frame.array());
+    }
+
+    /** The header of the next frame. */
+    private static ByteBuffer receive(Socket socket) throws IOException {
+        DataInputStream input = new DataInputStream(socket.getInputStream());
+        byte[] header = new byte[16];
+        input.readFully(header);
+        input.readFully(new byte[ByteBuffer.wrap(header).getInt(12)]);
+        return ByteBuffer.wrap(header);
     }
 
     private void check(String name, Callable<Boolean> holds) {
