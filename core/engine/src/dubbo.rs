@@ -60,13 +60,13 @@ impl<D: Driver> Worker<D> {
     }
 
     fn dubbo_frame_down(&mut self, key: Key<Conn>, frame: Frame) {
-        let Frame { mut header, body: mut request } = frame;
+        let mut header = frame.header;
         if header.event {
-            self.dubbo_event(key, &header, request.as_slice());
+            self.dubbo_event(key, &header, frame.body.as_slice());
             return;
         }
         if !header.request {
-            self.dubbo_callback_answer(key, Frame { header, body: request });
+            self.dubbo_callback_answer(key, frame);
             return;
         }
         let Some(Conn { role: Role::DubboDown(down), .. }) = self.conns.get_mut(key) else { return };
@@ -78,7 +78,7 @@ impl<D: Driver> Worker<D> {
             }
             down.waiting += 1;
         }
-        let mut body = self.spare_chunks();
+        let (mut body, mut request) = (self.spare_chunks(), frame.body);
         let routed = self.dubbo_route(extended, &mut header, &mut request);
         body.push(Chunk::Private(request));
         self.dubbo_call(Peer::Conn(key), listener, header, body, routed);
@@ -106,7 +106,8 @@ impl<D: Driver> Worker<D> {
         body: Chunks,
         Routed { cluster, told }: Routed,
     ) -> Key<Call> {
-        self.new_call(origin, listener, cluster, Kind::Dubbo(Dubbo { header, body, told, turn: None, held: None }))
+        let dubbo = Dubbo { header, body, told, turn: None, held: None };
+        self.new_call(origin, listener, cluster, Kind::Dubbo(dubbo))
     }
 
     /// Sends a call on its way, or answers in its place.

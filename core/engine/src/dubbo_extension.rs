@@ -38,7 +38,6 @@ impl Agreement {
             header.serialization = serialization::EXTENSION;
             header.body_len = len;
         }
-        out.clear();
         out.extend_from_slice(&header.encode());
         if extended {
             out.extend_from_slice(told.as_slice());

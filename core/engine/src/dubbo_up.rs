@@ -50,7 +50,7 @@ impl<D: Driver> Worker<D> {
         // It has a place among the calls and none in the kernel: whatever becomes of the connection, it did not run.
         call.forwarded = false;
         let sender = Sender::from(call.origin);
-        let cost = CALL_BYTES + dubbo.body.len_bytes() as u64;
+        let cost = CALL_BYTES + (dubbo.told.len() + dubbo.body.len_bytes()) as u64;
         if !up.turns.admits(sender, cost, bytes_max) {
             self.fail(key, Failure::Overloaded);
             return;
@@ -71,10 +71,9 @@ impl<D: Driver> Worker<D> {
         let mut header = dubbo.header;
         header.id = key.to_bits();
         let mut body = std::mem::take(&mut dubbo.body);
+        self.scratch.clear();
         if up.agreement.wants_offer(&dubbo.told) {
-            self.scratch.clear();
             write_extension_offer(&mut self.scratch);
-            conn.out.push(self.driver.pool().append(&self.scratch));
         }
         up.agreement.write_header(&mut self.scratch, header, &dubbo.told, self.snapshot.limits.dubbo_body_bytes);
         conn.out.push(self.driver.pool().append(&self.scratch));

@@ -60,13 +60,10 @@ impl<D: Driver> Worker<D> {
                 head_started: false,
                 served: false,
             }),
-            Protocol::Dubbo => Role::DubboDown(DubboDown {
-                listener,
-                frames: FrameReader::default(),
-                waiting: 0,
-                extended: false,
-                own: Own::default(),
-            }),
+            Protocol::Dubbo => {
+                let (frames, own) = (FrameReader::default(), Own::default());
+                Role::DubboDown(DubboDown { listener, frames, waiting: 0, extended: false, own })
+            }
             Protocol::Raw => Role::RawDown(RawDown { call: None }),
         };
         self.downstreams += 1;

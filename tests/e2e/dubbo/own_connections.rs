@@ -96,8 +96,13 @@ fn connections_are_made_and_closed_with_their_consumers(driver: Driver) {
     }
     assert_eq!(service.accepted(), 3);
     // Calls of lanes share one.
-    let key =
-        DubboKey { service: "com.demo.GreetService", method: "sayHello", group: Some("g1"), version: Some("1.0.0") };
+    let key = DubboKey {
+        service: "com.demo.GreetService",
+        method: "sayHello",
+        group: Some("g1"),
+        version: Some("1.0.0"),
+        tag: None,
+    };
     for id in 0..3 {
         let response = client.call(Request::dubbo(key, &call(id, "lane"))).expect("an answer");
         assert_eq!(Frame::parse(&response.body).value(), "lane");

@@ -81,7 +81,7 @@ impl OnLane {
     fn submit(&mut self, id: u64, frame: &[u8]) {
         let mut key = Vec::new();
         let service = "com.demo.GreetService";
-        DubboKey { service, method: "sayHello", group: Some("g1"), version: Some("1.0.0") }.encode(&mut key);
+        DubboKey { service, method: "sayHello", group: Some("g1"), version: Some("1.0.0"), tag: None }.encode(&mut key);
         let late = Instant::now() + PATIENCE;
         let call = loop {
             match self.lane.submit(&Call::new(Target::Key(Protocol::Dubbo2, &key), &[frame])) {

@@ -16,7 +16,8 @@ fuzz_target!(|input: &[u8]| {
     let Ok(PeekOutcome::Done(peek)) = peek_request(serialization, body, complete) else { return };
     let texts = peek.texts(body);
     let _ = (peek.path.of(texts), peek.method.of(texts), peek.descriptor.of(texts), service_version(&peek, body));
-    if let Ok(values) = attachments(serialization, body, &peek, ["group", "tag"]) {
+    let mut values = [None; 2];
+    if attachments(serialization, body, &peek, &["group", "tag"], &mut values).is_ok() {
         values.iter().flatten().for_each(|value| drop(value.of(body).to_vec()));
     }
     if let Ok(argument) = first_argument(serialization, body, &peek) {

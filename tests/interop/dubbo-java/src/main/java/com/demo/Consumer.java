@@ -46,17 +46,17 @@ public final class Consumer {
 
     private final GreetService greeter;
     private final String serialization;
-    private final boolean callbacks;
     private final String host;
     private final int port;
+    private final boolean callbacks;
     private int failures;
 
     private Consumer(GreetService greeter, String serialization, String host, int port, boolean callbacks) {
         this.greeter = greeter;
         this.serialization = serialization;
-        this.callbacks = callbacks;
         this.host = host;
         this.port = port;
+        this.callbacks = callbacks;
     }
 
     public static void main(String[] arguments) {
