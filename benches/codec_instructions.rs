@@ -11,8 +11,7 @@ use std::hint::black_box;
 use samples::{Frame, REQUEST_LONG, REQUEST_SHORT, RESPONSE_LONG, RESPONSE_SHORT, golden_requests, parse_header, peek};
 use shmesh_proto::dubbo::{self, HEADER_LEN, serialization};
 use shmesh_proto::http1::{
-    ConnectionOption, Framing, HeadLimits, RequestHead, RequestOut, ResponseHead, ResponseOut, Status, Version,
-    write_request, write_response,
+    Framing, HeadLimits, RequestHead, RequestOut, ResponseHead, ResponseOut, Status, write_request, write_response,
 };
 
 fn main() {
@@ -54,13 +53,13 @@ fn http1_call(
     request: (&mut RequestHead, &[u8], &mut Vec<u8>),
     response: (&mut ResponseHead, &[u8], &mut Vec<u8>),
 ) {
-    let (framing, connection) = (Framing::Length(64), ConnectionOption::KeepAlive);
+    let framing = Framing::Length(64);
     let (head, bytes, out) = request;
     assert_eq!(head.parse(black_box(bytes), limits), Ok(Status::Complete));
-    write_request(out, head, bytes, &RequestOut { framing, connection, host: None });
+    write_request(out, head, bytes, &RequestOut { framing, ..RequestOut::default() });
     let (head, bytes, out) = response;
     assert_eq!(head.parse(black_box(bytes), limits, false), Ok(Status::Complete));
-    write_response(out, head, bytes, &ResponseOut { framing, connection, version: Version::Http11 });
+    write_response(out, head, bytes, &ResponseOut { framing, ..ResponseOut::default() });
 }
 
 /// The first golden request of a serialization.
