@@ -38,7 +38,7 @@ routes:
   - { match: { host: over-unix }, cluster: over-unix }
   - { match: { host: echo }, cluster: echo }
   - { match: { path_prefix: /proxied }, cluster: anywhere }
-  - { match: { method: CONNECT }, cluster: tunnels }
+  - { match: { path_prefix: /, method: CONNECT }, cluster: tunnels }
 clusters:
   - { name: reviews, endpoints: [ "tcp:127.0.0.1:$nginx_port" ] }
   - { name: over-unix, endpoints: [ "unix:$work/nginx.sock" ] }
