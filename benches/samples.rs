@@ -24,6 +24,7 @@ pub const RESPONSE_LONG: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDa
 
 /// A frame of the golden vectors.
 pub struct Frame {
+    #[allow(dead_code)] // not every program says it
     pub name: String,
     pub header: FrameHeader,
     pub bytes: Vec<u8>,
