@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may depend on, of this workspace. Test-only dependencies count as well, except where listed below.
-const MAY_KNOW: [(&str, &[&str]); 13] = [
+const MAY_KNOW: [(&str, &[&str]); 14] = [
     ("shmesh-proto", &[]),
     ("shmesh-policy", &["shmesh-proto"]),
     ("shmesh-shm", &[]),
@@ -21,6 +21,8 @@ const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("shmesh-config", &["shmesh-policy"]),
     ("shmesh-admin", &["shmesh-policy"]),
     ("shmesh-metrics", &["shmesh-policy"]),
+    // Answers what workers ask.
+    ("shmesh-names", &["shmesh-engine"]),
     // Looks at how these two were compiled.
     ("shmesh-compiled", &["shmesh-shm", "shmesh-io"]),
     // The binary wires everything together; the benches measure everything.

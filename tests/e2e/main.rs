@@ -22,6 +22,7 @@ macro_rules! on_each_driver {
 }
 
 mod bytes;
+mod dns;
 mod process;
 mod service;
 mod sidecar;
@@ -30,6 +31,7 @@ mod wire;
 mod control;
 mod dubbo;
 mod http;
+mod names;
 mod raw;
 mod routing;
 mod shm;

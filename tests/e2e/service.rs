@@ -87,7 +87,11 @@ impl Drop for Service {
 
 /// A service that answers each request of a connection with what `answer` writes.
 pub fn http(answer: impl Fn(&Head, &mut Wire) + Send + Sync + 'static) -> Service {
-    Service::tcp(move |mut wire| {
+    http_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), answer)
+}
+
+fn http_at(address: SocketAddr, answer: impl Fn(&Head, &mut Wire) + Send + Sync + 'static) -> Service {
+    Service::tcp_at(address, move |mut wire| {
         while let Some(head) = wire.head() {
             answer(&head, &mut wire);
         }
@@ -96,7 +100,12 @@ pub fn http(answer: impl Fn(&Head, &mut Wire) + Send + Sync + 'static) -> Servic
 
 /// A service that answers every request with the same text.
 pub fn saying(text: &'static str) -> Service {
-    http(move |head, wire| {
+    saying_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), text)
+}
+
+/// The same on an address of its own.
+pub fn saying_at(address: SocketAddr, text: &'static str) -> Service {
+    http_at(address, move |head, wire| {
         wire.body(head, false, |_| ());
         let _ = wire.try_send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len()).as_bytes());
     })

@@ -9,10 +9,10 @@ mod routes;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use shmesh_policy::{AccessLog, AdminSpec, AllowUids, Limits, SessionSpec, Snapshot, Timeouts};
+use shmesh_policy::{AccessLog, AdminSpec, AllowUids, Dns, Limits, SessionSpec, Snapshot, Timeouts};
 
 use crate::error::Fault;
-use crate::file::{AccessLogEntry, AdminEntry, File, LimitsEntry, SessionEntry, TimeoutsEntry};
+use crate::file::{AccessLogEntry, AdminEntry, DnsEntry, File, LimitsEntry, SessionEntry, TimeoutsEntry};
 use crate::located::{At, Key, Place};
 use crate::scalar::{Count, Interval, Size};
 
@@ -30,6 +30,8 @@ const ROUTE_IDS_MAX: u32 = SESSIONS_MAX * LANES_MAX * 1024;
 const BYTES_LEAST: u64 = 1 << 20;
 /// Most bytes of a quota, 1 TiB.
 const BYTES_MAX: u64 = 1 << 40;
+/// Most name servers. resolv.conf(5) has three.
+const NAME_SERVERS_MAX: usize = 8;
 
 /// What the file says, or all its faults in the order of their places.
 pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
@@ -37,6 +39,7 @@ pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
     let (timeouts, limits) = (timeouts(&file, &mut faults), limits(file.limits.0, &mut faults));
     let admin = admin(file.admin.0, &mut faults);
     let session = session(file.session.0, &mut faults);
+    let dns = dns(file.dns.0, &mut faults);
     let access_log = access_log(file.access_log.0, &mut faults);
     let workers = faults.read(file.workers.0, |count: &Count| count.read(1, WORKERS_MAX)).map(|count| count as usize);
     let max_spin = faults.read(file.max_spin.0, Interval::read_spin);
@@ -64,6 +67,7 @@ pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
         timeouts,
         limits,
         session,
+        dns,
         access_log,
         workers,
         max_spin,
@@ -260,6 +264,18 @@ fn allow_uids(key: Option<At<Vec<At<Count>>>>, faults: &mut Faults) -> Option<Al
     // The last uid stands for "no change" (chown(2)), so no process has it.
     let uids = entries.into_iter().filter_map(|uid| faults.take(uid.place, uid.value.read(0, u32::MAX - 1)));
     Some(AllowUids::Listed(uids.collect()))
+}
+
+fn dns(entry: Option<At<DnsEntry>>, faults: &mut Faults) -> Dns {
+    let Some(At { value: servers, place }) = entry.and_then(|at| at.value.servers.0) else {
+        return Dns::default();
+    };
+    if servers.is_empty() || servers.len() > NAME_SERVERS_MAX {
+        let message =
+            format!("write 1 to {NAME_SERVERS_MAX} name servers, or leave the key out for those of /etc/resolv.conf");
+        faults.add(place, message);
+    }
+    Dns { servers: servers.into_iter().filter_map(|at| faults.take(at.place, at.value.read())).collect() }
 }
 
 fn access_log(entry: Option<At<AccessLogEntry>>, faults: &mut Faults) -> Option<AccessLog> {

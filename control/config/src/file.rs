@@ -33,6 +33,8 @@ pub(crate) struct File {
     pub limits: Key<LimitsEntry>,
     /// Sessions over shared memory.
     pub session: Key<SessionEntry>,
+    /// How host names are looked up.
+    pub dns: Key<DnsEntry>,
     /// One line of JSON for each call. Default: off.
     pub access_log: Key<AccessLogEntry>,
     /// Number of worker threads. Default: as many as the process may use CPUs.
@@ -263,6 +265,16 @@ pub(crate) struct SessionEntry {
 /// One line of JSON for each call.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+/// How host names are looked up.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Dns")]
+pub(crate) struct DnsEntry {
+    /// IP addresses and ports of name servers, at most 8. Default: those of /etc/resolv.conf, whose other settings hold either
+    /// way.
+    pub servers: Key<Vec<At<SocketText>>>,
+}
+
 #[schemars(rename = "AccessLog", extend("required" = ["path"]))]
 pub(crate) struct AccessLogEntry {
     /// The file that lines are appended to.

@@ -45,6 +45,10 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
         session["allow_uids"] = json!(uids);
     }
     object.insert("session".into(), session);
+    if !snapshot.dns.servers.is_empty() {
+        let servers = snapshot.dns.servers.iter().map(ToString::to_string);
+        object.insert("dns".into(), json!({ "servers": servers.collect::<Vec<String>>() }));
+    }
     if let Some(log) = &snapshot.access_log {
         object.insert("access_log".into(), json!({ "path": log.path.to_string_lossy() }));
     }

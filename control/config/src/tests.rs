@@ -94,6 +94,7 @@ session:
   route_ids_per_session: 8
   route_ids_per_uid: 9
 access_log: { path: /var/log/shmesh.log }
+dns: { servers: [ "10.96.0.10:53", "[::1]:5353" ] }
 workers: 2
 "#;
 
@@ -209,6 +210,7 @@ fn every_key_is_read() {
     assert_eq!(snapshot.session.quotas, quotas);
     assert_eq!(snapshot.access_log.unwrap().path, Path::new("/var/log/shmesh.log"));
     assert_eq!(snapshot.workers, Some(2));
+    assert_eq!(snapshot.dns.servers, ["10.96.0.10:53".parse().unwrap(), "[::1]:5353".parse().unwrap()]);
 }
 
 /// Each condition of the long match decides on its own.

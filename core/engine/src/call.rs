@@ -24,6 +24,10 @@ pub struct Call {
     pub named_host: Option<Box<(Box<str>, u16)>>,
     /// Endpoints not tried yet.
     pub tries: Tries,
+    /// The endpoint that is to be tried once more before these: its name is being looked up, or has further addresses.
+    pub host_again: Option<u32>,
+    /// How many addresses of that name were tried.
+    pub host_connects: u32,
     /// How often it was sent.
     pub attempts: u32,
     /// How many connections were made for it.
@@ -134,6 +138,8 @@ impl Call {
             cluster,
             named_host: None,
             tries: Tries::default(),
+            host_again: None,
+            host_connects: 0,
             attempts: 0,
             connects: 0,
             queued: false,

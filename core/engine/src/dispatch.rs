@@ -3,15 +3,16 @@
 use std::net::SocketAddr;
 
 use shmesh_io::{Driver, Nanos, Target};
-use shmesh_policy::{RoundRobin, Turns};
+use shmesh_policy::Turns;
 use shmesh_shm::{CallState, LaneEnd};
 
 use crate::call::{Call, Failure, Kind, Peer};
 use crate::conn::{Conn, DubboUp, HttpUp, Pipe, RawUp, Role};
 use crate::dubbo_extension::Agreement;
 use crate::frame::FrameReader;
+use crate::host::{HostState, Use};
 use crate::lane::{Lane, SlotRef};
-use crate::resolve::{Answer, NAMES_MAX, Question, TTL, TTL_NEGATIVE};
+use crate::resolve::{Answer, NAMES_MAX, Question};
 use crate::slab::{Key, Slab};
 use crate::upstream::{AddressId, EndpointState};
 use crate::worker::Worker;
@@ -19,7 +20,7 @@ use crate::worker::Worker;
 /// Connections that are made for one call, over all its endpoints and attempts.
 const CONNECTS_MAX: u32 = 16;
 
-/// Of these, to the host that a request names: all addresses of a name lead to the same host.
+/// Of these, to one host name: all its addresses lead to the same host.
 const NAMED_CONNECTS_MAX: u32 = 3;
 
 /// Dubbo connections of one worker to one address, or of one consumer that has its own.
@@ -28,22 +29,17 @@ const DUBBO_CONNECTIONS_MAX: usize = 8;
 /// Addresses that a worker knows; requests to further ones that are named by clients (forward proxy) are refused.
 pub const ADDRESSES_MAX: usize = 16_384;
 
-/// What is known of a host name.
-pub struct HostState {
-    addresses: Vec<SocketAddr>,
-    turn: RoundRobin,
-    /// Until then it is used as it is.
-    fresh_until: Nanos,
-    asked: bool,
-    /// Calls that wait for the first answer.
-    waiting: Vec<Key<Call>>,
-}
+/// Names that are looked at for one that can be forgotten, when there are too many.
+const FORGETTABLE_LOOKED_AT: usize = 16;
 
 /// What a host name gives at once.
 enum Found {
-    At(AddressId),
+    /// An address, out of so many.
+    At(AddressId, usize),
     Wait,
     Nothing,
+    /// Too many names are being looked up.
+    Full,
 }
 
 impl<D: Driver> Worker<D> {
@@ -59,7 +55,14 @@ impl<D: Driver> Worker<D> {
                 self.fail(key, Failure::NoRoute);
                 return;
             };
-            let Some(endpoint) = call.tries.next().and_then(|index| cluster.endpoints.get_mut(index)) else {
+            let once_more = call.host_again.take();
+            if once_more.is_none() {
+                call.host_connects = 0;
+            }
+            let index = once_more.map(|index| index as usize).or_else(|| call.tries.next());
+            let tried = call.host_connects;
+            let Some((index, endpoint)) = index.and_then(|index| Some((index, cluster.endpoints.get_mut(index)?)))
+            else {
                 let failure = call.last_failure;
                 self.fail(key, failure);
                 return;
@@ -82,21 +85,26 @@ impl<D: Driver> Worker<D> {
                 }
                 EndpointState::Host { host, port } => {
                     let (host, port) = (host.clone(), *port);
-                    match self.find_host(key, host, port) {
-                        Found::At(address) => {
+                    let found = self.find_host(key, host, port, tried);
+                    let Some(call) = self.calls.get_mut(key) else { return };
+                    match found {
+                        Found::At(address, of) => {
+                            call.host_connects += 1;
+                            let more = call.host_connects < NAMED_CONNECTS_MAX.min(of as u32);
+                            call.host_again = more.then_some(index as u32);
                             self.connect_call(key, address);
                             return;
                         }
-                        Found::Wait => return,
-                        Found::Nothing => {
-                            if let Some(call) = self.calls.get_mut(key) {
-                                call.last_failure = Failure::Unresolved;
-                            }
+                        Found::Wait => {
+                            call.host_again = Some(index as u32);
+                            return;
                         }
                     }
                 }
             }
         }
+                        Found::Nothing => call.last_failure = Failure::Unresolved,
+                        Found::Full => call.last_failure = Failure::Overloaded,
     }
 
     /// Once more, on a connection that nobody used before.
@@ -107,6 +115,7 @@ impl<D: Driver> Worker<D> {
             call.tries = cluster.turn.tries(cluster.endpoints.len());
         }
         self.dispatch(key);
+        call.host_again = None;
     }
 
     /// A dynamic forward proxy: the request says where.
@@ -118,10 +127,11 @@ impl<D: Driver> Worker<D> {
             self.fail(key, failure);
             return;
         }
-        match self.find_host(key, host, port) {
-            Found::At(_) if self.addresses.len() > ADDRESSES_MAX => self.fail(key, Failure::Overloaded),
-            Found::At(address) if self.is_own(address) => self.fail(key, Failure::Loop),
-            Found::At(address) => self.connect_call(key, address),
+        let tried = call.connects;
+        match self.find_host(key, host, port, tried) {
+            Found::At(..) if self.addresses.len() > ADDRESSES_MAX => self.fail(key, Failure::Overloaded),
+            Found::At(address, _) if self.is_own(address) => self.fail(key, Failure::Loop),
+            Found::At(address, _) => self.connect_call(key, address),
             Found::Wait => {}
             Found::Nothing => self.fail(key, Failure::Unresolved),
         }
@@ -140,76 +150,54 @@ impl<D: Driver> Worker<D> {
             })
     }
 
-    fn find_host(&mut self, key: Key<Call>, host: Box<str>, port: u16) -> Found {
+    /// An address of a host for a call that has tried `tried` of them.
+    fn find_host(&mut self, key: Key<Call>, host: Box<str>, port: u16, tried: u32) -> Found {
         if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse() {
-            return Found::At(self.address(Target::Tcp(SocketAddr::new(ip, port))));
+            return Found::At(self.address(Target::Tcp(SocketAddr::new(ip, port))), 1);
         }
         let now = self.driver.now();
-        let name = (host, port);
+        let mut name = (host, port);
+        // Names have no case (RFC 4343).
+        name.0.make_ascii_lowercase();
         if !self.hosts.contains_key(&name) {
-            if self.hosts.len() >= NAMES_MAX {
-                self.hosts.retain(|_, state| state.fresh_until > now || state.asked);
+            if self.hosts.len() >= NAMES_MAX && !self.forget_a_host(now) {
+                return Found::Full;
             }
-            let state = HostState {
-                addresses: Vec::new(),
-                turn: RoundRobin::default(),
-                fresh_until: 0,
-                asked: false,
-                waiting: Vec::new(),
-            };
-            self.hosts.insert(name.clone(), state);
+            self.hosts.insert(name.clone(), HostState::default());
         }
         let Some(state) = self.hosts.get_mut(&name) else { return Found::Nothing };
-        let stale = state.fresh_until <= now;
-        if stale && !state.asked {
-            state.asked = true;
-            self.resolver.ask(Question { host: name.0, port, reply_to: self.mail.clone() });
+        if state.begin_asking(now) {
+            let servers = self.snapshot.dns.servers.clone();
+            self.resolver.ask(Question { host: name.0, servers, port, reply_to: self.mail.clone() });
         }
-        if state.addresses.is_empty() {
-            if stale {
-                state.waiting.push(key);
-                return Found::Wait;
+        match state.pick(now, tried) {
+            Use::At(address, of) => Found::At(self.address(Target::Tcp(address)), of),
+            Use::Wait => {
+                state.wait(key);
+                Found::Wait
             }
-            return Found::Nothing;
+            Use::Nothing => Found::Nothing,
         }
-        // An old answer serves until the new one is there.
-        let address = state.addresses[state.turn.pick(state.addresses.len())];
-        Found::At(self.address(Target::Tcp(address)))
     }
 
-    /// A host name was looked up.
+    /// Makes room for another name; false if there is none.
+    fn forget_a_host(&mut self, now: Nanos) -> bool {
+        let mut quiet = self.hosts.iter().filter(|(_, state)| state.is_quiet()).take(FORGETTABLE_LOOKED_AT);
+        let Some(mut victim) = quiet.next() else { return false };
+        if !victim.1.is_old(now) {
+            victim = quiet.find(|(_, state)| state.is_old(now)).unwrap_or(victim);
+        }
+        let name = victim.0.clone();
+        self.hosts.remove(&name).is_some()
+    }
+
+    /// A host name was looked up, or that takes long.
     pub(crate) fn resolved(&mut self, answer: Answer) {
         let now = self.driver.now();
-        let Some(state) = self.hosts.get_mut(&(answer.host, answer.port)) else { return };
-        state.asked = false;
-        let found = !answer.addresses.is_empty();
-        let ttl = if found { TTL } else { TTL_NEGATIVE };
-        state.fresh_until = now + ttl.as_nanos() as Nanos;
-        if found || state.waiting.is_empty() {
-            // A failed look-up does not take away addresses that worked.
-            if found {
-                state.addresses = answer.addresses;
-            }
-        }
-        let addresses = state.addresses.clone();
-        let mut turn = state.turn;
-        let waiting = std::mem::take(&mut state.waiting);
-        for key in waiting {
-            if self.calls.get(key).is_none() {
-                continue;
-            }
-            if addresses.is_empty() {
-                if let Some(call) = self.calls.get_mut(key) {
-                    call.last_failure = Failure::Unresolved;
-                }
-                self.dispatch(key);
-            } else if self.calls.get(key).is_some_and(|call| call.named_host.is_some()) {
-                self.dispatch(key);
-            } else {
-                let address = addresses[turn.pick(addresses.len())];
-                let id = self.address(Target::Tcp(address));
-                self.connect_call(key, id);
-            }
+        let Answer { host, port, outcome } = answer;
+        let Some(state) = self.hosts.get_mut(&(host, port)) else { return };
+        for call in state.resolved(outcome, port, now) {
+            self.dispatch(call);
         }
     }
 

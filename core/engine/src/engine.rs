@@ -85,8 +85,8 @@ type Sockets = Vec<Option<OwnedFd>>;
 type Started = io::Result<Postbox>;
 
 impl Engine {
-    /// Binds the listeners and starts the threads; when this returns, every listener accepts.
-    pub fn start(snapshot: Arc<Snapshot>, options: EngineOptions) -> Result<Engine, StartError> {
+    /// Binds the listeners and starts the threads; when this returns, every listener accepts. `resolver` is asked for host names.
+    pub fn start(snapshot: Arc<Snapshot>, options: EngineOptions, resolver: Resolver) -> Result<Engine, StartError> {
         let driver = choose(options.driver)?;
         let workers = options.workers.or(snapshot.workers).unwrap_or_else(workers_by_quota);
         if workers == 0 || workers > WORKERS_MAX {
@@ -101,7 +101,6 @@ impl Engine {
             draining: AtomicBool::new(false),
             sessions: SessionDesk::default(),
         });
-        let resolver = Resolver::start()?;
 
         let mut engine = Engine {
             shared: shared.clone(),

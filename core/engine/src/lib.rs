@@ -28,6 +28,7 @@ mod engine;
 mod exchange;
 mod flow;
 mod frame;
+mod host;
 mod http_down;
 mod http_up;
 mod idle;
@@ -58,5 +59,6 @@ mod view;
 mod worker;
 
 pub use engine::{DriverReport, Engine, EngineOptions, PublishError, StartError, WORKERS_MAX};
+pub use resolve::{NAMES_MAX, Outcome, Question, RETRY_AFTER, Resolver};
 pub use shmesh_io::Choice;
 pub use view::{ClusterView, Count, DurationCount, EndpointView, RequestCount, SessionInfo, View};

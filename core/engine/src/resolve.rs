@@ -1,94 +1,73 @@
-//! Host names: looked up by threads of their own, remembered by each worker.
+//! Host names, as workers ask for them. Who looks them up is another crate (`control/names`): the engine hands on questions, and
+//! takes answers by mail.
 
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::counters::lock;
 use crate::mailbox::Postbox;
 
-/// How long an answer is used. getaddrinfo tells no TTL; 30 s is what Kubernetes' own records have.
-pub const TTL: Duration = Duration::from_secs(30);
+/// How long a name is left alone after name servers did not answer, or said that they cannot (RFC 9520 §3.2).
+pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// How long "there is no such host" is believed.
-pub const TTL_NEGATIVE: Duration = Duration::from_secs(2);
-
-/// Names that one worker remembers; the oldest knowledge is dropped beyond.
+/// Names that a worker remembers.
 pub const NAMES_MAX: usize = 4096;
-
-/// Names looked up at the same time: a name server that does not answer holds one of them for seconds.
-const THREADS: usize = 4;
 
 /// What a worker asks.
 pub struct Question {
+    /// In lower case.
     pub host: Box<str>,
-    pub port: u16,
-    pub reply_to: Postbox,
+    /// Configured name servers; none: those of resolv.conf.
+    pub servers: Vec<SocketAddr>,
+    pub(crate) port: u16,
+    pub(crate) reply_to: Postbox,
 }
 
-/// What it is told; no addresses = the name does not resolve.
+impl Question {
+    /// Tells the worker; again and again after [`Outcome::Late`], once otherwise.
+    pub fn answer(&self, outcome: Outcome) {
+        self.reply_to.resolved(Answer { host: self.host.clone(), port: self.port, outcome });
+    }
+}
+
+/// What it is told.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub host: Box<str>,
     pub port: u16,
-    pub addresses: Vec<SocketAddr>,
+    pub outcome: Outcome,
 }
 
-/// The way to the resolver's thread.
+/// What is known of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its addresses, of one family first, never none; and how long they may be used.
+    Found { addresses: Arc<[IpAddr]>, ttl: Duration },
+    /// It does not exist, or has no address; and how long that may be believed.
+    Absent { ttl: Duration },
+    /// Nobody answered, or not with an answer.
+    Failed,
+    /// Nobody has answered yet; another outcome will follow.
+    Late,
+}
+
+/// The way to who looks names up.
 #[derive(Clone)]
-pub struct Resolver(Sender<Question>);
+pub struct Resolver(Arc<dyn Fn(Question) + Send + Sync>);
 
 impl Resolver {
-    /// Starts the threads; they end when the last handle is dropped.
-    pub fn start() -> std::io::Result<Resolver> {
-        let (sender, questions) = channel::<Question>();
-        let questions = Arc::new(Mutex::new(questions));
-        for _ in 0..THREADS {
-            let questions = questions.clone();
-            thread::Builder::new().name("resolver".into()).spawn(move || answer(&questions))?;
-        }
-        Ok(Resolver(sender))
+    /// `ask` is called on workers: it hands the question on and returns. A worker asks for a name again only when it has
+    /// been answered.
+    pub fn new(ask: impl Fn(Question) + Send + Sync + 'static) -> Resolver {
+        Resolver(Arc::new(ask))
     }
 
-    /// One without threads, which never answers.
+    /// One that never answers.
     pub fn deaf() -> Resolver {
-        Resolver(channel().0)
+        Resolver::new(drop)
     }
 
-    /// Asks; the answer comes by mail.
-    pub fn ask(&self, question: Question) {
-        // The thread lives as long as this handle.
-        let _ = self.0.send(question);
-    }
-}
-
-fn answer(questions: &Mutex<Receiver<Question>>) {
-    loop {
-        // Held while waiting: the other threads wait for the lock instead.
-        let next = lock(questions).recv();
-        let Ok(question) = next else { return };
-        let addresses = look_up(&question.host, question.port);
-        question.reply_to.resolved(Answer { host: question.host, port: question.port, addresses });
-    }
-}
-
-fn look_up(host: &str, port: u16) -> Vec<SocketAddr> {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    match (host, port).to_socket_addrs() {
-        Ok(found) => {
-            let mut addresses: Vec<SocketAddr> = Vec::new();
-            for address in found {
-                if !addresses.contains(&address) {
-                    addresses.push(address);
-                }
-            }
-            addresses
-        }
-        Err(error) => {
-            tracing::warn!(host, %error, "a host name does not resolve");
-            Vec::new()
-        }
+    pub(crate) fn ask(&self, question: Question) {
+        (self.0)(question);
     }
 }

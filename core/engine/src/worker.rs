@@ -71,7 +71,7 @@ pub struct Worker<D: Driver> {
     pub(crate) serving: HashMap<Arc<str>, Key<Lane>>,
     pub(crate) clusters: Vec<ClusterState>,
     pub(crate) addresses: Addresses,
-    pub(crate) hosts: HashMap<(Box<str>, u16), crate::dispatch::HostState>,
+    pub(crate) hosts: HashMap<(Box<str>, u16), crate::host::HostState>,
 
     /// Calls whose destination can take them now.
     pub(crate) ready: Vec<Key<Call>>,

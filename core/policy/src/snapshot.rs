@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub limits: Limits,
     /// Settings of sessions over shared memory.
     pub session: SessionSpec,
+    /// How host names are looked up.
+    pub dns: Dns,
     /// The access log; off when `None`.
     pub access_log: Option<AccessLog>,
     /// The longest that a worker spins for records before it sleeps; it spins less where that catches nothing. 0: never;
@@ -301,6 +303,13 @@ impl AllowUids {
 /// The access log: JSON lines, appended to a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessLog {
+/// How host names are looked up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Name servers; none: those of resolv.conf.
+    pub servers: Vec<SocketAddr>,
+}
+
     /// The file.
     pub path: PathBuf,
 }

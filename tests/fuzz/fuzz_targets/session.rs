@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use shmesh_engine::{Choice, Engine, EngineOptions};
+use shmesh_engine::{Choice, Engine, EngineOptions, Resolver};
 use tempfile::TempDir;
 
 #[allow(dead_code)]
@@ -99,7 +99,7 @@ clusters:
             _ => Choice::Epoll,
         };
         let options = EngineOptions { driver, workers: Some(1) };
-        let engine = Engine::start(Arc::new(snapshot), options).expect("it starts");
+        let engine = Engine::start(Arc::new(snapshot), options, Resolver::deaf()).expect("it starts");
         Scene { engine, upstream, folder }
     }
 

@@ -74,7 +74,8 @@ async fn serve(args: &RunArgs) -> Result<(), Refusal> {
     let admin = shmesh_admin::bind(snapshot.admin.address).await;
     let admin = admin.map_err(Refusal::start)?;
     let options = EngineOptions { driver: args.driver.into(), workers: args.workers };
-    let engine = Engine::start(snapshot.clone(), options).map_err(Refusal::start)?;
+    let resolver = shmesh_names::start().map_err(Refusal::start)?;
+    let engine = Engine::start(snapshot.clone(), options, resolver).map_err(Refusal::start)?;
     let engine = Arc::new(engine);
     announce(args, &snapshot, &engine);
 
