@@ -33,5 +33,6 @@ mod dubbo;
 mod http;
 mod names;
 mod raw;
+mod redirect;
 mod routing;
 mod shm;

@@ -170,7 +170,7 @@ pub(crate) struct ClusterEntry {
     /// Unique among clusters; appears in routes, metrics and messages.
     pub name: Key<Name>,
     /// Where it is served: taken in turn, the next one when one refuses. At least one, unless
-    /// `dynamic_forward_proxy`.
+    /// `dynamic_forward_proxy` or `original_dst`.
     pub endpoints: Key<Vec<At<Target>>>,
     /// Forwards HTTP requests in absolute form to the host that they name; no endpoints then. Default: false.
     pub dynamic_forward_proxy: Key<bool>,
@@ -183,6 +183,9 @@ pub(crate) struct ClusterEntry {
     pub connection_pool_per_downstream_connection: Key<bool>,
     /// Whether Dubbo endpoints, other sidecars of shmesh, are offered a call's routing key in front of its body. Default: false.
     pub dubbo_extension: Key<bool>,
+    /// Forwards what comes through connections that the packet filter redirected here to where these were going; no endpoints
+    /// then. Default: false.
+    pub original_dst: Key<bool>,
     /// How long a connection may take to be made. Default: `timeouts.connect`.
     pub connect_timeout: Key<Interval>,
     /// How long the first byte of an answer may take. Default: `timeouts.first_byte`.
@@ -262,9 +265,6 @@ pub(crate) struct SessionEntry {
     pub route_ids_per_uid: Key<Count>,
 }
 
-/// One line of JSON for each call.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
 /// How host names are looked up.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -275,6 +275,9 @@ pub(crate) struct DnsEntry {
     pub servers: Key<Vec<At<SocketText>>>,
 }
 
+/// One line of JSON for each call.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 #[schemars(rename = "AccessLog", extend("required" = ["path"]))]
 pub(crate) struct AccessLogEntry {
     /// The file that lines are appended to.

@@ -145,6 +145,8 @@ fn cluster_json(cluster: &Cluster) -> Value {
     if cluster.dynamic_forward_proxy {
         object["dynamic_forward_proxy"] = json!(true);
         object["connect_ports"] = json!(cluster.connect_ports);
+    } else if cluster.original_dst {
+        object["original_dst"] = json!(true);
     } else {
         let endpoints = cluster.endpoints.iter().map(|endpoint| endpoint.address.to_string());
         object["endpoints"] = endpoints.collect();

@@ -69,6 +69,7 @@ routes:
 clusters:
   - { name: a, dynamic_forward_proxy: true, connect_ports: [ 443, 65535 ], lenient: [ space_before_colon, repeated_content_length ], connect_timeout: 250ms }
   - { name: b, endpoints: [ "tcp:example.com:80" ], first_byte_timeout: 2m, request_timeout: 0s, connection_pool_per_downstream_connection: true }
+  - { name: c, original_dst: true }
 timeouts: { connect: 2s, first_byte: 1500ms, request: 90s, idle: 1m, head_read: 1h }
 drain_timeout: 0s
 limits:
@@ -93,8 +94,8 @@ session:
   calls_per_uid: 7
   route_ids_per_session: 8
   route_ids_per_uid: 9
-access_log: { path: /var/log/shmesh.log }
 dns: { servers: [ "10.96.0.10:53", "[::1]:5353" ] }
+access_log: { path: /var/log/shmesh.log }
 workers: 2
 "#;
 
@@ -187,6 +188,7 @@ fn every_key_is_read() {
     assert_eq!(snapshot.clusters[1].request_timeout, None, "its own wish");
     assert!(snapshot.clusters[1].connection_pool_per_downstream_connection);
     assert!(!snapshot.clusters[0].connection_pool_per_downstream_connection);
+    assert_eq!(snapshot.clusters.iter().map(|cluster| cluster.original_dst).collect::<Vec<_>>(), [false, false, true]);
     assert_eq!(snapshot.timeouts.idle, Duration::from_secs(60));
     assert_eq!(snapshot.timeouts.head_read, Duration::from_secs(3600));
     assert_eq!(snapshot.timeouts.drain, Duration::ZERO);
@@ -208,9 +210,9 @@ fn every_key_is_read() {
         route_ids_per_uid: 9,
     };
     assert_eq!(snapshot.session.quotas, quotas);
+    assert_eq!(snapshot.dns.servers, ["10.96.0.10:53".parse().unwrap(), "[::1]:5353".parse().unwrap()]);
     assert_eq!(snapshot.access_log.unwrap().path, Path::new("/var/log/shmesh.log"));
     assert_eq!(snapshot.workers, Some(2));
-    assert_eq!(snapshot.dns.servers, ["10.96.0.10:53".parse().unwrap(), "[::1]:5353".parse().unwrap()]);
 }
 
 /// Each condition of the long match decides on its own.

@@ -196,6 +196,8 @@ pub enum Failure {
     Withdrawn,
     /// The request would come back to this sidecar.
     Loop,
+    /// It is to go where its connection was going, and that was here.
+    NotRedirected,
 }
 
 impl Failure {
@@ -207,7 +209,8 @@ impl Failure {
             | Failure::Overloaded
             | Failure::OverQuota(_)
             | Failure::Unresolved
-            | Failure::Withdrawn => 503,
+            | Failure::Withdrawn
+            | Failure::NotRedirected => 503,
             Failure::ConnectTimeout | Failure::Timeout | Failure::TookTooLong => 504,
             Failure::Died | Failure::MalformedAnswer => 502,
             Failure::MalformedRequest | Failure::Unread => 400,
@@ -237,7 +240,8 @@ impl Failure {
             | Failure::OverQuota(_)
             | Failure::Unresolved
             | Failure::Withdrawn
-            | Failure::Loop => status::SERVER_ERROR,
+            | Failure::Loop
+            | Failure::NotRedirected => status::SERVER_ERROR,
         }
     }
 
@@ -245,7 +249,7 @@ impl Failure {
     pub fn reset(self) -> shmesh_shm::Reset {
         use shmesh_shm::Reset;
         match self {
-            Failure::NoRoute | Failure::Loop => Reset::NoRoute,
+            Failure::NoRoute | Failure::Loop | Failure::NotRedirected => Reset::NoRoute,
             Failure::Refused | Failure::Unresolved => Reset::Refused,
             Failure::ConnectTimeout | Failure::Timeout | Failure::TookTooLong => Reset::Timeout,
             Failure::Died => Reset::Died,
@@ -274,6 +278,7 @@ impl Failure {
             Failure::Unresolved => "host-unresolved",
             Failure::Withdrawn => "withdrawn",
             Failure::Loop => "loop",
+            Failure::NotRedirected => "not-redirected",
         }
     }
 
@@ -298,6 +303,10 @@ impl Failure {
             Failure::Unresolved => "shmesh: the host name has no address",
             Failure::Withdrawn => "shmesh: the caller withdrew the call",
             Failure::Loop => "shmesh: the request names this sidecar itself",
+            Failure::NotRedirected => {
+                "shmesh: the call is to go on to where its connection was going, and nothing redirected that connection \
+                 (docs/REDIRECT.md)"
+            }
         }
     }
 }

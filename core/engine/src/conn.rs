@@ -1,6 +1,6 @@
 //! A connection, or a stream that stands in for one: its state as plain data.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use shmesh_io::{Chunks, Nanos, Slice, SockId};
 use shmesh_policy::Turns;
@@ -44,6 +44,8 @@ pub struct Conn {
     pub write_ended: bool,
     /// When something last moved.
     pub active: Nanos,
+    /// Where it was going before the packet filter redirected it here.
+    pub original: OriginalDst,
     /// When the conn gives up, and why; `Nanos::MAX` = never.
     pub deadline: Nanos,
 }
@@ -66,6 +68,17 @@ pub enum Finish {
     Shutdown,
     /// Close in order: end our direction, take what the peer still sends for a moment, close.
     Close,
+}
+
+/// Where a conn was going.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum OriginalDst {
+    /// Nobody wanted to know.
+    Unasked,
+    /// Here.
+    Here,
+    /// There.
+    At(SocketAddr),
 }
 
 /// What is spoken on a conn, and how far it got.
@@ -213,6 +226,7 @@ impl Conn {
             finish: Finish::Stay,
             write_ended: false,
             active: now,
+            original: OriginalDst::Unasked,
             deadline: Nanos::MAX,
         }
     }

@@ -7,7 +7,7 @@ use shmesh_policy::Turns;
 use shmesh_shm::{CallState, LaneEnd};
 
 use crate::call::{Call, Failure, Kind, Peer};
-use crate::conn::{Conn, DubboUp, HttpUp, Pipe, RawUp, Role};
+use crate::conn::{Conn, DubboUp, HttpUp, OriginalDst, Pipe, RawUp, Role};
 use crate::dubbo_extension::Agreement;
 use crate::frame::FrameReader;
 use crate::host::{HostState, Use};
@@ -73,6 +73,10 @@ impl<D: Driver> Worker<D> {
                     self.connect_call(key, address);
                     return;
                 }
+                EndpointState::Original => {
+                    self.connect_original(key);
+                    return;
+                }
                 EndpointState::Shm { name, lane } => {
                     if lane.is_none_or(|lane| self.lanes.get(lane).is_none()) {
                         *lane = self.serving.get(name).copied();
@@ -99,23 +103,23 @@ impl<D: Driver> Worker<D> {
                             call.host_again = Some(index as u32);
                             return;
                         }
+                        Found::Nothing => call.last_failure = Failure::Unresolved,
+                        Found::Full => call.last_failure = Failure::Overloaded,
                     }
                 }
             }
         }
-                        Found::Nothing => call.last_failure = Failure::Unresolved,
-                        Found::Full => call.last_failure = Failure::Overloaded,
     }
 
     /// Once more, on a connection that nobody used before.
     pub(crate) fn dispatch_again(&mut self, key: Key<Call>) {
         let Some(call) = self.calls.get_mut(key) else { return };
         call.fresh = true;
+        call.host_again = None;
         if let Some(cluster) = self.clusters.get_mut(call.cluster as usize) {
             call.tries = cluster.turn.tries(cluster.endpoints.len());
         }
         self.dispatch(key);
-        call.host_again = None;
     }
 
     /// A dynamic forward proxy: the request says where.
@@ -134,6 +138,39 @@ impl<D: Driver> Worker<D> {
             Found::At(address, _) => self.connect_call(key, address),
             Found::Wait => {}
             Found::Nothing => self.fail(key, Failure::Unresolved),
+            Found::Full => self.fail(key, Failure::Overloaded),
+        }
+    }
+
+    /// A connection that was redirected here goes on to where it was going.
+    fn connect_original(&mut self, key: Key<Call>) {
+        let Some(address) = self.original_dst(key) else {
+            self.fail(key, Failure::NotRedirected);
+            return;
+        };
+        let address = self.address(Target::Tcp(address));
+        if self.addresses.len() > ADDRESSES_MAX {
+            self.fail(key, Failure::Overloaded);
+        } else if self.is_own(address) {
+            self.fail(key, Failure::Loop);
+        } else {
+            self.connect_call(key, address);
+        }
+    }
+
+    fn original_dst(&mut self, key: Key<Call>) -> Option<SocketAddr> {
+        let Peer::Conn(origin) = self.calls.get(key)?.origin else { return None };
+        let conn = self.conns.get_mut(origin)?;
+        if conn.original == OriginalDst::Unasked {
+            let found = match conn.pipe {
+                Pipe::Socket(sock) => self.driver.original_dst(sock),
+                Pipe::Stream(_) => None,
+            };
+            conn.original = found.map_or(OriginalDst::Here, OriginalDst::At);
+        }
+        match conn.original {
+            OriginalDst::At(address) => Some(address),
+            OriginalDst::Here | OriginalDst::Unasked => None,
         }
     }
 

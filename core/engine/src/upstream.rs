@@ -49,6 +49,8 @@ pub enum EndpointState {
         name: Arc<str>,
         lane: Option<Key<Lane>>,
     },
+    /// Where the caller's connection was going.
+    Original,
 }
 
 /// Addresses that this worker connected to, or may.
@@ -103,6 +105,7 @@ pub fn clusters(
                     Address::Host { host, port } => EndpointState::Host { host: (**host).into(), port: *port },
                     Address::Shm(name) => EndpointState::Shm { name: name.clone(), lane: None },
                 })
+                .chain(cluster.original_dst.then_some(EndpointState::Original))
                 .collect(),
         })
         .collect()

@@ -178,7 +178,7 @@ pub struct ClusterId(pub u32);
 pub struct Cluster {
     /// Unique name, used in routes, metrics and messages.
     pub name: Arc<str>,
-    /// Where it is served; never empty unless `dynamic_forward_proxy`.
+    /// Where it is served; never empty unless `dynamic_forward_proxy` or `original_dst`.
     pub endpoints: Vec<Endpoint>,
     /// A request in absolute form goes to the host that it names; there are no endpoints then.
     pub dynamic_forward_proxy: bool,
@@ -190,6 +190,8 @@ pub struct Cluster {
     pub connection_pool_per_downstream_connection: bool,
     /// Dubbo: endpoints are offered the routing key in front of the body (docs/spec/dubbo-ext-v1.md).
     pub dubbo_extension: bool,
+    /// A connection that the packet filter redirected here goes on to where it was going; there are no endpoints then.
+    pub original_dst: bool,
     /// How long a connection may take to be made; the effective value (own setting, or else [`Timeouts::connect`]).
     pub connect_timeout: Duration,
     /// How long the first byte of an answer may take, from the end of the request's head; the effective value
@@ -211,6 +213,7 @@ impl Cluster {
             lenient: Lenient::default(),
             connection_pool_per_downstream_connection: false,
             dubbo_extension: false,
+            original_dst: false,
             connect_timeout: timeouts.connect,
             first_byte_timeout: timeouts.first_byte,
             request_timeout: timeouts.request,
@@ -300,9 +303,6 @@ impl AllowUids {
     }
 }
 
-/// The access log: JSON lines, appended to a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccessLog {
 /// How host names are looked up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dns {
@@ -310,6 +310,9 @@ pub struct Dns {
     pub servers: Vec<SocketAddr>,
 }
 
+/// The access log: JSON lines, appended to a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
     /// The file.
     pub path: PathBuf,
 }

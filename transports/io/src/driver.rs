@@ -75,6 +75,10 @@ pub trait Driver {
     /// Takes over a connected stream socket. Not yet receiving.
     fn adopt(&mut self, socket: OwnedFd, tag: Tag) -> io::Result<SockId>;
 
+    /// Where an accepted TCP connection was going before the packet filter redirected it here (SO_ORIGINAL_DST; `iptables -j
+    /// REDIRECT`). `None` if nothing redirected it.
+    fn original_dst(&self, sock: SockId) -> Option<SocketAddr>;
+
     /// Changes the tag of the socket's later events.
     fn set_tag(&mut self, sock: SockId, tag: Tag);
 

@@ -10,6 +10,7 @@ mod sockets;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -168,6 +169,10 @@ impl Driver for EpollDriver {
         let id = self.insert(socket, tag, Kind::Stream(Stream::new(!tcp)));
         self.register_or_remove(id, STREAM)?;
         Ok(id)
+    }
+
+    fn original_dst(&self, sock: SockId) -> Option<SocketAddr> {
+        socket::original_dst(&self.sockets.get(sock)?.fd)
     }
 
     fn set_tag(&mut self, sock: SockId, tag: Tag) {

@@ -1,13 +1,14 @@
 //! What both drivers ask of the kernel about sockets: all by way of safe wrappers.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getpeername, getsockname,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, UnixAddr,
+    getpeername, getsockname, getsockopt, setsockopt, socket, sockopt,
 };
 
 use crate::driver::{PeerAddr, Target};
@@ -59,13 +60,32 @@ pub(crate) fn peer(socket: BorrowedFd<'_>, tcp: bool) -> io::Result<PeerAddr> {
         return Ok(PeerAddr::Unix);
     }
     let addr: SockaddrStorage = getpeername(socket.as_raw_fd())?;
-    if let Some(v4) = addr.as_sockaddr_in() {
-        return Ok(PeerAddr::Tcp(std::net::SocketAddrV4::from(*v4).into()));
-    }
-    if let Some(v6) = addr.as_sockaddr_in6() {
-        return Ok(PeerAddr::Tcp(std::net::SocketAddrV6::from(*v6).into()));
-    }
-    Err(io::ErrorKind::Unsupported.into())
+    tcp_addr(&addr).map(PeerAddr::Tcp).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// Where a connection was going before it was redirected to the socket that accepted it.
+///
+/// The connection's table of translations knows it (nf_conntrack). A connection that nothing redirected is not in there, or goes
+/// to where it arrived.
+pub(crate) fn original_dst(socket: impl AsFd) -> Option<SocketAddr> {
+    let local: SockaddrStorage = getsockname(socket.as_fd().as_raw_fd()).ok()?;
+    let local = tcp_addr(&local)?;
+    let going_to = match local.ip() {
+        IpAddr::V4(_) => {
+            let found = getsockopt(&socket, sockopt::OriginalDst).ok()?;
+            SocketAddr::from(SocketAddrV4::from(SockaddrIn::from(found)))
+        }
+        IpAddr::V6(_) => {
+            let found = getsockopt(&socket, sockopt::Ip6tOriginalDst).ok()?;
+            SocketAddr::from(SocketAddrV6::from(SockaddrIn6::from(found)))
+        }
+    };
+    ((going_to.ip(), going_to.port()) != (local.ip(), local.port())).then_some(going_to)
+}
+
+fn tcp_addr(addr: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = addr.as_sockaddr_in().map(|&v4| SocketAddr::from(SocketAddrV4::from(v4)));
+    v4.or_else(|| addr.as_sockaddr_in6().map(|&v6| SocketAddr::from(SocketAddrV6::from(v6))))
 }
 
 pub(crate) fn set_nodelay(socket: impl AsFd) -> io::Result<()> {

@@ -27,7 +27,23 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
             entry.name.0.as_ref().map_or_else(|| "this cluster".into(), |name| format!("cluster `{}`", name.value.0));
         let name = names.read(entry.name.0, place, faults);
         let dynamic = entry.dynamic_forward_proxy.0.is_some_and(|dynamic| dynamic.value);
-        let endpoints = endpoints(entry.endpoints.0, dynamic, place, &label, faults);
+        let original = entry.original_dst.0.as_ref().is_some_and(|original| original.value);
+        if let Some(At { place, .. }) = entry.original_dst.0
+            && dynamic
+            && original
+        {
+            let message = format!(
+                "{label} forwards to the host that a request names already; leave out `original_dst`, or \
+                 `dynamic_forward_proxy`"
+            );
+            faults.add(place, message);
+        }
+        let instead = match (dynamic, original) {
+            (true, _) => Some(("to the host that a request names", "dynamic_forward_proxy")),
+            (false, true) => Some(("to where a connection was going", "original_dst")),
+            (false, false) => None,
+        };
+        let endpoints = endpoints(entry.endpoints.0, instead, place, &label, faults);
         let per_connection = entry.connection_pool_per_downstream_connection.0.filter(|key| key.value);
         if let (Some(key), true) = (&per_connection, dynamic) {
             faults.add(
@@ -53,6 +69,7 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
             lenient,
             connection_pool_per_downstream_connection: per_connection.is_some(),
             dubbo_extension: entry.dubbo_extension.0.is_some_and(|extension| extension.value),
+            original_dst: original,
             connect_timeout: connect_timeout.unwrap_or(timeouts.connect),
             first_byte_timeout: first_byte_timeout.unwrap_or(timeouts.first_byte),
             request_timeout: request_timeout.unwrap_or(timeouts.request),
@@ -61,30 +78,28 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
     named
 }
 
+/// `instead` of endpoints: where it forwards to, and the key that says so.
 fn endpoints(
     key: Option<At<Vec<At<Target>>>>,
-    dynamic: bool,
+    instead: Option<(&str, &str)>,
     cluster: Place,
     label: &str,
     faults: &mut Faults,
 ) -> Vec<Endpoint> {
-    match (key, dynamic) {
-        (None, true) => Vec::new(),
-        (Some(At { place, .. }), true) => {
+    match (key, instead) {
+        (None, Some(_)) => Vec::new(),
+        (Some(At { place, .. }), Some((to, key))) => {
             faults.add(
                 place,
-                format!(
-                    "{label} forwards to the host that a request names, so it has no endpoints; leave out `endpoints`, \
-                     or `dynamic_forward_proxy`"
-                ),
+                format!("{label} forwards {to}, so it has no endpoints; leave out `endpoints`, or `{key}`"),
             );
             Vec::new()
         }
-        (None, false) => {
+        (None, None) => {
             faults.add(cluster, format!("{label} has no endpoints; write `endpoints: [ \"tcp:HOST:PORT\" ]`"));
             Vec::new()
         }
-        (Some(At { value, place }), false) => {
+        (Some(At { value, place }), None) => {
             if value.is_empty() {
                 faults.add(place, format!("{label} has no endpoints; write at least one: `[ \"tcp:HOST:PORT\" ]`"));
             }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -181,6 +182,11 @@ impl Driver for SimDriver {
         let sock = self.insert(tag, Kind::Stream(Stream::new(end)), Some(socket));
         self.own(end, sock);
         Ok(sock)
+    }
+
+    fn original_dst(&self, _sock: SockId) -> Option<SocketAddr> {
+        // The world has no packet filter.
+        None
     }
 
     fn set_tag(&mut self, sock: SockId, tag: Tag) {

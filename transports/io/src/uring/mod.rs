@@ -19,6 +19,7 @@ mod sockets;
 
 use std::io;
 use std::mem;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -144,6 +145,10 @@ impl Driver for UringDriver {
             socket::set_nodelay(&socket)?;
         }
         Ok(self.insert(socket, tag, Kind::Stream(Stream::new())))
+    }
+
+    fn original_dst(&self, sock: SockId) -> Option<SocketAddr> {
+        socket::original_dst(&self.sockets.get(sock)?.fd)
     }
 
     fn set_tag(&mut self, sock: SockId, tag: Tag) {
