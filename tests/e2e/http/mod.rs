@@ -5,6 +5,7 @@ mod bodies;
 mod connect;
 mod forward_proxy;
 mod hop;
+mod huge;
 mod malformed;
 mod messages;
 mod numbers;
