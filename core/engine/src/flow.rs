@@ -250,7 +250,11 @@ impl<D: Driver> Worker<D> {
             Pipe::Stream(at) => {
                 let Some(lane) = self.lanes.get_mut(at.lane) else { return };
                 let Some(slot) = lane.slot_mut(at) else { return };
-                conn.flushes += u64::from(!conn.out.is_empty());
+                if !conn.out.is_empty() {
+                    conn.flushes += 1;
+                    // An app that takes nothing has its source paused before long: then nothing comes here any more.
+                    conn.active = self.driver.now();
+                }
                 slot.out.append(&mut conn.out);
                 if conn.finish != Finish::Stay && !conn.write_ended {
                     conn.write_ended = true;
