@@ -35,7 +35,7 @@ pub const LOOKUP_TIME_MAX: Duration = Duration::from_secs(5);
 /// After so long whoever asked is told to make do with what it knows.
 pub const LATE_AFTER: Duration = Duration::from_secs(1);
 
-/// Names that are looked up at once; each has a few sockets for it. Others wait.
+/// Names of requests that are looked up at once, and as many of the configuration; each has a few sockets for it. Others wait.
 pub const NAMES_AT_ONCE_MAX: usize = 64;
 
 /// A question and who is told.
@@ -50,10 +50,14 @@ type Tell = Box<dyn Fn(Outcome) + Send>;
 
 /// Starts the thread; it ends when the last handle is dropped.
 pub fn start() -> std::io::Result<Resolver> {
-    let (sender, asked) = unbounded_channel();
+    // Apart, so that names which requests name do not stand in front of those which are configured.
+    let (configured, of_configuration) = unbounded_channel();
+    let (named, of_requests) = unbounded_channel();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name("resolver".into()).spawn(move || runtime.block_on(serve(asked)))?;
+    let both = async move { tokio::join!(serve(of_configuration), serve(of_requests)) };
+    thread::Builder::new().name("resolver".into()).spawn(move || runtime.block_on(both))?;
     Ok(Resolver::new(move |mut question: Question| {
+        let sender = if question.of_request { &named } else { &configured };
         let (host, servers) = (question.host.clone(), std::mem::take(&mut question.servers));
         let tell: Tell = Box::new(move |outcome| question.answer(outcome));
         // The thread lives as long as this handle.

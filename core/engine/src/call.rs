@@ -6,6 +6,7 @@ use shmesh_proto::dubbo::FrameHeader;
 use shmesh_proto::http1::{BodyError, Date, OwnOut};
 
 use crate::conn::Conn;
+use crate::host::Order;
 use crate::lane::SlotRef;
 use crate::quota::{Held, Quota};
 use crate::slab::Key;
@@ -28,6 +29,8 @@ pub struct Call {
     pub host_again: Option<u32>,
     /// How many addresses of that name were tried.
     pub host_connects: u32,
+    /// Where among these it began.
+    pub host_order: Order,
     /// How often it was sent.
     pub attempts: u32,
     /// How many connections were made for it.
@@ -140,6 +143,7 @@ impl Call {
             tries: Tries::default(),
             host_again: None,
             host_connects: 0,
+            host_order: Order::default(),
             attempts: 0,
             connects: 0,
             queued: false,

@@ -176,6 +176,17 @@ impl Registry {
         counters
     }
 
+    /// One worker counts no more for an endpoint.
+    pub fn forget_endpoint(&self, address: &str, counters: &Arc<EndpointCounters>) {
+        let mut endpoints = lock(&self.endpoints);
+        if let Some(of_workers) = endpoints.get_mut(address) {
+            of_workers.retain(|known| !Arc::ptr_eq(known, counters));
+            if of_workers.is_empty() {
+                endpoints.remove(address);
+            }
+        }
+    }
+
     /// A session ended because its app broke shm-v1.
     pub fn breached(&self, reason: &'static str) {
         *lock(&self.breaches).entry(reason).or_default() += 1;

@@ -1,6 +1,6 @@
 //! From a call to its destination: which endpoint, which connection, and the moment after which it may have run.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use shmesh_io::{Driver, Nanos, Target};
 use shmesh_policy::Turns;
@@ -12,7 +12,7 @@ use crate::dubbo_extension::Agreement;
 use crate::frame::FrameReader;
 use crate::host::{HostState, Use};
 use crate::lane::{Lane, SlotRef};
-use crate::resolve::{Answer, NAMES_MAX, Question};
+use crate::resolve::{Answer, HostName, NAMES_MAX, Question};
 use crate::slab::{Key, Slab};
 use crate::upstream::{AddressId, EndpointState};
 use crate::worker::Worker;
@@ -25,9 +25,6 @@ const NAMED_CONNECTS_MAX: u32 = 3;
 
 /// Dubbo connections of one worker to one address, or of one consumer that has its own.
 const DUBBO_CONNECTIONS_MAX: usize = 8;
-
-/// Addresses that a worker knows; requests to further ones that are named by clients (forward proxy) are refused.
-pub const ADDRESSES_MAX: usize = 16_384;
 
 /// Names that are looked at for one that can be forgotten, when there are too many.
 const FORGETTABLE_LOOKED_AT: usize = 16;
@@ -89,7 +86,7 @@ impl<D: Driver> Worker<D> {
                 }
                 EndpointState::Host { host, port } => {
                     let (host, port) = (host.clone(), *port);
-                    let found = self.find_host(key, host, port, tried);
+                    let found = self.find_host(key, HostName { host, port, of_request: false }, tried);
                     let Some(call) = self.calls.get_mut(key) else { return };
                     match found {
                         Found::At(address, of) => {
@@ -132,8 +129,7 @@ impl<D: Driver> Worker<D> {
             return;
         }
         let tried = call.connects;
-        match self.find_host(key, host, port, tried) {
-            Found::At(..) if self.addresses.len() > ADDRESSES_MAX => self.fail(key, Failure::Overloaded),
+        match self.find_host(key, HostName { host, port, of_request: true }, tried) {
             Found::At(address, _) if self.is_own(address) => self.fail(key, Failure::Loop),
             Found::At(address, _) => self.connect_call(key, address),
             Found::Wait => {}
@@ -148,13 +144,10 @@ impl<D: Driver> Worker<D> {
             self.fail(key, Failure::NotRedirected);
             return;
         };
-        let address = self.address(Target::Tcp(address));
-        if self.addresses.len() > ADDRESSES_MAX {
-            self.fail(key, Failure::Overloaded);
-        } else if self.is_own(address) {
-            self.fail(key, Failure::Loop);
-        } else {
-            self.connect_call(key, address);
+        match self.found_address(address) {
+            None => self.fail(key, Failure::Overloaded),
+            Some(address) if self.is_own(address) => self.fail(key, Failure::Loop),
+            Some(address) => self.connect_call(key, address),
         }
     }
 
@@ -174,41 +167,46 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Whether an address is one of this sidecar's listeners: a request to it would come back for ever.
+    /// Whether an address is one of this sidecar's own: a request to a listener would come back for ever, and the admin interface is for
+    /// whoever reaches it without us.
     fn is_own(&mut self, address: AddressId) -> bool {
         let Target::Tcp(target) = self.addresses.get(address).target else { return false };
-        target == self.snapshot.admin.address
+        let own = |bound: SocketAddr| bound.port() == target.port() && leads_to(target.ip(), bound.ip());
+        own(self.snapshot.admin.address)
             || self.snapshot.listeners.iter().any(|listener| match listener.bind {
-                shmesh_policy::Bind::Tcp(bound) => {
-                    bound.port() == target.port()
-                        && (bound.ip() == target.ip() || bound.ip().is_unspecified() && target.ip().is_loopback())
-                }
+                shmesh_policy::Bind::Tcp(bound) => own(bound),
                 _ => false,
             })
     }
 
     /// An address of a host for a call that has tried `tried` of them.
-    fn find_host(&mut self, key: Key<Call>, host: Box<str>, port: u16, tried: u32) -> Found {
-        if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse() {
-            return Found::At(self.address(Target::Tcp(SocketAddr::new(ip, port))), 1);
+    fn find_host(&mut self, key: Key<Call>, mut name: HostName, tried: u32) -> Found {
+        if let Ok(ip) = name.host.trim_start_matches('[').trim_end_matches(']').parse() {
+            let address = self.found_address(SocketAddr::new(ip, name.port));
+            return address.map_or(Found::Full, |address| Found::At(address, 1));
         }
         let now = self.driver.now();
-        let mut name = (host, port);
         // Names have no case (RFC 4343).
-        name.0.make_ascii_lowercase();
+        name.host.make_ascii_lowercase();
         if !self.hosts.contains_key(&name) {
-            if self.hosts.len() >= NAMES_MAX && !self.forget_a_host(now) {
+            if name.of_request && self.named_hosts >= NAMES_MAX && !self.forget_a_host(now) {
                 return Found::Full;
             }
+            self.named_hosts += usize::from(name.of_request);
             self.hosts.insert(name.clone(), HostState::default());
         }
         let Some(state) = self.hosts.get_mut(&name) else { return Found::Nothing };
         if state.begin_asking(now) {
             let servers = self.snapshot.dns.servers.clone();
-            self.resolver.ask(Question { host: name.0, servers, port, reply_to: self.mail.clone() });
+            let HostName { host, port, of_request } = name;
+            self.resolver.ask(Question { host, servers, of_request, port, reply_to: self.mail.clone() });
         }
-        match state.pick(now, tried) {
-            Use::At(address, of) => Found::At(self.address(Target::Tcp(address)), of),
+        let Some(call) = self.calls.get_mut(key) else { return Found::Nothing };
+        match state.pick(now, tried, &mut call.host_order) {
+            Use::At(address, of) => match self.found_address(address) {
+                Some(address) => Found::At(address, of),
+                None => Found::Full,
+            },
             Use::Wait => {
                 state.wait(key);
                 Found::Wait
@@ -217,23 +215,30 @@ impl<D: Driver> Worker<D> {
         }
     }
 
+    /// The worker's id for an address that no configuration names, if there is room for one.
+    fn found_address(&mut self, address: SocketAddr) -> Option<AddressId> {
+        self.addresses.intern_found(Target::Tcp(address), &self.shared.registry)
+    }
+
     /// Makes room for another name; false if there is none.
     fn forget_a_host(&mut self, now: Nanos) -> bool {
-        let mut quiet = self.hosts.iter().filter(|(_, state)| state.is_quiet()).take(FORGETTABLE_LOOKED_AT);
+        let named = self.hosts.iter().filter(|(name, state)| name.of_request && state.is_quiet());
+        let mut quiet = named.take(FORGETTABLE_LOOKED_AT);
         let Some(mut victim) = quiet.next() else { return false };
         if !victim.1.is_old(now) {
             victim = quiet.find(|(_, state)| state.is_old(now)).unwrap_or(victim);
         }
         let name = victim.0.clone();
+        self.named_hosts -= 1;
         self.hosts.remove(&name).is_some()
     }
 
     /// A host name was looked up, or that takes long.
     pub(crate) fn resolved(&mut self, answer: Answer) {
         let now = self.driver.now();
-        let Answer { host, port, outcome } = answer;
-        let Some(state) = self.hosts.get_mut(&(host, port)) else { return };
-        for call in state.resolved(outcome, port, now) {
+        let Answer { host, outcome } = answer;
+        let Some(state) = self.hosts.get_mut(&host) else { return };
+        for call in state.resolved(outcome, host.port, now) {
             self.dispatch(call);
         }
     }
@@ -369,6 +374,7 @@ impl<D: Driver> Worker<D> {
                 return None;
             }
         };
+        self.addresses.get(address).conns += 1;
         let conn = self.new_conn(Conn::new(Pipe::Socket(sock), role, now));
         let cluster = self.calls.get_mut(key).map(|call| {
             call.dest = Some(Peer::Conn(conn));
@@ -522,5 +528,67 @@ fn can_forward(conns: &Slab<Conn>, lanes: &Slab<Lane>, dest: Option<Peer>) -> bo
         },
         Some(Peer::Slot(at)) => lanes.get(at.lane).is_some(),
         None => false,
+    }
+}
+
+/// Whether a connection to `target` arrives at a socket that is bound to `bound`, ports apart.
+fn leads_to(target: IpAddr, bound: IpAddr) -> bool {
+    // To connect to no address is to connect to oneself.
+    let target = match target.to_canonical() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        target => target,
+    };
+    let bound = bound.to_canonical();
+    target == bound || bound.is_unspecified() && is_local(target)
+}
+
+/// Whether it is an address of this machine, or of its network namespace.
+fn is_local(ip: IpAddr) -> bool {
+    ip.is_loopback()
+        || nix::ifaddrs::getifaddrs().is_ok_and(|mut interfaces| {
+            interfaces.any(|interface| {
+                let address = interface.address;
+                address.is_some_and(|address| match ip {
+                    IpAddr::V4(ip) => address.as_sockaddr_in().is_some_and(|own| own.ip() == ip),
+                    IpAddr::V6(ip) => address.as_sockaddr_in6().is_some_and(|own| own.ip() == ip),
+                })
+            })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_knows_oneself_by_every_name() {
+        let leads = |target: &str, bound: &str| leads_to(target.parse().unwrap(), bound.parse().unwrap());
+        for (target, bound) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0", "127.0.0.1"),
+            ("::ffff:127.0.0.1", "127.0.0.1"),
+            ("::ffff:0.0.0.0", "127.0.0.1"),
+            ("::", "::1"),
+            ("127.0.0.1", "0.0.0.0"),
+            ("127.9.9.9", "0.0.0.0"),
+            ("0.0.0.0", "0.0.0.0"),
+            ("::1", "::"),
+        ] {
+            assert!(leads(target, bound), "{target} {bound}");
+        }
+        // Of documentation (RFC 5737): nobody has it.
+        for (target, bound) in [("192.0.2.1", "127.0.0.1"), ("192.0.2.1", "0.0.0.0"), ("127.0.0.2", "127.0.0.1")] {
+            assert!(!leads(target, bound), "{target} {bound}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_interfaces_are_local() {
+        for interface in nix::ifaddrs::getifaddrs().expect("interfaces") {
+            if let Some(own) = interface.address.as_ref().and_then(|address| address.as_sockaddr_in()) {
+                assert!(leads_to(own.ip().into(), Ipv4Addr::UNSPECIFIED.into()));
+            }
+        }
     }
 }

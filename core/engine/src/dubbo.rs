@@ -161,7 +161,7 @@ impl<D: Driver> Worker<D> {
                 let Some(conn) = self.conns.get_mut(conn_key) else { return };
                 conn.out.push(self.driver.pool().append(&header.encode()));
                 conn.out.push(body);
-                let stuck = conn.unsent() > frames_max;
+                let stuck = self.backlog(call.origin) > frames_max;
                 self.dubbo_down_answered(conn_key);
                 if stuck {
                     tracing::warn!("a Dubbo consumer takes no answers; its connection is cut");

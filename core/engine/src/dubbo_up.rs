@@ -224,15 +224,18 @@ impl<D: Driver> Worker<D> {
             self.dubbo_retire(key);
         }
         let Some(conn) = self.conns.get_mut(key) else { return };
+        let (unsent, active) = (conn.unsent(), conn.active);
         let Role::DubboUp(up) = &mut conn.role else { return };
-        let wanted = up.waiting > 0 || up.consumer.is_some() && !leaving;
+        let wanted = up.waiting > 0 || unsent > 0 || up.consumer.is_some() && !leaving;
         if !conn.receiving {
             // It is not heard while its consumer takes nothing.
             up.heard = now;
         }
-        let silent = now.saturating_sub(up.heard);
+        // Nothing is to be heard of one-way calls: that they are taken is the sign of life.
+        let alive = if up.waiting == 0 { up.heard.max(active) } else { up.heard };
+        let silent = now.saturating_sub(alive);
         if silent >= 3 * idle {
-            if up.waiting > 0 {
+            if up.waiting > 0 || unsent > 0 {
                 tracing::warn!("a Dubbo provider is silent; its connection is given up");
             }
             self.dubbo_up_lost(key);

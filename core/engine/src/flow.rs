@@ -213,6 +213,7 @@ impl<D: Driver> Worker<D> {
 
     fn flush_conn(&mut self, key: Key<Conn>) {
         let (now, draining) = (self.driver.now(), self.draining);
+        let leaving = self.dubbo_is_leaving(key);
         let Some(conn) = self.conns.get_mut(key) else { return };
         conn.listed = false;
         match conn.pipe {
@@ -229,7 +230,7 @@ impl<D: Driver> Worker<D> {
                 if !conn.out.is_empty() {
                     let chunks = next_batch(&mut conn.out);
                     conn.sending = chunks.len_bytes() as u64;
-                    conn.unawaited = !draining && nothing_follows(conn, &chunks);
+                    conn.unawaited = !draining && !leaving && nothing_follows(conn, &chunks);
                     conn.flushes += 1;
                     if let Role::HttpUp(up) = &mut conn.role {
                         up.sent = true;
@@ -284,14 +285,9 @@ impl<D: Driver> Worker<D> {
         if matches!(conn.role, Role::Lingering) {
             return;
         }
-        if is_downstream(&conn.role) {
-            self.downstreams -= 1;
-        }
-        let role = std::mem::replace(&mut conn.role, Role::Lingering);
         conn.input = Slice::empty();
-        if let Role::DubboDown(down) = role {
-            self.dubbo_leave_own(down.own);
-        }
+        let role = std::mem::replace(&mut conn.role, Role::Lingering);
+        self.end_role(key, role);
         self.start_recv(key);
         self.set_conn_deadline(key, now + LINGER);
     }
@@ -411,12 +407,23 @@ impl<D: Driver> Worker<D> {
     fn remove_conn(&mut self, key: Key<Conn>, cut: bool) {
         self.end_landing(key);
         let Some(conn) = self.conns.remove(key) else { return };
-        if is_downstream(&conn.role) {
+        self.end_role(key, conn.role);
+        match conn.pipe {
+            Pipe::Socket(sock) if cut => self.driver.close_reset(sock),
+            Pipe::Socket(sock) => self.driver.close(sock),
+            Pipe::Stream(at) => self.end_stream(at, cut),
+        }
+    }
+
+    /// What others know of a conn that does no more what its role says.
+    fn end_role(&mut self, key: Key<Conn>, role: Role) {
+        if is_downstream(&role) {
             self.downstreams -= 1;
         }
-        match conn.role {
+        match role {
             Role::HttpUp(up) => {
                 let address = self.addresses.get(up.address);
+                address.conns -= 1;
                 address.idle.retain(|&idle| idle != key);
                 if up.connected {
                     address.counters.connections.sub(1);
@@ -424,6 +431,7 @@ impl<D: Driver> Worker<D> {
             }
             Role::DubboUp(up) => {
                 let address = self.addresses.get(up.address);
+                address.conns -= 1;
                 address.dubbo.retain(|&shared| shared != key);
                 if up.connected {
                     address.counters.connections.sub(1);
@@ -436,16 +444,13 @@ impl<D: Driver> Worker<D> {
             }
             Role::DubboDown(down) => self.dubbo_leave_own(down.own),
             Role::RawUp(up) => {
+                let address = self.addresses.get(up.address);
+                address.conns -= 1;
                 if up.connected {
-                    self.addresses.get(up.address).counters.connections.sub(1);
+                    address.counters.connections.sub(1);
                 }
             }
             Role::HttpDown(_) | Role::RawDown(_) | Role::Lingering => {}
-        }
-        match conn.pipe {
-            Pipe::Socket(sock) if cut => self.driver.close_reset(sock),
-            Pipe::Socket(sock) => self.driver.close(sock),
-            Pipe::Stream(at) => self.end_stream(at, cut),
         }
     }
 
@@ -561,7 +566,7 @@ fn nothing_follows(conn: &Conn, chunks: &Chunks) -> bool {
         Role::HttpDown(down) => down.call.is_none() && reads_on,
         Role::HttpUp(up) => up.request_done,
         Role::DubboDown(_) => reads_on,
-        Role::DubboUp(up) => !up.readonly && up.turns.is_empty(),
+        Role::DubboUp(up) => up.turns.is_empty(),
         Role::RawDown(_) | Role::RawUp(_) | Role::Lingering => false,
     };
     last && idle_then

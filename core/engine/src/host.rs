@@ -36,6 +36,13 @@ pub struct HostState {
     waiting: Vec<Key<Call>>,
 }
 
+/// Where among a name's addresses a call began.
+#[derive(Copy, Clone, Default, Debug)]
+pub struct Order {
+    first: usize,
+    second_first: bool,
+}
+
 /// What a call can do.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Use {
@@ -58,8 +65,9 @@ impl HostState {
         true
     }
 
-    /// What a call does that has tried `tried` of the name's addresses already.
-    pub fn pick(&mut self, now: Nanos, tried: u32) -> Use {
+    /// What a call does that has tried `tried` of the name's addresses already: the next one in turn, then each of the others, one
+    /// family and the other by turns. Its first pick leaves in `order` where it began.
+    pub fn pick(&mut self, now: Nanos, tried: u32, order: &mut Order) -> Use {
         if self.addresses.is_empty() || self.asked && self.held {
             return if self.asked { Use::Wait } else { Use::Nothing };
         }
@@ -69,15 +77,28 @@ impl HostState {
         let first = self.addresses[0].is_ipv4();
         let of_first = self.addresses.iter().take_while(|address| address.is_ipv4() == first).count();
         let of_second = self.addresses.len() - of_first;
-        if tried > 0 && of_second > 0 {
-            self.second_first = !self.second_first;
+        if tried == 0 {
+            order.second_first = self.second_first && of_second > 0;
+            order.first = self.turn.pick(if order.second_first { of_second } else { of_first });
         }
-        let index = if self.second_first && of_second > 0 {
-            of_first + self.turn.pick(of_second)
+        let tried = tried as usize;
+        let index = if of_second == 0 {
+            (order.first + tried) % of_first
         } else {
-            self.turn.pick(of_first)
+            let second = order.second_first ^ (tried % 2 == 1);
+            if tried > 0 {
+                // The family before this one refused.
+                self.second_first = second;
+            }
+            let (front, of) = if second { (of_first, of_second) } else { (0, of_first) };
+            front + (order.first + tried / 2) % of
         };
         Use::At(self.addresses[index], self.addresses.len())
+    }
+
+    /// Other name servers are in force: what these said is to be asked again.
+    pub fn expire(&mut self) {
+        self.fresh_until = 0;
     }
 
     /// The call has to wait for an answer.
@@ -157,12 +178,12 @@ mod tests {
     fn a_name_is_asked_for_once_and_again_when_its_time_is_over() {
         let mut state = HostState::default();
         assert!(state.begin_asking(START));
-        assert_eq!(state.pick(START, 0), Use::Wait);
+        assert_eq!(state.pick(START, 0, &mut Order::default()), Use::Wait);
         assert!(!state.begin_asking(START), "it is asked already");
         assert!(!state.is_quiet());
         state.resolved(found(&["10.0.0.1"], 30), 80, START);
         assert!(!state.begin_asking(START + 30 * SECOND - 1));
-        assert_eq!(state.pick(START + 30 * SECOND - 1, 0), at("10.0.0.1:80", 1));
+        assert_eq!(state.pick(START + 30 * SECOND - 1, 0, &mut Order::default()), at("10.0.0.1:80", 1));
         assert!(state.begin_asking(START + 30 * SECOND));
     }
 
@@ -171,15 +192,15 @@ mod tests {
         let busy = START + 30 * SECOND + GRACE;
         let mut state = known(found(&["10.0.0.1"], 30));
         assert!(state.begin_asking(busy));
-        assert_eq!(state.pick(busy, 0), at("10.0.0.1:80", 1));
+        assert_eq!(state.pick(busy, 0, &mut Order::default()), at("10.0.0.1:80", 1));
         // However long that takes.
-        assert_eq!(state.pick(busy + 10 * SECOND, 0), at("10.0.0.1:80", 1));
+        assert_eq!(state.pick(busy + 10 * SECOND, 0, &mut Order::default()), at("10.0.0.1:80", 1));
 
         let mut state = known(found(&["10.0.0.1"], 30));
         assert!(state.begin_asking(busy + 1));
-        assert_eq!(state.pick(busy + 1, 0), Use::Wait);
+        assert_eq!(state.pick(busy + 1, 0, &mut Order::default()), Use::Wait);
         state.resolved(found(&["10.0.0.2"], 30), 80, busy + 2);
-        assert_eq!(state.pick(busy + 2, 0), at("10.0.0.2:80", 1));
+        assert_eq!(state.pick(busy + 2, 0, &mut Order::default()), at("10.0.0.2:80", 1));
     }
 
     #[test]
@@ -187,22 +208,26 @@ mod tests {
         let late = START + 60 * SECOND;
         let mut state = known(found(&["10.0.0.1"], 30));
         assert!(state.begin_asking(late));
-        assert_eq!(state.pick(late, 0), Use::Wait);
+        assert_eq!(state.pick(late, 0, &mut Order::default()), Use::Wait);
         state.resolved(Outcome::Late, 80, late + SECOND);
-        assert_eq!(state.pick(late + SECOND, 0), at("10.0.0.1:80", 1), "it takes long, so the old one serves");
+        assert_eq!(
+            state.pick(late + SECOND, 0, &mut Order::default()),
+            at("10.0.0.1:80", 1),
+            "it takes long, so the old one serves"
+        );
         assert!(!state.begin_asking(late + SECOND), "the answer is still to come");
         state.resolved(Outcome::Failed, 80, late + 5 * SECOND);
-        assert_eq!(state.pick(late + 5 * SECOND, 0), at("10.0.0.1:80", 1));
+        assert_eq!(state.pick(late + 5 * SECOND, 0, &mut Order::default()), at("10.0.0.1:80", 1));
         assert!(state.begin_asking(late + 5 * SECOND + nanos(RETRY_AFTER)));
 
         let mut state = known(found(&["10.0.0.1"], 30));
         let too_late = START + 30 * SECOND + STALE_MAX;
         assert!(state.begin_asking(too_late));
-        assert_eq!(state.pick(too_late, 0), Use::Wait);
+        assert_eq!(state.pick(too_late, 0, &mut Order::default()), Use::Wait);
         state.resolved(Outcome::Late, 80, too_late);
-        assert_eq!(state.pick(too_late, 0), Use::Wait, "too old to serve");
+        assert_eq!(state.pick(too_late, 0, &mut Order::default()), Use::Wait, "too old to serve");
         state.resolved(Outcome::Failed, 80, too_late);
-        assert_eq!(state.pick(too_late, 0), Use::Nothing);
+        assert_eq!(state.pick(too_late, 0, &mut Order::default()), Use::Nothing);
     }
 
     #[test]
@@ -211,24 +236,38 @@ mod tests {
         let over = START + 30 * SECOND;
         assert!(state.begin_asking(over));
         state.resolved(Outcome::Absent { ttl: Duration::from_secs(7) }, 80, over);
-        assert_eq!(state.pick(over, 0), Use::Nothing);
+        assert_eq!(state.pick(over, 0, &mut Order::default()), Use::Nothing);
         assert!(!state.begin_asking(over + 7 * SECOND - 1));
         assert!(state.begin_asking(over + 7 * SECOND));
-        assert_eq!(state.pick(over + 7 * SECOND, 0), Use::Wait);
+        assert_eq!(state.pick(over + 7 * SECOND, 0, &mut Order::default()), Use::Wait);
     }
 
     #[test]
     fn addresses_take_turns_within_their_family_and_the_other_family_takes_over() {
         let mut state = known(found(&["10.0.0.1", "10.0.0.2", "::1"], 30));
-        assert_eq!(state.pick(START, 0), at("10.0.0.1:80", 3));
-        assert_eq!(state.pick(START, 0), at("10.0.0.2:80", 3));
-        assert_eq!(state.pick(START, 0), at("10.0.0.1:80", 3));
+        assert_eq!(state.pick(START, 0, &mut Order::default()), at("10.0.0.1:80", 3));
+        assert_eq!(state.pick(START, 0, &mut Order::default()), at("10.0.0.2:80", 3));
+        assert_eq!(state.pick(START, 0, &mut Order::default()), at("10.0.0.1:80", 3));
         // One refused: the call goes to the other family, and so do those after it.
-        assert_eq!(state.pick(START, 1), at("[::1]:80", 3));
-        assert_eq!(state.pick(START, 0), at("[::1]:80", 3));
-        // Until that refuses.
-        assert!(matches!(state.pick(START, 1), Use::At(SocketAddr::V4(_), 3)));
-        assert!(matches!(state.pick(START, 0), Use::At(SocketAddr::V4(_), 3)));
+        let mut order = Order::default();
+        assert_eq!(state.pick(START, 0, &mut order), at("10.0.0.2:80", 3));
+        assert_eq!(state.pick(START, 1, &mut order), at("[::1]:80", 3));
+        let mut other = Order::default();
+        assert_eq!(state.pick(START, 0, &mut other), at("[::1]:80", 3));
+        assert!(matches!(state.pick(START, 2, &mut order), Use::At(SocketAddr::V4(_), 3)), "and back again");
+        // Until that refuses; two calls that find out about the same do not undo each other.
+        assert!(matches!(state.pick(START, 1, &mut other), Use::At(SocketAddr::V4(_), 3)));
+        assert!(matches!(state.pick(START, 0, &mut Order::default()), Use::At(SocketAddr::V4(_), 3)));
+    }
+
+    #[test]
+    fn a_call_tries_each_address_whatever_others_do_meanwhile() {
+        let mut state = known(found(&["10.0.0.1", "10.0.0.2"], 30));
+        let (mut one, mut two) = (Order::default(), Order::default());
+        assert_eq!(state.pick(START, 0, &mut one), at("10.0.0.1:80", 2));
+        assert_eq!(state.pick(START, 0, &mut two), at("10.0.0.2:80", 2));
+        assert_eq!(state.pick(START, 1, &mut one), at("10.0.0.2:80", 2));
+        assert_eq!(state.pick(START, 1, &mut two), at("10.0.0.1:80", 2));
     }
 
     #[test]
@@ -245,6 +284,6 @@ mod tests {
         state.wait(key);
         assert!(state.resolved(Outcome::Late, 80, START + SECOND).is_empty(), "there is nothing to go on with");
         assert_eq!(state.resolved(Outcome::Failed, 80, START + 5 * SECOND), [key]);
-        assert_eq!(state.pick(START + 5 * SECOND, 0), Use::Nothing);
+        assert_eq!(state.pick(START + 5 * SECOND, 0, &mut Order::default()), Use::Nothing);
     }
 }

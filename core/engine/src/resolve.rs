@@ -10,7 +10,7 @@ use crate::mailbox::Postbox;
 /// How long a name is left alone after name servers did not answer, or said that they cannot (RFC 9520 §3.2).
 pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// Names that a worker remembers.
+/// Names of requests that a worker remembers.
 pub const NAMES_MAX: usize = 4096;
 
 /// What a worker asks.
@@ -19,6 +19,8 @@ pub struct Question {
     pub host: Box<str>,
     /// Configured name servers; none: those of resolv.conf.
     pub servers: Vec<SocketAddr>,
+    /// A request names the host, not the configuration: so anybody may ask for any number of these.
+    pub of_request: bool,
     pub(crate) port: u16,
     pub(crate) reply_to: Postbox,
 }
@@ -26,16 +28,26 @@ pub struct Question {
 impl Question {
     /// Tells the worker; again and again after [`Outcome::Late`], once otherwise.
     pub fn answer(&self, outcome: Outcome) {
-        self.reply_to.resolved(Answer { host: self.host.clone(), port: self.port, outcome });
+        let host = HostName { host: self.host.clone(), port: self.port, of_request: self.of_request };
+        self.reply_to.resolved(Answer { host, outcome });
     }
 }
 
 /// What it is told.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    pub host: HostName,
+    pub outcome: Outcome,
+}
+
+/// A name in a worker's table. One that a request names is another one than the same in the configuration, so that
+/// what requests name neither holds up nor displaces what is configured.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct HostName {
+    /// In lower case.
     pub host: Box<str>,
     pub port: u16,
-    pub outcome: Outcome,
+    pub of_request: bool,
 }
 
 /// What is known of a name.

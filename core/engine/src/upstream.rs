@@ -7,9 +7,15 @@ use shmesh_io::{Nanos, Target};
 use shmesh_policy::{Address, RoundRobin, Snapshot};
 
 use crate::conn::Conn;
-use crate::counters::EndpointCounters;
+use crate::counters::{EndpointCounters, Registry};
 use crate::lane::Lane;
 use crate::slab::Key;
+
+/// Addresses that one worker knows beside those which are configured.
+pub const ADDRESSES_MAX: usize = 16_384;
+
+/// How many are looked at for one that can be replaced.
+const REPLACEABLE_LOOKED_AT: usize = 256;
 
 /// Index of an address in the worker's table.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -23,6 +29,10 @@ pub struct AddressState {
     /// The Dubbo connections that carry this worker's calls; another one is made when all are full.
     pub dubbo: Vec<Key<Conn>>,
     pub counters: Arc<EndpointCounters>,
+    /// Connections to it, those that are being made included.
+    pub conns: u32,
+    /// The snapshot names it.
+    configured: bool,
 }
 
 /// A cluster of the current snapshot.
@@ -58,27 +68,64 @@ pub enum EndpointState {
 pub struct Addresses {
     ids: HashMap<Target, AddressId>,
     states: Vec<AddressState>,
+    /// Where to look first for one that nobody uses.
+    next: usize,
 }
 
 impl Addresses {
-    /// The id of an address, new or known.
-    pub fn intern(&mut self, target: Target, counters: impl FnOnce() -> Arc<EndpointCounters>) -> AddressId {
-        if let Some(&id) = self.ids.get(&target) {
-            return id;
-        }
-        let id = AddressId(self.states.len() as u32);
-        self.ids.insert(target.clone(), id);
-        self.states.push(AddressState { target, idle: Vec::new(), dubbo: Vec::new(), counters: counters() });
+    /// The id of an address that a new snapshot names.
+    pub fn intern(&mut self, target: Target, registry: &Registry) -> AddressId {
+        let id = self.ids.get(&target).copied().unwrap_or_else(|| self.add(target, registry));
+        self.get(id).configured = true;
         id
     }
 
-    /// Number of addresses.
-    pub fn len(&self) -> usize {
-        self.states.len()
+    /// The id of an address that was found some other way. With [`ADDRESSES_MAX`] known it takes the place of one that nobody uses; `None` if
+    /// there is none.
+    pub fn intern_found(&mut self, target: Target, registry: &Registry) -> Option<AddressId> {
+        if let Some(&id) = self.ids.get(&target) {
+            return Some(id);
+        }
+        if self.states.len() < ADDRESSES_MAX {
+            return Some(self.add(target, registry));
+        }
+        for _ in 0..REPLACEABLE_LOOKED_AT {
+            let at = self.next % self.states.len();
+            self.next = at + 1;
+            let state = &mut self.states[at];
+            if state.conns == 0 && !state.configured {
+                let id = AddressId(at as u32);
+                let old = std::mem::replace(state, AddressState::new(target.clone(), registry));
+                registry.forget_endpoint(&old.target.to_string(), &old.counters);
+                self.ids.remove(&old.target);
+                self.ids.insert(target, id);
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Before the addresses of a new snapshot are interned.
+    pub fn begin_snapshot(&mut self) {
+        self.states.iter_mut().for_each(|state| state.configured = false);
+    }
+
+    fn add(&mut self, target: Target, registry: &Registry) -> AddressId {
+        let id = AddressId(self.states.len() as u32);
+        self.ids.insert(target.clone(), id);
+        self.states.push(AddressState::new(target, registry));
+        id
     }
 
     pub fn get(&mut self, id: AddressId) -> &mut AddressState {
         &mut self.states[id.0 as usize]
+    }
+}
+
+impl AddressState {
+    fn new(target: Target, registry: &Registry) -> AddressState {
+        let counters = registry.endpoint(target.to_string());
+        AddressState { target, idle: Vec::new(), dubbo: Vec::new(), counters, conns: 0, configured: false }
     }
 }
 
@@ -109,4 +156,57 @@ pub fn clusters(
                 .collect(),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(number: usize) -> Target {
+        Target::Tcp(std::net::SocketAddr::from((
+            [10, 0, (number >> 8) as u8, number as u8],
+            80 + (number >> 16) as u16,
+        )))
+    }
+
+    #[test]
+    fn an_address_that_nobody_uses_makes_room_for_another() {
+        let (mut addresses, registry) = (Addresses::default(), Registry::default());
+        let configured = addresses.intern(target(0), &registry);
+        let used = addresses.intern_found(target(1), &registry).expect("room");
+        addresses.get(used).conns = 1;
+        for number in 2..ADDRESSES_MAX {
+            addresses.intern_found(target(number), &registry).expect("room");
+        }
+        for number in ADDRESSES_MAX..3 * ADDRESSES_MAX {
+            let id = addresses.intern_found(target(number), &registry).expect("the place of another");
+            assert_eq!(addresses.get(id).target, target(number));
+            assert_eq!(addresses.intern_found(target(number), &registry), Some(id), "it is known");
+        }
+        assert_eq!(addresses.states.len(), ADDRESSES_MAX);
+        assert_eq!(addresses.ids.len(), ADDRESSES_MAX);
+        assert_eq!(crate::counters::lock(&registry.endpoints).len(), ADDRESSES_MAX);
+        assert_eq!(addresses.intern_found(target(0), &registry), Some(configured));
+        assert_eq!(addresses.intern_found(target(1), &registry), Some(used));
+    }
+
+    #[test]
+    fn there_is_no_room_while_all_are_used() {
+        let (mut addresses, registry) = (Addresses::default(), Registry::default());
+        for number in 0..ADDRESSES_MAX {
+            let id = addresses.intern_found(target(number), &registry).expect("room");
+            addresses.get(id).conns = 1;
+        }
+        assert_eq!(addresses.intern_found(target(ADDRESSES_MAX), &registry), None);
+        // A new snapshot finds room in any case, and what it does not name any more is free again.
+        let configured = addresses.intern(target(ADDRESSES_MAX), &registry);
+        addresses.begin_snapshot();
+        for _ in 0..ADDRESSES_MAX / REPLACEABLE_LOOKED_AT + 1 {
+            if let Some(id) = addresses.intern_found(target(ADDRESSES_MAX + 1), &registry) {
+                assert_eq!(id, configured);
+                return;
+            }
+        }
+        panic!("no room");
+    }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use shmesh_io::{Driver, Event, Nanos, SockId, Target, Wait};
+use shmesh_io::{Driver, Event, Nanos, SockId, Wait};
 use shmesh_policy::{Protocol, Snapshot};
 use shmesh_proto::http1::{HeadLimits, RequestHead, ResponseHead};
 use shmesh_shm::{Step, host};
@@ -20,19 +20,20 @@ use crate::conn::{Conn, Finish, Pipe, Role};
 use crate::counters::{CallCounters, WorkerCounters};
 use crate::date::DateNow;
 use crate::dubbo_route::Attachments;
+use crate::host::HostState;
 use crate::idle::Idle;
 use crate::known_front::KnownFronts;
 use crate::lane::Lane;
 use crate::mailbox::{Mail, Postbox};
 use crate::relay::Taken;
-use crate::resolve::Resolver;
+use crate::resolve::{HostName, Resolver};
 use crate::session::Attached;
 use crate::shared::Shared;
 use crate::slab::{Key, Slab};
 use crate::stages::{Stage, Stages};
 use crate::timer::{Owner, Timers};
 use crate::token::Token;
-use crate::upstream::{AddressId, Addresses, ClusterState, clusters};
+use crate::upstream::{Addresses, ClusterState, clusters};
 
 /// While lanes are hot, the driver is asked for events at least this often.
 const DRIVER_INTERVAL: Nanos = 10_000;
@@ -71,7 +72,9 @@ pub struct Worker<D: Driver> {
     pub(crate) serving: HashMap<Arc<str>, Key<Lane>>,
     pub(crate) clusters: Vec<ClusterState>,
     pub(crate) addresses: Addresses,
-    pub(crate) hosts: HashMap<(Box<str>, u16), crate::host::HostState>,
+    pub(crate) hosts: HashMap<HostName, HostState>,
+    /// How many of them are names of requests.
+    pub(crate) named_hosts: usize,
 
     /// Calls whose destination can take them now.
     pub(crate) ready: Vec<Key<Call>>,
@@ -168,6 +171,7 @@ impl<D: Driver> Worker<D> {
             clusters: Vec::new(),
             addresses: Addresses::default(),
             hosts: HashMap::new(),
+            named_hosts: 0,
             ready: Vec::new(),
             dirty_conns: Vec::new(),
             dirty_lanes: Vec::new(),
@@ -479,15 +483,12 @@ impl<D: Driver> Worker<D> {
                 call.cluster = new.map_or(u32::MAX, |id| id.0);
             }
         }
+        if snapshot.dns != self.snapshot.dns {
+            self.hosts.values_mut().for_each(HostState::expire);
+        }
         let (addresses, registry, driver) = (&mut self.addresses, &self.shared.registry, &mut self.driver);
-        self.clusters = clusters(
-            &snapshot,
-            |target| {
-                let name = target.to_string();
-                addresses.intern(target, || registry.endpoint(name))
-            },
-            || driver.random(),
-        );
+        addresses.begin_snapshot();
+        self.clusters = clusters(&snapshot, |target| addresses.intern(target, registry), || driver.random());
         for (state, listener) in self.listeners.iter_mut().zip(&snapshot.listeners) {
             if let Some(state) = state {
                 state.cluster = listener.cluster.map(|cluster| cluster.0);
@@ -596,13 +597,6 @@ impl<D: Driver> Worker<D> {
 
     pub(crate) fn head_limits(&self) -> HeadLimits {
         head_limits(&self.snapshot)
-    }
-
-    /// The worker's id for an address.
-    pub(crate) fn address(&mut self, target: Target) -> AddressId {
-        let name = target.to_string();
-        let registry = &self.shared.registry;
-        self.addresses.intern(target, || registry.endpoint(name))
     }
 
     /// Adds a connection to the table.

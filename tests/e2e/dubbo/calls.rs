@@ -1,6 +1,7 @@
 //! Calls that go well, and where they go.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use shmesh_proto::dubbo::{Event, Invocation, serialization, write_event};
 
@@ -14,6 +15,7 @@ on_each_driver!(
     two_way_calls_are_answered_under_their_own_ids,
     one_way_calls_are_forwarded_and_not_answered,
     one_way_calls_outlive_their_connection,
+    one_way_calls_reach_a_provider_that_takes_its_time,
     every_golden_request_passes_untouched,
     every_golden_answer_passes_untouched,
     large_arguments_pass,
@@ -75,6 +77,26 @@ fn one_way_calls_outlive_their_connection(driver: Driver) {
         drop(wire);
         until("the provider has it", || *seen.lock().expect("no panic") == round);
     }
+}
+
+/// It says nothing, as nobody asked it anything, and it takes what it is sent: that is a sign of life.
+fn one_way_calls_reach_a_provider_that_takes_its_time(driver: Driver) {
+    // Three times `idle` is less than all of them take, and far more than one.
+    const CALLS: usize = 30;
+    let seen = Arc::new(Mutex::new(0));
+    let count = seen.clone();
+    let service = provider(move |_, _| {
+        std::thread::sleep(Duration::from_millis(300));
+        *count.lock().expect("no panic") += 1;
+    });
+    let config = format!("{}timeouts: {{ idle: 2s }}\n", super::CONFIG);
+    let sidecar = Sidecar::start(driver, &config, &[("up", &service.endpoint), ("patience", "15s")]);
+    let mut wire = sidecar.connect("rpc");
+    let one_way = request(5, false, serialization::HESSIAN2, &invocation(&"x".repeat(1_000_000)));
+    for _ in 0..CALLS {
+        wire.send(&one_way);
+    }
+    until("the provider has all of them", || *seen.lock().expect("no panic") == CALLS);
 }
 
 fn every_golden_request_passes_untouched(driver: Driver) {

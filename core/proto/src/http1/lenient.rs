@@ -43,7 +43,7 @@ impl Lenient {
             Err(_) => {}
         }
         let limit = limits.head_bytes as usize;
-        let mended = self.mend(&buf[..buf.len().min(limit)]);
+        let mended = self.mend(&buf[..buf.len().min(limit)])?;
         // Longer by its mended line ends, it is not longer than it may be.
         let roomy = HeadLimits { head_bytes: u32::MAX, ..*limits };
         match parse(&mended.bytes, &roomy)? {
@@ -64,7 +64,10 @@ impl Lenient {
     }
 
     /// The head with its flaws mended, as far as its lines are complete. What is no flaw, or not to be mended, stays as it is.
-    fn mend(&self, buf: &[u8]) -> Mended {
+    ///
+    /// # Errors
+    /// A line end that is none: lines cannot be told apart any more.
+    fn mend(&self, buf: &[u8]) -> Result<Mended, HeadError> {
         let mut mending = Mending { out: Vec::with_capacity(buf.len() + buf.len() / 8), length: None, may_fold: false };
         let (mut at, mut lines) = (0, 0);
         while let Some(length) = buf[at..].iter().position(|byte| *byte == b'\n') {
@@ -73,11 +76,7 @@ impl Lenient {
             let line = match line.strip_suffix(b"\r") {
                 Some(line) => line,
                 None if self.bare_lf => line,
-                None => {
-                    mending.out.extend_from_slice(line);
-                    mending.out.push(b'\n');
-                    continue;
-                }
+                None => return Err(HeadError::BareLf),
             };
             match lines {
                 // An empty line in front of the first one.
@@ -93,7 +92,7 @@ impl Lenient {
                 _ => self.mend_header(line, &mut mending),
             }
         }
-        Mended { bytes: mending.out, taken: at }
+        Ok(Mended { bytes: mending.out, taken: at })
     }
 
     fn mend_header(&self, line: &[u8], mending: &mut Mending) {

@@ -85,11 +85,11 @@ impl RequestHead {
         headers.flat_map(|header| list_elements(header.value.of(buf))).collect::<Vec<_>>().join(&b", "[..])
     }
 
-    /// The first `x-request-id` that is handed on.
+    /// The first `x-request-id` that is handed on; an empty one is none.
     pub fn request_id<'a>(&self, buf: &'a [u8]) -> Option<&'a [u8]> {
         let named = self.connection_names_more && connection_names(&self.headers, buf, b"x-request-id");
         let mut headers = self.headers.iter().filter(|header| header.kind == HeaderKind::XRequestId && !named);
-        headers.next().map(|header| header.value.of(buf))
+        headers.next().map(|header| header.value.of(buf)).filter(|id| !id.is_empty())
     }
 
     /// Value of the first header called `name` (any case).

@@ -116,6 +116,7 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &Re
         connection: how.connection,
         named_by: head.connection_names_more.then_some(&head.headers[..]),
         counted: head.max_forwards.is_some(),
+        identified: how.request_id.is_some(),
         remote: how.remote,
     };
     write_end_to_end(out, &head.headers, buf, &hop);
@@ -154,6 +155,7 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &
         connection: how.connection,
         named_by: head.connection_names_more.then_some(&head.headers[..]),
         counted: false,
+        identified: false,
         remote: None,
     };
     let dated = write_end_to_end(out, &head.headers, buf, &hop);
@@ -210,6 +212,8 @@ struct HopOut<'a> {
     named_by: Option<&'a [Header]>,
     /// Max-Forwards is counted down, and written anew.
     counted: bool,
+    /// It is given an id, so one that it has says nothing.
+    identified: bool,
     remote: Option<Remote<'a>>,
 }
 
@@ -232,7 +236,8 @@ impl HopOut<'_> {
             HeaderKind::XForwardedFor => self.remote.is_none_or(|remote| remote.address.is_none()),
             HeaderKind::XForwardedProto => self.remote.is_none(),
             HeaderKind::MaxForwards => !self.counted,
-            HeaderKind::Via | HeaderKind::Date | HeaderKind::XRequestId | HeaderKind::Other => true,
+            HeaderKind::XRequestId => !self.identified,
+            HeaderKind::Via | HeaderKind::Date | HeaderKind::Other => true,
         };
         keeps && !self.names(header, buf)
     }

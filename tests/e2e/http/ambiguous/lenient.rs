@@ -3,13 +3,14 @@
 
 use super::super::{WAYS, Ways, quoted};
 use super::replies::replies;
-use super::upstream::recording;
+use super::upstream::{Log, recording};
 use super::{Expect, REFUSALS, chunks, exchange, framing, heads, judge, shown, understood};
 use crate::service::{Service, http};
 use crate::sidecar::{Driver, Sidecar};
 
 on_each_driver!(
     requests_with_everything_tolerated,
+    requests_with_one_flaw_tolerated,
     a_request_leaves_as_it_should_have_been,
     an_answer_arrives_as_it_should_have_been,
     nothing_is_mended_unless_it_is_said,
@@ -24,26 +25,59 @@ routes: [ { match: { host: service, path_prefix: / }, cluster: service } ]
 clusters: [ { name: service, endpoints: [ $up ], lenient: [ $answers ] } ]
 ";
 
+/// What may be tolerated in requests.
+const FLAWS: [&str; 3] = ["obs_fold", "bare_lf", "repeated_content_length"];
+
 /// A sidecar that tolerates everything in front of a service, or that does not.
 pub fn tolerant(driver: Driver, service: &Service, requests: bool, answers: bool) -> Sidecar {
-    let (of_both, of_answers) = ("obs_fold, bare_lf, repeated_content_length", "space_before_colon");
-    let requests = if requests { of_both } else { "" };
+    let (of_both, of_answers) = (FLAWS.join(", "), "space_before_colon");
+    let requests = if requests { &of_both } else { "" };
     let answers = if answers { format!("{of_both}, {of_answers}") } else { String::new() };
-    let words = [("up", &*quoted(&[&service.endpoint])), ("requests", requests), ("answers", &*answers)];
+    tolerant_of(driver, service, requests, &answers)
+}
+
+fn tolerant_of(driver: Driver, service: &Service, requests: &str, answers: &str) -> Sidecar {
+    let words = [("up", &*quoted(&[&service.endpoint])), ("requests", requests), ("answers", answers)];
     Sidecar::start(driver, CONFIG, &words)
 }
 
 fn requests_with_everything_tolerated(driver: Driver) {
     let (service, log) = recording();
     let sidecar = tolerant(driver, &service, true, true);
-    let ways = Ways::into(&sidecar);
+    hold(&sidecar, &log, &[("tcp", usize::MAX), ("uds", 2), ("shm", usize::MAX)]);
+}
+
+/// What one flaw is tolerated for must not let another one through.
+fn requests_with_one_flaw_tolerated(driver: Driver) {
+    for flaw in FLAWS {
+        let (service, log) = recording();
+        let sidecar = tolerant_of(driver, &service, flaw, "");
+        hold(&sidecar, &log, &[("tcp", usize::MAX)]);
+        let ways = Ways::into(&sidecar);
+        for flawed in ["Content-Length: 50\n \r\n", "Transfer-Encoding: chunkedX\n \r\n", "Host: serviceX\n \r\n"] {
+            for first in ["X: a\r\n b\r\n", "Content-Length: 5\r\nContent-Length: 5\r\n", "Y: a\n"] {
+                let request = format!(
+                    "POST /a HTTP/1.1\r\nHost: service\r\n{first}{flawed}\r\nhelloGET /b HTTP/1.1\r\nHost: service\r\n\r\n"
+                );
+                log.clear();
+                let answer = exchange(&ways, "tcp", usize::MAX, request.as_bytes());
+                assert_eq!(understood(&log).map(|whole| whole.len()), Ok(0), "{flaw}: {request:?}");
+                assert!(answer.starts_with(b"HTTP/1.1 400 "), "{flaw}: {request:?}: {}", shown(&answer));
+            }
+        }
+    }
+}
+
+/// Every message of the corpus is forwarded as one that can be read in one way, or refused.
+fn hold(sidecar: &Sidecar, log: &Log, ways_and_pieces: &[(&'static str, usize)]) {
+    let ways = Ways::into(sidecar);
     let (mut wrong, mut mended) = (Vec::new(), 0);
     for case in heads::cases().into_iter().chain(framing::cases()).chain(chunks::cases()) {
-        for (way, piece) in [("tcp", usize::MAX), ("uds", 2), ("shm", usize::MAX)] {
+        for &(way, piece) in ways_and_pieces {
             log.clear();
             let answer = exchange(&ways, way, piece, &case.bytes);
             let judged = match case.expect {
-                Expect::Refused | Expect::Status(_) => understood(&log).and_then(|whole| {
+                Expect::Refused | Expect::Status(_) => understood(log).and_then(|whole| {
                     let replies = replies(&answer, &vec![false; whole.len() + 1])?;
                     let (served, rest) = replies.split_at(whole.len().min(replies.len()));
                     mended += usize::from(!whole.is_empty());
@@ -57,7 +91,7 @@ fn requests_with_everything_tolerated(driver: Driver) {
                         _ => Err(format!("{replies:?}")),
                     }
                 }),
-                expect => judge(expect, &answer, &log),
+                expect => judge(expect, &answer, log),
             };
             wrong.extend(judged.err().map(|why| format!("{way} in pieces of {piece}, {}: {why}", shown(&case.bytes))));
         }

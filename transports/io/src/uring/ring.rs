@@ -340,6 +340,10 @@ impl Ring {
             // Whatever else a completion says: a slot that it names is ours again.
             let slot = cqueue::buffer_select(entry.flags()).and_then(|slot| self.buffers.as_mut()?.take(slot));
             if let Some((id, operation)) = unpack(entry.user_data()) {
+                if operation == Operation::Send {
+                    // Told, so not silent any more; it may still be listed where `gather` could not look at all of them.
+                    self.silent.retain(|&silent| silent != id);
+                }
                 return Some(self.ended(id, operation, entry.result(), more, slot));
             }
         }

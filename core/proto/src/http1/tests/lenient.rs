@@ -81,6 +81,22 @@ fn what_could_be_read_in_two_ways_is_refused_by_all_of_them() {
     }
 }
 
+/// A line end that is not tolerated is not mended along with what is: the line behind it would be taken for its continuation.
+#[test]
+fn a_line_end_that_is_none_is_refused_whatever_else_is_mended() {
+    let all_but_lf = Lenient { bare_lf: false, ..ALL };
+    for lenient in [FOLD, all_but_lf] {
+        for lines in [
+            "X: a\r\n b\r\nContent-Length: 50\n \r\n",
+            "X: a\r\n b\r\nTransfer-Encoding: chunkedX\n \r\n",
+            "X: a\r\n b\r\nY: c\n d\r\n",
+            "X: a\r\n b\r\nY: c\nZ: d\r\n",
+        ] {
+            assert_eq!(mended(&head(lines), lenient, HeadLimits::default()), Err(HeadError::BareLf), "{lines:?}");
+        }
+    }
+}
+
 #[test]
 fn a_head_that_goes_on_is_waited_for_and_bounded() {
     let text = "PUT / HTTP/1.1\nHost: a\nContent-Length: 3\nContent-Length: 3\nX: a\n b\n\n";
