@@ -5,7 +5,8 @@
 #   tests/interop/run.sh --require    a suite that is skipped because a program is lacking is a failure (CI)
 #
 # SHMESH is the binary (default target/release/shmesh), SHMESH_DRIVERS the drivers (default "uring epoll").
-# A suite is a folder with a run.sh that exits with 0 = passed, 77 = this machine lacks something, else = failed.
+# A suite is a folder with a run.sh that exits with 0 = passed, 77 = a program is lacking, 78 = this machine does not allow it,
+# else = failed.
 set -uo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/../.." || exit 1
 
@@ -55,6 +56,7 @@ for suite in tests/interop/*/run.sh; do
                 skipped=$((skipped + 1))
                 echo "$name ($driver): skipped: $(sed -n 's/.*skipped: //p' "$log" | tail -n 1)"
                 ;;
+            78) echo "$name ($driver): refused by this machine: $(sed -n 's/.*skipped: //p' "$log" | tail -n 1)" ;;
             *)
                 failed=$((failed + 1))
                 echo "$name ($driver): FAILED"

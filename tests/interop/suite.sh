@@ -39,6 +39,12 @@ skip() {
     exit 77
 }
 
+# cannot WHAT: the kernel, or what this user may, does not allow it; unlike a program that is lacking, nobody can install that.
+cannot() {
+    echo "$suite: skipped: $1"
+    exit 78
+}
+
 # fail WHAT [LOG]: with the end of the log, and of the sidecar's.
 fail() {
     echo "$suite: FAILED: $1"

@@ -6,7 +6,7 @@ if [[ -z ${REDIRECT_NAMESPACE:-} ]]; then
     # Two users are needed, one of them excluded by the rules: so this takes root, or nothing.
     inside=$(unshare --net -- true 2>&1) || {
         echo "$suite: skipped: no network namespace can be made here: $inside"
-        exit 77
+        exit 78
     }
     SHMESH=$(realpath -- "${SHMESH:?the binary}") REDIRECT_NAMESPACE=1 exec unshare --net -- bash "$0" "$@"
 fi
@@ -51,7 +51,10 @@ status() {
     curl -s -o "$work/body" -w '%{http_code} %header{x-shmesh-reason}' --max-time 30 "$@"
 }
 
-ip link set lo up && ip addr add "$service/32" dev lo || skip "the namespace's interface cannot be set up"
+ip link set lo up && ip addr add "$service/32" dev lo || cannot "the namespace's interface cannot be set up"
+for filter in "iptables -t nat -S" "ip6tables -t nat -S" "nft list ruleset"; do
+    refusal=$($filter 2>&1) || cannot "the kernel refuses \`$filter\`: $refusal"
+done
 ip -6 addr add "$service6/128" dev lo nodad 2>/dev/null
 
 # serve PROTOCOL ADDRESS
