@@ -17,7 +17,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use shmesh_shm::OpenBlock;
@@ -147,6 +147,44 @@ pub trait Driver {
 
     /// A handle for other threads to end a `poll`.
     fn waker(&self) -> Waker;
+
+    /// Begins to let go of all sockets, so that another driver can go on with them ([`at_rest`](Self::at_rest)): accepting, receiving and
+    /// sending are taken back from the kernel, and nothing of that kind is begun until [`resume`](Self::resume); what the engine asks
+    /// for meanwhile is noted. What the kernel has done by then is told by `poll` as ever. Connects that are under way go on; watches
+    /// stay, and bells are rung.
+    fn suspend(&mut self);
+
+    /// Whether a suspended driver has let go: the kernel does nothing to any connected or listening socket, and whatever it did was told.
+    fn is_at_rest(&self) -> bool;
+
+    /// Goes on after [`suspend`](Self::suspend), as if nothing had been.
+    fn resume(&mut self);
+
+    /// What another driver needs to know of a connected socket, once this one [`is_at_rest`](Self::is_at_rest). `None` for what is not
+    /// connected, or no connection.
+    fn at_rest(&self, sock: SockId) -> Option<AtRest<'_>>;
+
+    /// As [`adopt`](Self::adopt), of a socket that another driver has let go. `arrived` is told before anything else is received;
+    /// then, if there is an `end`, that, and nothing is received at all.
+    fn adopt_at_rest(
+        &mut self,
+        socket: OwnedFd,
+        tag: Tag,
+        arrived: Vec<Slice>,
+        end: Option<Option<io::Error>>,
+    ) -> io::Result<SockId>;
+}
+
+/// A connection that a suspended driver has let go.
+#[derive(Debug)]
+pub struct AtRest<'a> {
+    pub socket: BorrowedFd<'a>,
+    /// Bytes that have left the kernel, and were not told as receiving is stopped.
+    pub arrived: Vec<&'a Slice>,
+    /// What comes after these, if that is known already: the end, in order or with an error.
+    pub end: Option<Option<&'a io::Error>>,
+    /// What is left of the send that has not ended; its [`Event::Sent`] never comes. Never empty.
+    pub unsent: Option<&'a Chunks>,
 }
 
 /// How long a listener pauses after the process ran out of descriptors or memory, in nanoseconds.

@@ -22,8 +22,10 @@ use self::sockets::{Arrival, Connecting, Kind, Listener, Sending, Sent, Socket, 
 use crate::bell::Bell;
 use crate::chunk::Chunks;
 use crate::clock::{Clock, Random};
-use crate::driver::{ACCEPT_PAUSE, Driver, Event, Limits, Nanos, SockId, Tag, Target, Wait};
+use crate::driver::{ACCEPT_PAUSE, AtRest, Driver, Event, Limits, Nanos, SockId, Tag, Target, Wait};
+use crate::earlier::Earlier;
 use crate::pool::Pool;
+use crate::slice::Slice;
 use crate::table::Table;
 use crate::waker::Waker;
 use crate::{socket, sys};
@@ -69,6 +71,7 @@ pub struct EpollDriver {
     ready: Box<[libc::epoll_event]>,
     /// How often `poll` was called.
     polls: u64,
+    suspended: bool,
 }
 
 impl EpollDriver {
@@ -93,6 +96,7 @@ impl EpollDriver {
             unqueued: Vec::new(),
             ready: vec![libc::epoll_event { events: 0, u64: 0 }; READY_PER_POLL].into(),
             polls: 0,
+            suspended: false,
         })
     }
 }
@@ -125,7 +129,7 @@ impl Driver for EpollDriver {
             socket::set_nodelay(&socket)?;
         }
         socket::set_nonblocking(&socket)?;
-        let kind = Kind::Listener(Listener { tcp });
+        let kind = Kind::Listener(Listener { tcp, wanted: true });
         let id = self.insert(socket, tag, kind);
         self.register_or_remove(id, LISTENER)?;
         Ok(id)
@@ -134,15 +138,20 @@ impl Driver for EpollDriver {
     fn stop_accept(&mut self, listener: SockId) {
         self.paused.retain(|(id, _)| *id != listener);
         if let Some(socket) = self.sockets.get_mut(listener)
-            && matches!(socket.kind, Kind::Listener(_))
+            && let Kind::Listener(Listener { wanted, .. }) = &mut socket.kind
         {
+            *wanted = false;
             socket.unregister(&self.epoll);
         }
     }
 
     fn resume_accept(&mut self, listener: SockId) {
         if let Some(socket) = self.sockets.get_mut(listener)
-            && matches!(socket.kind, Kind::Listener(_))
+            && let Kind::Listener(Listener { wanted, .. }) = &mut socket.kind
+            && {
+                *wanted = true;
+                !self.suspended
+            }
             && !socket.registered
             && socket.register(&self.epoll, listener, LISTENER).is_err()
         {
@@ -264,8 +273,10 @@ impl Driver for EpollDriver {
         }
         let before = events.len();
         self.report_completed(events);
-        self.read_more(events);
-        let something = events.len() > before || !self.readable.is_empty();
+        if !self.suspended {
+            self.read_more(events);
+        }
+        let something = events.len() > before || !self.readable.is_empty() && !self.suspended;
         let timeout = self.timeout(wait, something);
         let count = sys::epoll_wait(&self.epoll.0, &mut self.ready, timeout)?;
         self.clock.refresh();
@@ -286,6 +297,55 @@ impl Driver for EpollDriver {
 
     fn waker(&self) -> Waker {
         self.waker.clone()
+    }
+
+    fn suspend(&mut self) {
+        self.suspended = true;
+        for id in self.wanted_listeners() {
+            if let Some(socket) = self.sockets.get_mut(id) {
+                socket.unregister(&self.epoll);
+            }
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.suspended && self.completed.is_empty() && self.unawaited.is_empty() && self.refused.is_empty()
+    }
+
+    fn resume(&mut self) {
+        self.suspended = false;
+        for id in self.wanted_listeners() {
+            let paused = self.paused.iter().any(|(paused, _)| *paused == id);
+            if !paused {
+                self.resume_accept(id);
+            }
+        }
+        let sends = |(id, socket): (SockId, &Socket)| match &socket.kind {
+            Kind::Stream(stream) if stream.sending.is_some() => Some(id),
+            _ => None,
+        };
+        let sending: Vec<SockId> = self.sockets.iter().filter_map(sends).collect();
+        for id in sending {
+            self.go_on_sending(id, true);
+        }
+    }
+
+    fn at_rest(&self, sock: SockId) -> Option<AtRest<'_>> {
+        self.sockets.get(sock)?.at_rest()
+    }
+
+    fn adopt_at_rest(
+        &mut self,
+        socket: OwnedFd,
+        tag: Tag,
+        arrived: Vec<Slice>,
+        end: Option<Option<io::Error>>,
+    ) -> io::Result<SockId> {
+        let sock = self.adopt(socket, tag)?;
+        if let Some((_, stream)) = stream_mut(&mut self.sockets, sock) {
+            stream.earlier = Earlier::new(arrived, end);
+        }
+        Ok(sock)
     }
 }
 
@@ -312,7 +372,7 @@ impl EpollDriver {
     }
 
     fn begin_send(&mut self, sock: SockId, chunks: Chunks, awaited: bool) {
-        let Some((fd, stream)) = stream_mut(&mut self.sockets, sock) else {
+        let Some((_, stream)) = stream_mut(&mut self.sockets, sock) else {
             return;
         };
         if stream.sending.is_some() || stream.sent.is_some() {
@@ -323,7 +383,17 @@ impl EpollDriver {
             self.refused.push((sock, Errno::ENOTCONN, chunks));
             return;
         }
+        let held = self.suspended && !chunks.is_empty();
         stream.sending = Some(Sending { bytes: chunks.len_bytes() as u64, chunks });
+        if !held {
+            self.go_on_sending(sock, awaited);
+        }
+    }
+
+    fn go_on_sending(&mut self, sock: SockId, awaited: bool) {
+        let Some((fd, stream)) = stream_mut(&mut self.sockets, sock) else {
+            return;
+        };
         if let Some(sent) = stream.go_on_sending(fd) {
             let list = if awaited || sent.result.is_err() { &mut self.completed } else { &mut self.unawaited };
             list.push_back(sock);
@@ -331,6 +401,11 @@ impl EpollDriver {
         } else {
             self.await_writable(sock);
         }
+    }
+
+    fn wanted_listeners(&self) -> Vec<SockId> {
+        let wanted = |socket: &Socket| matches!(socket.kind, Kind::Listener(Listener { wanted: true, .. }));
+        self.sockets.iter().filter(|(_, socket)| wanted(socket)).map(|(id, _)| id).collect()
     }
 
     /// How long to wait in the kernel: not at all if there is something to report already.
@@ -424,7 +499,9 @@ impl EpollDriver {
             if stream.connecting.is_some() {
                 stream.connecting = None;
                 events.push(Event::Connected { tag, sock: id, result: connect_result(&socket.fd) });
-            } else if let Some(Sent { chunks, result }) = stream.go_on_sending(&socket.fd) {
+            } else if !self.suspended
+                && let Some(Sent { chunks, result }) = stream.go_on_sending(&socket.fd)
+            {
                 events.push(Event::Sent { tag, sock: id, result, chunks });
                 self.stop_awaiting_writable(id);
             }
@@ -441,8 +518,16 @@ impl EpollDriver {
         let Kind::Stream(stream) = &mut socket.kind else {
             return;
         };
+        if stream.receiving && !self.suspended && !stream.earlier.is_empty() {
+            // What may be landed into a block comes in a later `poll`.
+            stream.done_in = self.polls;
+            if stream.earlier.report(tag, id, events) {
+                stream.end();
+            }
+        }
         let mut share = SLOTS_PER_SOCKET_AND_POLL;
-        let wanted = |stream: &Stream| stream.receiving && stream.readable && !stream.ended;
+        let suspended = self.suspended;
+        let wanted = |stream: &Stream| stream.receiving && stream.readable && !stream.ended && !suspended;
         while share > 0 && wanted(stream) && stream.done_in != self.polls {
             match stream.receive(&socket.fd, &self.pool) {
                 Ok(None) => {
@@ -479,7 +564,7 @@ impl EpollDriver {
             let Some(socket) = self.sockets.get(listener) else {
                 return;
             };
-            let (tag, Kind::Listener(Listener { tcp })) = (socket.tag, &socket.kind) else {
+            let (tag, Kind::Listener(Listener { tcp, .. })) = (socket.tag, &socket.kind) else {
                 return;
             };
             let tcp = *tcp;

@@ -18,6 +18,7 @@ pub mod bell;
 pub mod chunk;
 mod clock;
 pub mod driver;
+mod earlier;
 pub mod epoll;
 pub mod net;
 #[allow(unsafe_code)] // the slots' memory
@@ -35,7 +36,7 @@ pub mod waker;
 
 pub use bell::Bell;
 pub use chunk::{Chunk, Chunks, Keep, SharedSlice};
-pub use driver::{Driver, Event, Limits, Nanos, PeerAddr, SockId, Tag, Target, Wait};
+pub use driver::{AtRest, Driver, Event, Limits, Nanos, PeerAddr, SockId, Tag, Target, Wait};
 pub use epoll::EpollDriver;
 pub use pool::{Pool, SLOT_BYTES};
 pub use probe::Choice;

@@ -15,6 +15,8 @@ mod harness;
 mod landing;
 #[path = "conformance/resources.rs"]
 mod resources;
+#[path = "conformance/rest.rs"]
+mod rest;
 #[path = "conformance/stage.rs"]
 mod stage;
 #[path = "conformance/unawaited.rs"]
@@ -83,6 +85,13 @@ conformance! {
         unawaited_sends_that_find_no_room_are_sent_on: crate::unawaited::that_find_no_room_are_sent_on;
         unawaited_sends_that_fail_say_so: crate::unawaited::that_fail_say_so;
         unawaited_sends_are_told_apart: crate::unawaited::are_told_apart;
+        goes_on_after_a_rest: crate::rest::goes_on_after_a_rest;
+        another_driver_goes_on: crate::rest::another_driver_goes_on;
+        drivers_take_over_from_each_other: crate::rest::drivers_take_over_from_each_other;
+        a_send_is_cut_off_and_gone_on_with: crate::rest::a_send_is_cut_off_and_gone_on_with;
+        what_had_arrived_comes_first: crate::rest::what_had_arrived_comes_first;
+        accepts_after_a_rest: crate::rest::accepts_after_a_rest;
+        connects_while_it_rests: crate::rest::connects_while_it_rests;
         accepts_with_tag_and_peer: crate::connections::accepts_with_tag_and_peer;
         connects: crate::connections::connects;
         reports_a_refused_connect_once: crate::connections::reports_a_refused_connect_once;

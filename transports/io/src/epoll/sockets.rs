@@ -10,7 +10,8 @@ use shmesh_shm::OpenBlock;
 
 use super::pack;
 use crate::chunk::Chunks;
-use crate::driver::{SockId, Tag};
+use crate::driver::{AtRest, SockId, Tag};
+use crate::earlier::Earlier;
 use crate::pool::{Pool, SLOT_BYTES};
 use crate::slice::Slice;
 use crate::table::Table;
@@ -34,6 +35,8 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) tcp: bool,
+    /// The engine wants connections.
+    pub(super) wanted: bool,
 }
 
 #[derive(Debug)]
@@ -64,6 +67,7 @@ pub(super) struct Stream {
     /// A completion that waits for the next `poll`.
     pub(super) sent: Option<Sent>,
     pub(super) shutdown_after_send: bool,
+    pub(super) earlier: Earlier,
 }
 
 #[derive(Debug)]
@@ -98,6 +102,18 @@ impl Socket {
         Ok(())
     }
 
+    pub(super) fn at_rest(&self) -> Option<AtRest<'_>> {
+        match &self.kind {
+            Kind::Stream(stream) if stream.connecting.is_none() => Some(AtRest {
+                socket: self.fd.as_fd(),
+                arrived: stream.earlier.arrived(),
+                end: stream.earlier.end(),
+                unsent: stream.sending.as_ref().map(|sending| &sending.chunks),
+            }),
+            _ => None,
+        }
+    }
+
     pub(super) fn unregister(&mut self, epoll: &Epoll) {
         if mem::take(&mut self.registered) {
             // It was added, so it can be taken out.
@@ -124,6 +140,7 @@ impl Stream {
             sending: None,
             sent: None,
             shutdown_after_send: false,
+            earlier: Earlier::default(),
         }
     }
 
@@ -192,7 +209,8 @@ pub(super) fn stream_mut(sockets: &mut Table<Socket>, id: SockId) -> Option<(&Ow
 }
 
 pub(super) fn list_if_readable(list: &mut Vec<SockId>, id: SockId, stream: &mut Stream) {
-    if stream.receiving && stream.readable && !stream.ended && !stream.listed {
+    let something = stream.readable || !stream.earlier.is_empty();
+    if stream.receiving && something && !stream.ended && !stream.listed {
         stream.listed = true;
         list.push(id);
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -13,11 +13,12 @@ use super::bells::Bells;
 use super::connection::{EndId, Owner};
 use super::network::{Happening, ListenerId, VirtualClock};
 use super::stream::{Sending, Sent, Stream};
-use super::world::{Node, Pause, World};
+use super::world::{Node, World};
 use crate::bell::Bell;
 use crate::chunk::Chunks;
 use crate::clock::Random;
-use crate::driver::{ACCEPT_PAUSE, Driver, Event, Limits, Nanos, PeerAddr, SockId, Tag, Target, Wait};
+use crate::driver::{ACCEPT_PAUSE, AtRest, Driver, Event, Limits, Nanos, PeerAddr, SockId, Tag, Target, Wait};
+use crate::earlier::Earlier;
 use crate::pool::Pool;
 use crate::slice::Slice;
 use crate::socket;
@@ -32,41 +33,42 @@ const ACCEPTS_PER_POLL: usize = 64;
 
 /// The driver of one worker in a simulated world. See the [module documentation](super).
 pub struct SimDriver {
-    world: World,
-    node: Node,
-    waker: Waker,
-    clock: Rc<VirtualClock>,
+    pub(super) world: World,
+    pub(super) node: Node,
+    pub(super) waker: Waker,
+    pub(super) clock: Rc<VirtualClock>,
     now: Nanos,
     random: Random,
     pool: Pool,
-    sockets: Table<Socket>,
-    bells: Bells,
+    pub(super) sockets: Table<Socket>,
+    pub(super) bells: Bells,
     /// Sends that were not begun.
-    refused: Vec<(SockId, Errno, Chunks)>,
+    pub(super) refused: Vec<(SockId, Errno, Chunks)>,
     /// Sockets whose send is done, which is no reason to end a wait.
     unawaited: Vec<SockId>,
     /// The list of sockets to which something happened, while it is worked through.
     sorting: Vec<SockId>,
-    rung: Vec<SockId>,
+    pub(super) rung: Vec<SockId>,
     /// What is on its way from chunks to the network, or from there to a block.
     piece: Vec<u8>,
     polls: u32,
+    suspended: bool,
 }
 
-struct Socket {
-    tag: Tag,
-    kind: Kind,
-    /// The placeholder, kept as long as a kernel socket would be.
-    _fd: Option<OwnedFd>,
+pub(super) struct Socket {
+    pub(super) tag: Tag,
+    pub(super) kind: Kind,
+    /// The placeholder, kept as long as a kernel socket would be; of a connection that began here, once it rests.
+    pub(super) fd: Option<OwnedFd>,
 }
 
-enum Kind {
+pub(super) enum Kind {
     Listener(Listener),
     Stream(Stream),
     Watched,
 }
 
-struct Listener {
+pub(super) struct Listener {
     id: ListenerId,
     accepting: bool,
     /// Until when it pauses.
@@ -97,6 +99,7 @@ impl SimDriver {
             rung: Vec::new(),
             piece: Vec::new(),
             polls: 0,
+            suspended: false,
         })
     }
 
@@ -199,7 +202,8 @@ impl Driver for SimDriver {
         if let Some(stream) = stream_mut(&mut self.sockets, sock) {
             stream.receiving = true;
             let end = stream.end;
-            if self.world.net(|net| net.ends.get(end).is_some_and(|end| end.is_readable())) {
+            let earlier = !stream.earlier.is_empty();
+            if earlier || self.world.net(|net| net.ends.get(end).is_some_and(|end| end.is_readable())) {
                 self.node.0.list(sock);
             }
         }
@@ -284,12 +288,48 @@ impl Driver for SimDriver {
         } else if self.polls.is_multiple_of(self.world.look_every()) {
             self.look_at_bells(events);
         }
+        if self.suspended {
+            self.make_placeholders()?;
+        }
         self.now = self.clock.now.get();
         Ok(())
     }
 
     fn waker(&self) -> Waker {
         self.waker.clone()
+    }
+
+    fn suspend(&mut self) {
+        self.suspended = true;
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.suspended && self.rests()
+    }
+
+    fn resume(&mut self) {
+        self.suspended = false;
+        let all: Vec<SockId> = self.sockets.iter().map(|(sock, _)| sock).collect();
+        all.into_iter().for_each(|sock| self.node.0.list(sock));
+    }
+
+    fn at_rest(&self, sock: SockId) -> Option<AtRest<'_>> {
+        self.sockets.get(sock)?.at_rest()
+    }
+
+    fn adopt_at_rest(
+        &mut self,
+        socket: OwnedFd,
+        tag: Tag,
+        arrived: Vec<Slice>,
+        end: Option<Option<io::Error>>,
+    ) -> io::Result<SockId> {
+        let sock = self.adopt(socket, tag)?;
+        if let Some(stream) = stream_mut(&mut self.sockets, sock) {
+            stream.earlier = Earlier::new(arrived, end);
+        }
+        self.node.0.list(sock);
+        Ok(sock)
     }
 }
 
@@ -324,8 +364,11 @@ impl SimDriver {
             chunks.clear();
             stream.sent = Some(Sent { chunks, result: Err(Errno::ECONNRESET.into()) });
         } else {
+            let held = self.suspended && !chunks.is_empty();
             stream.sending = Some(Sending { bytes: chunks.len_bytes() as u64, chunks });
-            stream.go_on_sending(&self.world, &mut self.piece);
+            if !held {
+                stream.go_on_sending(&self.world, &mut self.piece);
+            }
         }
         match &stream.sent {
             Some(Sent { result: Ok(_), .. }) if !awaited => self.unawaited.push(sock),
@@ -339,7 +382,7 @@ impl SimDriver {
     }
 
     /// [`Node::has_due`], in fewer steps.
-    fn has_due(&self) -> bool {
+    pub(super) fn has_due(&self) -> bool {
         self.node.0.due.get() || self.waker.is_pending()
     }
 
@@ -350,7 +393,7 @@ impl SimDriver {
     fn insert(&mut self, tag: Tag, kind: Kind, fd: Option<OwnedFd>) -> SockId {
         let open = &self.node.0.open;
         open.set(open.get() + 1);
-        self.sockets.insert(Socket { tag, kind, _fd: fd })
+        self.sockets.insert(Socket { tag, kind, fd })
     }
 
     fn own(&mut self, end: EndId, sock: SockId) {
@@ -396,64 +439,8 @@ impl SimDriver {
         }
     }
 
-    /// Lets others run until something is there or the time has come.
-    fn wait(&mut self, wait: Wait, events: &mut Vec<Event>) {
-        self.look_at_bells(events);
-        if !self.rung.is_empty() {
-            return;
-        }
-        let until = match wait {
-            Wait::Until(time) if time > self.clock.now.get() => Some(time),
-            Wait::Forever => None,
-            _ => return,
-        };
-        let (early, spurious) = self.world.net(|net| {
-            let faults = (net.faults.empty_poll_ppm, net.faults.spurious_ring_ppm);
-            (net.chance(faults.0), net.chance(faults.1))
-        });
-        if spurious && self.bells.ids().len() > 0 {
-            let at = self.world.net(|net| net.random.below(self.bells.ids().len() as u64)) as usize;
-            self.rung.extend(self.bells.ids().nth(at));
-            self.report_rung(events);
-            return;
-        }
-        if early {
-            return;
-        }
-        let (waker, with_bells): (_, Vec<BorrowedFd<'_>>);
-        let fds = if self.bells.ids().len() == 0 {
-            waker = [self.waker.as_fd()];
-            &waker[..]
-        } else {
-            with_bells = std::iter::once(self.waker.as_fd()).chain(self.bells.fds()).collect();
-            &with_bells
-        };
-        self.world.block(&Pause { world: &self.world, node: &self.node, until, fds });
-        if self.has_due() {
-            self.collect(events);
-        }
-        // The default blocker lets nobody else run.
-        if self.world.has_own_blocker() {
-            self.look_at_bells(events);
-        }
-    }
-
-    fn look_at_bells(&mut self, events: &mut Vec<Event>) {
-        self.rung.clear();
-        self.bells.look(&mut self.rung);
-        self.report_rung(events);
-    }
-
-    fn report_rung(&mut self, events: &mut Vec<Event>) {
-        for sock in &self.rung {
-            if let Some(socket) = self.sockets.get(*sock) {
-                events.push(Event::Rung { tag: socket.tag });
-            }
-        }
-    }
-
     /// Reports what is due, in any order.
-    fn collect(&mut self, events: &mut Vec<Event>) {
+    pub(super) fn collect(&mut self, events: &mut Vec<Event>) {
         let place = &self.node.0;
         if place.dead.get() {
             return;
@@ -519,7 +506,9 @@ impl SimDriver {
             self.receive(sock, events);
         }
         if let Some(stream) = stream_mut(&mut self.sockets, sock) {
-            stream.go_on_sending(&self.world, &mut self.piece);
+            if !self.suspended {
+                stream.go_on_sending(&self.world, &mut self.piece);
+            }
             if let Some(Sent { chunks, result }) = stream.sent.take() {
                 events.push(Event::Sent { tag, sock, result, chunks });
             }
@@ -534,12 +523,16 @@ impl SimDriver {
         let Some(Socket { tag, kind: Kind::Stream(stream), .. }) = self.sockets.get_mut(sock) else {
             return;
         };
-        if !stream.receiving || stream.ended || stream.connecting {
+        if !stream.receiving || stream.ended || stream.connecting || self.suspended {
             return;
         }
         let tag = *tag;
+        if !stream.earlier.is_empty() {
+            stream.done_in = self.polls;
+            stream.ended = stream.earlier.report(tag, sock, events);
+        }
         let mut share = SLOTS_PER_SOCKET_AND_POLL;
-        while share > 0 && stream.done_in != self.polls {
+        while share > 0 && !stream.ended && stream.done_in != self.polls {
             share -= 1;
             let found = self.world.net(|net| {
                 let late = net.faults.late_report_ppm;
@@ -611,7 +604,7 @@ impl SimDriver {
             };
             let (tag, id) = (*tag, listener.id);
             let now = self.clock.now.get();
-            if !listener.accepting || listener.paused_until > now {
+            if !listener.accepting || listener.paused_until > now || self.suspended {
                 return;
             }
             let exhausted = self.node.0.out_of_descriptors.get();

@@ -28,7 +28,9 @@ mod driver;
 mod faults;
 mod network;
 mod placeholder;
+mod rest;
 mod stream;
+mod waiting;
 mod world;
 
 pub use actor::{ActorConn, ActorListener, Progress, Read};

@@ -8,6 +8,7 @@ use shmesh_shm::OpenBlock;
 use super::connection::EndId;
 use super::world::World;
 use crate::chunk::{Chunk, Chunks};
+use crate::earlier::Earlier;
 
 /// The most that is copied to the network in one piece.
 const PIECE_MAX: usize = 64 << 10;
@@ -30,6 +31,7 @@ pub(super) struct Stream {
     /// A completion that waits for the next `poll`.
     pub sent: Option<Sent>,
     pub shutdown_after_send: bool,
+    pub earlier: Earlier,
 }
 
 pub(super) struct Sending {
@@ -56,6 +58,7 @@ impl Stream {
             sending: None,
             sent: None,
             shutdown_after_send: false,
+            earlier: Earlier::default(),
         }
     }
 

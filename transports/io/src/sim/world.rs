@@ -334,6 +334,11 @@ impl World {
         }
     }
 
+    /// A placeholder for a connection that began in a driver.
+    pub(super) fn placeholder_of(&self, end: EndId) -> io::Result<OwnedFd> {
+        self.placeholder(Meant::End(end))
+    }
+
     fn meant(&self, fd: impl AsFd) -> io::Result<Meant> {
         let number = placeholder::number(fd)?;
         self.net(|net| net.placeholders.get(number as usize).copied()).ok_or_else(not_a_socket)

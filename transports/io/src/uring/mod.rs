@@ -6,13 +6,15 @@
 //! a block is asked for block by block ([`receiving`]).
 //!
 //! A cancelled operation still has its terminal completion to come. Until then a closed socket keeps its row (and its
-//! descriptor) in the table, unreachable by its name; what a stopped socket received meanwhile is stashed.
+//! descriptor) in the table, unreachable by its name; what a stopped socket received meanwhile is stashed. A driver that is
+//! suspended ([`rest`]) wants nothing, and holds sends back.
 
 #[allow(unsafe_code)] // lends slots to the kernel
 mod buffers;
 #[allow(unsafe_code)] // an empty msghdr
 mod operation;
 mod receiving;
+mod rest;
 #[allow(unsafe_code)] // hands memory to the kernel, and keeps it until it is back
 mod ring;
 mod sockets;
@@ -27,13 +29,14 @@ use shmesh_shm::OpenBlock;
 
 use self::operation::{Kept, Operation, Outgoing};
 use self::ring::{Completion, Ring};
-use self::sockets::{Armed, Kind, Listener, Socket, Stream};
+use self::sockets::{Armed, Arrival, Kind, Listener, Socket, Stream};
 use crate::bell::Bell;
 use crate::chunk::Chunks;
 use crate::clock::{Clock, Random};
-use crate::driver::{ACCEPT_PAUSE, Driver, Event, Limits, Nanos, SockId, Tag, Target, Wait};
+use crate::driver::{ACCEPT_PAUSE, AtRest, Driver, Event, Limits, Nanos, SockId, Tag, Target, Wait};
 use crate::pool::Pool;
 use crate::probe::{Refusal, Step};
+use crate::slice::Slice;
 use crate::socket;
 use crate::table::Table;
 use crate::waker::Waker;
@@ -65,6 +68,7 @@ pub struct UringDriver {
     refused: Vec<(SockId, io::Error, Chunks)>,
     /// Listeners that pause, and until when.
     paused: Vec<(SockId, Nanos)>,
+    suspended: bool,
 }
 
 impl UringDriver {
@@ -86,6 +90,7 @@ impl UringDriver {
             sorting: Vec::new(),
             refused: Vec::new(),
             paused: Vec::new(),
+            suspended: false,
         })
     }
 }
@@ -271,6 +276,41 @@ impl Driver for UringDriver {
     fn waker(&self) -> Waker {
         self.waker.clone()
     }
+
+    fn suspend(&mut self) {
+        self.suspended = true;
+        self.look_at_all();
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.suspended && self.rests()
+    }
+
+    fn resume(&mut self) {
+        self.suspended = false;
+        self.send_held();
+        self.look_at_all();
+    }
+
+    fn at_rest(&self, sock: SockId) -> Option<AtRest<'_>> {
+        self.sockets.get(sock)?.at_rest()
+    }
+
+    fn adopt_at_rest(
+        &mut self,
+        socket: OwnedFd,
+        tag: Tag,
+        arrived: Vec<Slice>,
+        end: Option<Option<io::Error>>,
+    ) -> io::Result<SockId> {
+        let sock = self.adopt(socket, tag)?;
+        if let Some(stream) = self.stream_mut(sock) {
+            stream.ended = end.is_some();
+            stream.stash.extend(arrived.into_iter().map(Arrival::Bytes));
+            stream.stash.extend(end.map(Arrival::End));
+        }
+        Ok(sock)
+    }
 }
 
 /// What the engine's calls need.
@@ -308,6 +348,8 @@ impl UringDriver {
         if chunks.is_empty() {
             stream.sent_nothing = Some(chunks);
             self.look_at(sock);
+        } else if self.suspended {
+            stream.held = Some(Outgoing::new(chunks));
         } else if awaited {
             self.ring.send(sock, socket.fd.as_fd(), Outgoing::new(chunks));
         } else {
@@ -381,7 +423,7 @@ impl UringDriver {
                 }
                 Kind::Listener(listener) => {
                     let paused = self.paused.iter().any(|(paused, _)| *paused == id);
-                    match (listener.wanted && !paused, listener.armed) {
+                    match (listener.wanted && !paused && !self.suspended, listener.armed) {
                         (true, Armed::No) => {
                             listener.armed = Armed::Yes;
                             self.ring.accept(id, fd);
@@ -399,7 +441,10 @@ impl UringDriver {
                         events.push(Event::Sent { tag: socket.tag, sock: id, result: Ok(0), chunks });
                     }
                     let reported = stream.report_stash(socket.tag, id, events);
-                    if !stream.settle(&mut self.ring, id, fd, slots, reported) {
+                    if self.suspended {
+                        stream.cancel_send(&mut self.ring, id);
+                    }
+                    if !stream.settle(&mut self.ring, id, fd, slots, reported, self.suspended) {
                         socket.listed = true;
                         self.dirty.push(id);
                     }
@@ -594,11 +639,20 @@ impl UringDriver {
         let Kind::Stream(stream) = &mut socket.kind else {
             return;
         };
+        stream.cancelling_send = false;
         let result = match completion.result() {
             _ if socket.closing => Err(io::ErrorKind::Interrupted.into()),
+            Err(error) if self.suspended && rest::is_passing(&error) => {
+                stream.held = Some(outgoing);
+                return;
+            }
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => {
                 outgoing.chunks.advance(count as usize);
+                if !outgoing.chunks.is_empty() && self.suspended {
+                    stream.held = Some(outgoing);
+                    return;
+                }
                 if !outgoing.chunks.is_empty() {
                     self.ring.send(id, socket.fd.as_fd(), outgoing);
                     return;

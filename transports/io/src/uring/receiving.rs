@@ -42,7 +42,8 @@ impl Stream {
         any
     }
 
-    /// Brings what the kernel receives in line with what is wanted. Returns false if the next `poll` has to look again.
+    /// Brings what the kernel receives in line with what is wanted; nothing is while the driver `rests`. Returns false if the next
+    /// `poll` has to look again.
     pub(super) fn settle(
         &mut self,
         ring: &mut Ring,
@@ -50,14 +51,15 @@ impl Stream {
         fd: BorrowedFd<'_>,
         slots: bool,
         reported: bool,
+        rests: bool,
     ) -> bool {
         if self.landing.armed != Armed::No {
-            if self.landing.taken_back {
+            if self.landing.taken_back || rests {
                 cancel_armed(ring, id, Operation::Land, &mut self.landing.armed);
             }
             return true;
         }
-        let wanted = self.receiving && !self.ended;
+        let wanted = self.receiving && !self.ended && !rests;
         let into_block = wanted && self.landing.block.is_some();
         if self.armed != Armed::No {
             if !wanted || into_block || self.always_alone && !self.armed_alone {

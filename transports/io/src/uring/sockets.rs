@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use shmesh_shm::OpenBlock;
 
+use super::operation::Outgoing;
 use crate::chunk::Chunks;
 use crate::driver::{Event, SockId, Tag};
 use crate::slice::Slice;
@@ -53,6 +54,8 @@ pub(super) struct Stream {
     /// A send of nothing, to be reported.
     pub(super) sent_nothing: Option<Chunks>,
     pub(super) cancelling_send: bool,
+    /// A send that the kernel does not have, while the driver is suspended.
+    pub(super) held: Option<Outgoing>,
     pub(super) shutdown_after_send: bool,
 }
 
@@ -87,7 +90,7 @@ impl Socket {
             Kind::Listener(listener) => listener.armed == Armed::No,
             Kind::Watched(armed) => *armed == Armed::No,
             Kind::Stream(stream) => {
-                let in_flight = stream.sending && stream.sent_nothing.is_none();
+                let in_flight = stream.sending && stream.sent_nothing.is_none() && stream.held.is_none();
                 let receiving = stream.armed != Armed::No || stream.landing.armed != Armed::No;
                 !receiving && !stream.connecting && !in_flight
             }
@@ -119,12 +122,20 @@ impl Stream {
             sending: false,
             sent_nothing: None,
             cancelling_send: false,
+            held: None,
             shutdown_after_send: false,
         }
     }
 }
 
 impl Arrival {
+    pub(super) fn bytes(&self) -> Option<&Slice> {
+        match self {
+            Self::Bytes(data) => Some(data),
+            Self::End(_) => None,
+        }
+    }
+
     pub(super) fn into_event(self, tag: Tag, sock: SockId) -> Event {
         match self {
             Self::Bytes(data) => Event::Received { tag, sock, data },

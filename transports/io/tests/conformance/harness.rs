@@ -53,6 +53,16 @@ impl Kind {
     }
 }
 
+impl Kind {
+    fn driver(self, limits: Limits) -> Box<dyn Driver> {
+        match self {
+            Self::Epoll => Box::new(EpollDriver::new(limits).unwrap()),
+            Self::Uring => Box::new(UringDriver::new(limits).unwrap()),
+            Self::Sim => Box::new(SimDriver::new(&stage().world, SUBJECT, limits).unwrap()),
+        }
+    }
+}
+
 /// Tests that count this process's descriptors run alone; all others run side by side.
 static DESCRIPTORS: RwLock<()> = RwLock::new(());
 
@@ -92,12 +102,24 @@ impl Subject {
     }
 
     pub fn with(kind: Kind, limits: Limits, turn: Turn) -> Self {
-        let driver: Box<dyn Driver> = match kind {
-            Kind::Epoll => Box::new(EpollDriver::new(limits).unwrap()),
-            Kind::Uring => Box::new(UringDriver::new(limits).unwrap()),
-            Kind::Sim => Box::new(SimDriver::new(&stage().world, SUBJECT, limits).unwrap()),
-        };
-        Self { driver, events: VecDeque::new(), kind, turn }
+        Self { driver: kind.driver(limits), events: VecDeque::new(), kind, turn }
+    }
+
+    /// Takes another driver; the one before is dropped when the caller drops it.
+    pub fn change_driver(&mut self, kind: Kind) -> Box<dyn Driver> {
+        assert!(self.events.is_empty());
+        std::mem::replace(&mut self.driver, kind.driver(Limits::default()))
+    }
+
+    /// Suspends the driver, and turns until it rests.
+    pub fn suspend(&mut self) {
+        self.driver.suspend();
+        let deadline = Instant::now() + PATIENCE;
+        while !self.driver.is_at_rest() {
+            assert!(Instant::now() < deadline, "the driver does not come to rest");
+            let until = self.driver.refresh_clock() + 1_000_000;
+            self.turn(Wait::Until(until));
+        }
     }
 
     /// Drops the driver; the turn goes on.

@@ -15,13 +15,13 @@ use crate::harness::{Family, Kind, PATIENCE, Peer, Subject, assert_same, noise};
 const BLOCK_MAX: usize = 256 << 10;
 
 /// A lane, with an app that takes each record at once.
-struct Lane {
+pub struct Lane {
     app: LaneEnd,
     sidecar: LaneEnd,
 }
 
 impl Lane {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let geometry = Geometry { block_max: BLOCK_MAX as u32, arena_bytes: 2 << 20, ..Geometry::default() };
         let len = geometry.segment_bytes(1);
         let (to_proxy, to_app) = (Arc::new(Mapping::private(len).unwrap()), Arc::new(Mapping::private(len).unwrap()));
@@ -29,12 +29,12 @@ impl Lane {
         Self { app: end(Side::App), sidecar: end(Side::Sidecar) }
     }
 
-    fn block(&mut self, len: usize) -> OpenBlock {
+    pub fn block(&mut self, len: usize) -> OpenBlock {
         self.sidecar.open_block(len as u32).unwrap()
     }
 
     /// What the app finds in a block that was put.
-    fn pass(&mut self, block: OpenBlock, len: u32) -> Vec<u8> {
+    pub fn pass(&mut self, block: OpenBlock, len: u32) -> Vec<u8> {
         assert!(len > 0);
         self.sidecar.put_block(&Header::new(shmesh_shm::Kind::Data, 1, 1), block, len).unwrap();
         self.sidecar.publish();
@@ -52,7 +52,7 @@ impl Lane {
 }
 
 /// Turns until so many blocks are lent; the kernel may have to be done with one first.
-fn turn_until_lent(subject: &mut Subject, lane: &mut Lane, blocks: u32) {
+pub fn turn_until_lent(subject: &mut Subject, lane: &mut Lane, blocks: u32) {
     let deadline = Instant::now() + PATIENCE;
     while lane.lent() != blocks {
         assert!(Instant::now() < deadline, "{} blocks are lent, not {blocks}", lane.lent());
@@ -97,7 +97,7 @@ fn ended(subject: &mut Subject, sock: SockId) -> Option<std::io::Error> {
 }
 
 /// A peer that writes in pieces, then ends.
-fn write_in_pieces(mut peer: Peer, bytes: Vec<u8>, piece: usize) -> JoinHandle<()> {
+pub fn write_in_pieces(mut peer: Peer, bytes: Vec<u8>, piece: usize) -> JoinHandle<()> {
     thread::spawn(move || {
         for piece in bytes.chunks(piece) {
             peer.write_all(piece).unwrap();
