@@ -54,6 +54,64 @@ impl Arena {
         }
     }
 
+    /// An arena of which these blocks are lent: offset and bytes. An error says which of them cannot be.
+    pub fn with_lent(geometry: &Geometry, lent: &[(u32, u32)]) -> Result<Arena, (u32, u32)> {
+        let mut arena = Arena::new(geometry);
+        let mut blocks = Vec::with_capacity(lent.len());
+        for &(offset, bytes) in lent {
+            let order = arena.order_of(bytes).filter(|&order| arena.block_min << order == bytes);
+            let inside = u64::from(offset) + u64::from(bytes) <= u64::from(geometry.arena_bytes);
+            match order {
+                Some(order) if inside && offset.is_multiple_of(bytes) => blocks.push((offset / arena.block_min, order)),
+                _ => return Err((offset, bytes)),
+            }
+        }
+        blocks.sort_unstable();
+        let overlap = blocks.windows(2).find(|pair| pair[0].0 + (1 << pair[0].1) > pair[1].0);
+        if let Some(&[_, (index, order)]) = overlap {
+            return Err((index * arena.block_min, arena.block_min << order));
+        }
+        let largest = arena.orders - 1;
+        // Up to the last block that is lent everything was used once.
+        let mut rest = &blocks[..];
+        while !rest.is_empty() {
+            let start = arena.fresh;
+            arena.fresh += 1 << largest;
+            let (within, behind) = rest.split_at(rest.partition_point(|(index, _)| *index < arena.fresh));
+            arena.divide(start, largest, within);
+            rest = behind;
+        }
+        Ok(arena)
+    }
+
+    /// A block of which these parts are lent: what is left of it is free.
+    fn divide(&mut self, index: u32, order: u8, lent: &[(u32, u8)]) {
+        match lent {
+            [] => self.push(index, order),
+            &[(_, whole)] if whole == order => {
+                self.states[index as usize] = LENT | order;
+                self.lent += 1;
+                self.lent_bytes += u64::from(self.block_min) << order;
+            }
+            _ => {
+                let half = index + (1 << (order - 1));
+                let (left, right) = lent.split_at(lent.partition_point(|(index, _)| *index < half));
+                self.divide(index, order - 1, left);
+                self.divide(half, order - 1, right);
+            }
+        }
+    }
+
+    /// The blocks that are lent out: offset and bytes.
+    pub fn lent_blocks(&self) -> Vec<(u32, u32)> {
+        if self.lent == 0 {
+            return Vec::new();
+        }
+        let used = self.states.iter().take(self.fresh as usize).zip(0..);
+        let lent = used.filter(|(state, _)| **state & LENT != 0);
+        lent.map(|(state, index): (_, u32)| (index * self.block_min, self.block_min << (state & ORDER))).collect()
+    }
+
     /// Lends a block of at least `len` bytes: its offset, or nothing when there is none or `len` is above `block_max`.
     pub fn alloc(&mut self, len: u32) -> Option<u32> {
         let wanted = self.order_of(len)?;
@@ -225,6 +283,44 @@ mod tests {
         }
         arena.free(a).unwrap();
         assert_eq!(arena.free(a), Err(NotLent));
+    }
+
+    #[test]
+    fn what_is_lent_can_be_given_back_elsewhere() {
+        let mut arena = Arena::new(&small());
+        let mut lent: Vec<u32> = [64, 300, 1024, 65, 64, 128, 700].map(|len| arena.alloc(len).unwrap()).into();
+        for gone in [5, 0] {
+            arena.free(lent.swap_remove(gone)).unwrap();
+        }
+        let known = arena.lent_blocks();
+        let mut other = Arena::with_lent(&small(), &known).unwrap();
+        assert_eq!((other.lent(), other.lent_bytes()), (arena.lent(), arena.lent_bytes()));
+        let mut sorted = other.lent_blocks();
+        sorted.sort_unstable();
+        assert_eq!(sorted, known);
+        while let Some(offset) = other.alloc(64) {
+            assert!(!lent.contains(&offset));
+            lent.push(offset);
+        }
+        assert_eq!(lent.len() as u64 - 5, (8192 - arena.lent_bytes()) / 64, "all that is free is found");
+        lent.into_iter().for_each(|offset| assert!(other.free(offset).is_ok()));
+        assert_eq!(std::iter::from_fn(|| other.alloc(1024)).count(), 8);
+    }
+
+    #[test]
+    fn blocks_that_cannot_be_are_refused() {
+        for wrong in [
+            &[(64, 100)][..],
+            &[(64, 128)],
+            &[(8192, 64)],
+            &[(0, 2048)],
+            &[(0, 0)],
+            &[(0, 128), (64, 64)],
+            &[(128, 64), (128, 64)],
+            &[(u32::MAX - 63, 64)],
+        ] {
+            assert!(Arena::with_lent(&small(), wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -55,6 +55,19 @@ impl DirtyWatch {
         DirtyWatch { to_proxy: to_proxy.clone(), to_app: to_app.clone(), at: worker_word(worker), seen: 0 }
     }
 
+    /// As [`DirtyWatch::new`], going on where another process stopped, which had `seen` these bits.
+    ///
+    /// # Panics
+    /// As [`DirtyWatch::new`].
+    pub fn go_on(to_proxy: &Arc<Mapping>, to_app: &Arc<Mapping>, worker: u16, seen: u64) -> DirtyWatch {
+        DirtyWatch { seen, ..DirtyWatch::new(to_proxy, to_app, worker) }
+    }
+
+    /// The bits as they were the last time.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
     /// The bits of the lanes that were marked since the last time; look at each of them now. One load when there are none.
     pub fn take(&mut self) -> u64 {
         let dirty = self.to_proxy.load(self.at);

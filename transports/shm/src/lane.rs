@@ -1,6 +1,7 @@
 //! One side of one lane: both rings, both arenas, the flags. What engine and shim talk through.
 
 mod open_block;
+mod rest;
 
 use std::fmt;
 use std::ops::Range;
@@ -17,6 +18,7 @@ use crate::release::{Reclaim, Releases};
 use crate::ring::{Consumer, Producer};
 use crate::violation::Violation;
 pub use open_block::OpenBlock;
+pub use rest::{Implausible, LaneRest};
 
 /// `parked`: asleep until there are records.
 const FOR_RECORDS: u64 = 1;

@@ -43,7 +43,7 @@ pub use arena::{Arena, NotLent};
 pub use call_words::CallState;
 pub use dirty::{Dirty, DirtyWatch};
 pub use geometry::{Geometry, GeometryError};
-pub use lane::{BlockLease, InPlace, LaneEnd, NoRoom, OpenBlock, Part, Side};
+pub use lane::{BlockLease, Implausible, InPlace, LaneEnd, LaneRest, NoRoom, OpenBlock, Part, Side};
 pub use record::{Flags, Header, INLINE_KEY, Kind, MAX_GENERATION, Protocol, ROUTE_IDS, Reset, TOTAL_UNKNOWN};
 #[cfg(not(loom))]
 pub use region::ForkGuard;

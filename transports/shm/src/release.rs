@@ -12,7 +12,7 @@ pub(crate) struct Releases {
     mine: Arc<Mapping>,
     lane_at: usize,
     mask: u64,
-    put: u64,
+    pub put: u64,
     visible: u64,
 }
 
@@ -20,6 +20,16 @@ impl Releases {
     pub fn new(mine: &Arc<Mapping>, geometry: &Geometry, lane_at: usize) -> Releases {
         let mask = u64::from(geometry.release_entries()) - 1;
         Releases { mine: mine.clone(), lane_at, mask, put: 0, visible: 0 }
+    }
+
+    /// Goes on where another process stopped, which had made all of it visible.
+    pub fn go_on(&mut self, put: u64) {
+        (self.put, self.visible) = (put, put);
+    }
+
+    /// Whether the peer was not told of everything that was put.
+    pub fn has_untold(&self) -> bool {
+        self.put != self.visible
     }
 
     /// Puts a block's offset into the ring; seen by the peer after `publish`. Cannot overflow while the peer is honest
@@ -47,7 +57,7 @@ pub(crate) struct Reclaim {
     theirs: Arc<Mapping>,
     lane_at: usize,
     entries: u64,
-    taken: u64,
+    pub taken: u64,
 }
 
 impl Reclaim {

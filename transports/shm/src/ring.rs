@@ -16,12 +16,12 @@ pub(crate) struct Producer {
     ring_at: usize,
     stride: usize,
     entries: u64,
-    put: u64,
+    pub put: u64,
     /// Offset in the segment of the entry that is put next.
     next_at: usize,
     visible: u64,
     /// The peer's `consumed` as last seen.
-    consumed: u64,
+    pub consumed: u64,
 }
 
 impl Producer {
@@ -38,6 +38,12 @@ impl Producer {
             visible: 0,
             consumed: 0,
         }
+    }
+
+    /// Goes on where another process stopped, which had made all of it visible.
+    pub fn go_on(&mut self, put: u64, consumed: u64) {
+        (self.put, self.visible, self.consumed) = (put, put, consumed);
+        self.next_at = self.ring_at + (put & (self.entries - 1)) as usize * self.stride;
     }
 
     /// Entries that can be put now. Looks at the peer's index only when the last look leaves none.
@@ -141,6 +147,17 @@ impl Consumer {
         }
     }
 
+    /// Goes on where another process stopped, which had told of all that it took.
+    pub fn go_on(&mut self, taken: u64) {
+        (self.taken, self.visible, self.published) = (taken, taken, taken);
+        self.next_at = self.place_of(taken);
+    }
+
+    /// Whether the peer was not told of everything that was taken.
+    pub fn has_untold(&self) -> bool {
+        self.taken != self.visible
+    }
+
     /// The next entry, copied once and validated; false if there is none.
     #[inline]
     pub fn next(&mut self, entry: &mut Entry) -> Result<bool, Violation> {
@@ -166,8 +183,13 @@ impl Consumer {
     #[inline]
     pub fn advance(&mut self) {
         self.taken += 1;
-        let index = self.taken & (u64::from(self.geometry.entries) - 1);
-        self.next_at = self.ring_at + index as usize * self.geometry.stride as usize;
+        self.next_at = self.place_of(self.taken);
+    }
+
+    #[inline]
+    fn place_of(&self, record: u64) -> usize {
+        let index = record & (u64::from(self.geometry.entries) - 1);
+        self.ring_at + index as usize * self.geometry.stride as usize
     }
 
     /// Records taken since attach.

@@ -16,6 +16,8 @@ enum Operation {
     TakeAndKeep,
     DropLease(usize),
     PublishTaken,
+    /// Another process goes on with the side that puts.
+    GoOn,
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -26,6 +28,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => Just(Operation::TakeAndKeep),
         3 => any::<usize>().prop_map(Operation::DropLease),
         4 => Just(Operation::PublishTaken),
+        2 => Just(Operation::GoOn),
     ]
 }
 
@@ -133,6 +136,12 @@ proptest! {
                 Operation::PublishTaken => {
                     model.publish_taken(consumer);
                     models[1 - direction].publish(consumer);
+                }
+                Operation::GoOn => {
+                    model.publish(producer);
+                    models[1 - direction].publish_taken(producer);
+                    let kept = &mut leases[1 - direction];
+                    *producer = pair::go_on(producer, &lane.to_proxy, &lane.to_app, kept.iter_mut().map(|kept| &mut kept.0));
                 }
                 Operation::Take => drop(model.take(consumer, false)),
                 Operation::TakeAndKeep => leases[direction].extend(model.take(consumer, true)),

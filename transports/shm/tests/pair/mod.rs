@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use shmesh_shm::{Geometry, Header, Kind, LaneEnd, Mapping, Side};
+use shmesh_shm::{BlockLease, Geometry, Header, Kind, LaneEnd, Mapping, Side};
 
 pub struct Pair {
     pub app: LaneEnd,
@@ -29,6 +29,23 @@ pub fn pair(geometry: Geometry) -> Pair {
         to_app,
         geometry,
     }
+}
+
+/// This side of the lane as another process has it, with the leases that it kept.
+pub fn go_on<'a>(
+    end: &mut LaneEnd,
+    to_proxy: &Arc<Mapping>,
+    to_app: &Arc<Mapping>,
+    leases: impl Iterator<Item = &'a mut BlockLease>,
+) -> LaneEnd {
+    let rest = end.rest().expect("everything was published");
+    let mut next = LaneEnd::go_on(end.side(), to_proxy, to_app, end.geometry(), 0, &rest).expect("plausible");
+    for lease in leases {
+        let (block, from) = end.whereabouts(lease).expect("a lease of this lane");
+        assert_eq!(next.whereabouts(lease), None);
+        *lease = next.lease_again(block, from, lease.len() as u32).expect("within the arena");
+    }
+    next
 }
 
 pub fn data(generation: u64) -> Header {
