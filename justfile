@@ -24,6 +24,11 @@ model:
 sim seed="":
     tests/sim/run.sh {{seed}}
 
+# Sidecars killed and stopped under load, and what became of the calls: just chaos, just chaos --rounds 20 --troubles kill
+chaos *options:
+    cargo build --release -p shmesh -p shmesh-chaos
+    target/release/chaos {{options}}
+
 # Every fuzz target for so many seconds, or one of them: just fuzz 60, just fuzz 600 session
 fuzz seconds="10" target="":
     tests/fuzz/run.sh {{seconds}} {{target}}

@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may depend on, of this workspace. Test-only dependencies count as well, except where listed below.
-const MAY_KNOW: [(&str, &[&str]); 14] = [
+const MAY_KNOW: [(&str, &[&str]); 15] = [
     ("shmesh-proto", &[]),
     ("shmesh-policy", &["shmesh-proto"]),
     ("shmesh-shm", &[]),
@@ -25,6 +25,8 @@ const MAY_KNOW: [(&str, &[&str]); 14] = [
     ("shmesh-names", &["shmesh-engine"]),
     // Looks at how these two were compiled.
     ("shmesh-compiled", &["shmesh-shm", "shmesh-io"]),
+    // An app like others.
+    ("shmesh-chaos", &["shmesh-client"]),
     // The binary wires everything together; the benches measure everything.
     ("shmesh", EVERYTHING),
     ("shmesh-benches", EVERYTHING),

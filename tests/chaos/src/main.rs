@@ -1,0 +1,76 @@
+//! Chaos: a sidecar is killed and stopped while apps call through it, and a service that writes down what it ran says what that did.
+//!
+//! `just chaos` runs it long, `.ci/run` short. Each trouble ends with a table; a row that does not hold makes the exit code 1. All that is
+//! random comes from `--seed`, except what the machine does in between.
+
+mod app;
+mod arenas;
+mod random;
+mod service;
+mod sidecar;
+mod trouble;
+mod verdict;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+use crate::trouble::Trouble;
+
+/// What to do.
+#[derive(Parser, Debug)]
+#[command(about)]
+pub struct Options {
+    /// The sidecar's binary.
+    #[arg(long, default_value = "target/release/shmesh")]
+    shmesh: PathBuf,
+    /// What happens to the sidecar.
+    #[arg(long, value_delimiter = ',', default_value = "kill,stop")]
+    troubles: Vec<Trouble>,
+    #[arg(long, value_delimiter = ',', default_value = "uring,epoll")]
+    drivers: Vec<Driver>,
+    /// How often it happens.
+    #[arg(long, default_value_t = 200)]
+    rounds: u32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Say how long it took until calls were answered elsewhere, and hold it against nothing: for machines that do other work meanwhile.
+    #[arg(long)]
+    unbounded_times: bool,
+    /// MiB of shared memory that the sidecar and an app have used before, both directions together.
+    #[arg(long, default_value_t = 256)]
+    arenas: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Driver {
+    Uring,
+    Epoll,
+}
+
+impl Driver {
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::Uring => "uring",
+            Driver::Epoll => "epoll",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let mut all_hold = true;
+    for &driver in &options.drivers {
+        if driver == Driver::Uring && !sidecar::can_use_uring(&options.shmesh) {
+            println!("uring: skipped, this machine refuses io_uring");
+            continue;
+        }
+        for &trouble in &options.troubles {
+            let verdict = trouble::run(&options, driver, trouble);
+            println!("\n{trouble:?} × {} on {}, seed {}", options.rounds, driver.name(), options.seed);
+            all_hold &= verdict.print();
+        }
+    }
+    if all_hold { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
