@@ -3,6 +3,8 @@
 //! `just chaos` runs it long, `.ci/run` short. Each trouble ends with a table; a row that does not hold makes the exit code 1. All that is
 //! random comes from `--seed`, except what the machine does in between.
 
+#![forbid(unsafe_code)]
+
 mod app;
 mod arenas;
 mod random;
