@@ -1,11 +1,15 @@
 //! Takes the framing off a body, as its bytes arrive (RFC 9112 §6, §7.1).
 
+mod rest;
+
 use std::ops::Range;
 
 use super::error::BodyError;
 use super::head::BodyKind;
 use super::octets::is_field_value;
 use super::trailers::TrailerSection;
+
+pub use rest::BodyRest;
 
 /// Bytes of a chunk's size line, its extensions and CRLF included.
 pub const CHUNK_LINE_BYTES_MAX: u16 = 4096;

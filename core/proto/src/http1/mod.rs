@@ -33,7 +33,7 @@ mod write;
 
 pub use crate::span::Span;
 pub use authority::authority_parts;
-pub use body::{BodyReader, BodyStep, CHUNK_LINE_BYTES_MAX};
+pub use body::{BodyReader, BodyRest, BodyStep, CHUNK_LINE_BYTES_MAX};
 pub use date::Date;
 pub use error::{BodyError, HeadError};
 pub use head::{BodyKind, HeadLimits, Header, HeaderKind, Status, Version};
@@ -42,7 +42,7 @@ pub use lenient::{Lenient, Mended};
 pub use own::{OwnOut, reason_phrase, write_connected, write_own_response, write_reflection};
 pub use request::{METHOD_BYTES_MAX, RequestHead, TargetForm};
 pub use response::ResponseHead;
-pub use trailers::TRAILER_BYTES_MAX;
+pub use trailers::{TRAILER_BYTES_MAX, TrailerRest};
 pub use write::{
     CHUNK_END, CONTINUE, ConnectionOption, Framing, Remote, RequestOut, ResponseOut, chunk_line, end_head,
     write_last_chunk, write_request, write_response,

@@ -69,7 +69,44 @@ enum Place {
     FinalLineFeed,
 }
 
+/// What a section knew of its bytes, for another process to go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrailerRest {
+    pub lines: Vec<u8>,
+    pub line_start: usize,
+    pub value_start: usize,
+    pub received_bytes: usize,
+    pub place: u32,
+}
+
+const PLACES: [Place; 6] =
+    [Place::LineStart, Place::Name, Place::BeforeValue, Place::Value, Place::LineFeed, Place::FinalLineFeed];
+
 impl TrailerSection {
+    pub(super) fn rest(&self) -> TrailerRest {
+        TrailerRest {
+            lines: self.lines.clone(),
+            line_start: self.line_start,
+            // That of a line that was dropped means nothing.
+            value_start: self.value_start.min(self.lines.len()),
+            received_bytes: self.received_bytes,
+            place: self.place as u32,
+        }
+    }
+
+    pub(super) fn go_on(rest: &TrailerRest) -> Option<TrailerSection> {
+        let len = rest.lines.len();
+        let place = *PLACES.get(rest.place as usize)?;
+        let inside = rest.line_start <= len && rest.value_start <= len && rest.received_bytes <= TRAILER_BYTES_MAX;
+        inside.then(|| TrailerSection {
+            lines: rest.lines.clone(),
+            line_start: rest.line_start,
+            value_start: rest.value_start,
+            received_bytes: rest.received_bytes,
+            place,
+        })
+    }
+
     /// Takes one byte; `true` when it was the section's last.
     pub(super) fn take(&mut self, byte: u8) -> Result<bool, BodyError> {
         self.received_bytes += 1;
