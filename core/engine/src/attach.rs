@@ -35,6 +35,7 @@ impl<D: Driver> Worker<D> {
             let key = self.lanes.insert(Lane {
                 end,
                 session: new.session,
+                number: lane.lane,
                 app: new.app.clone(),
                 listener: new.listener,
                 serves: lane.serving.then(|| new.app.clone()),

@@ -40,6 +40,22 @@ impl Own {
         self.callbacks.retain(|_, callback| callback.provider != provider);
     }
 
+    /// What waits for the consumer's answer, and the last id that was used: id, connection, the provider's id, until when.
+    pub fn rest(&self) -> (impl Iterator<Item = (u64, Key<Conn>, u64, Nanos)>, u64) {
+        let waiting = self.callbacks.iter().map(|(&id, callback)| (id, callback.provider, callback.id, callback.until));
+        (waiting, self.last_id)
+    }
+
+    /// Goes on where another process stopped.
+    pub fn go_on(
+        conns: Vec<Key<Conn>>,
+        waiting: impl Iterator<Item = (u64, Key<Conn>, u64, Nanos)>,
+        last_id: u64,
+    ) -> Own {
+        let callbacks = waiting.map(|(id, provider, theirs, until)| (id, Callback { provider, id: theirs, until }));
+        Own { conns, callbacks: callbacks.collect(), last_id }
+    }
+
     /// The id for a callback that waits for an answer; `None` if `max` wait already.
     fn expect_answer(&mut self, callback: Callback, now: Nanos, max: u32) -> Option<u64> {
         while self.callbacks.first_key_value().is_some_and(|(_, first)| first.until <= now) {

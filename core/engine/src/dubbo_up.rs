@@ -21,7 +21,7 @@ const HEARTBEAT_ID: u64 = u64::MAX;
 const SHARED_FRAMES_MAX: u64 = 8;
 
 /// What a call that waits takes beside its frame's body.
-const CALL_BYTES: u64 = size_of::<Call>() as u64;
+pub(crate) const CALL_BYTES: u64 = size_of::<Call>() as u64;
 
 impl<D: Driver> Worker<D> {
     /// The destination can take the call: its frame leaves whole, or waits for its turn.

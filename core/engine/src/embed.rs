@@ -15,6 +15,7 @@ use shmesh_shm::Geometry;
 use crate::conn::Role;
 use crate::counters::{Registry, lock};
 use crate::engine::{WorkerStart, prepare};
+pub use crate::handover::{FORMAT, FORMAT_MIN, Handover, Refusal};
 use crate::lane::User;
 use crate::mailbox::{Mail, Postbox};
 pub use crate::quota::SessionUse;
@@ -105,6 +106,23 @@ impl<D: Driver> LoneWorker<D> {
     /// Lanes of an app begin, as if it had attached through the desk.
     pub fn attach(&mut self, lanes: NewLanes) {
         self.0.attach(lanes);
+    }
+
+    /// Comes to rest and gives everything away; `None` if it did not come to rest in time. Either way it can go on.
+    pub fn give(&mut self) -> io::Result<Option<Handover>> {
+        if !self.0.come_to_rest()? { Ok(None) } else { self.0.give().map(Some) }
+    }
+
+    /// Works again after [`LoneWorker::give`].
+    pub fn go_on(&mut self) {
+        self.0.go_on();
+    }
+
+    /// Goes on with what another worker gave. This one was just made, with the same snapshot.
+    pub fn take(&mut self, given: Handover, sessions: Vec<NewLanes>) -> Result<(), Refusal> {
+        self.0.take(given, sessions)?;
+        self.0.begin();
+        Ok(())
     }
 
     /// The driver.

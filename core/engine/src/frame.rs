@@ -50,6 +50,16 @@ impl FrameReader {
         Ok(Some(Frame { header, body: Slice::from_vec(std::mem::take(&mut self.held)) }))
     }
 
+    /// The header of the frame whose body is incomplete, and the bytes that came of what is incomplete.
+    pub fn rest(&self) -> (Option<FrameHeader>, &[u8]) {
+        (self.header, &self.held)
+    }
+
+    /// Goes on where another process stopped.
+    pub fn go_on(header: Option<FrameHeader>, held: Vec<u8>) -> FrameReader {
+        FrameReader { header, held }
+    }
+
     fn read_header(&mut self, input: &mut Slice, body_max: u32) -> Result<Option<FrameHeader>, FrameError> {
         if self.held.is_empty()
             && let Some(bytes) = input.as_slice().first_chunk::<HEADER_LEN>()

@@ -18,6 +18,8 @@ use crate::slab::Key;
 pub struct Lane {
     pub end: LaneEnd,
     pub session: u64,
+    /// Its number in the session.
+    pub number: u16,
     /// Name of the app, for messages.
     pub app: Arc<str>,
     /// Index of the listener through which the session came.

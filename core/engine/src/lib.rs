@@ -28,6 +28,7 @@ mod engine;
 mod exchange;
 mod flow;
 mod frame;
+mod handover;
 mod host;
 mod http_down;
 mod http_up;

@@ -272,6 +272,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// How much that is.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Holds more. `bytes_max` is [`QuotaDesk::bytes_max`]. An error says which quota that is too much for; nothing was taken then.
     pub fn grow(&mut self, bytes: u64, quotas: &Quotas, bytes_max: u64) -> Result<(), Quota> {
         self.session.take_bytes(bytes, quotas, bytes_max)?;

@@ -163,6 +163,23 @@ impl RouteKey {
         Ok(Self::plain(Protocol::Raw, KeyText::Raw { cluster: cluster.into() }))
     }
 
+    /// The key as it was defined, or so that it would be read the same.
+    pub fn defined(&self) -> Vec<u8> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match &self.key {
+            KeyText::Http { head } => head.to_vec(),
+            KeyText::Raw { cluster } => cluster.as_bytes().to_vec(),
+            KeyText::Dubbo { service, method, group, version, tag } => {
+                let (service, method) = (text(service), text(method));
+                let [group, version, tag] = [group, version, tag].map(|field| field.as_deref().map(text));
+                let (group, version, tag) = (group.as_deref(), version.as_deref(), tag.as_deref());
+                let mut key = Vec::new();
+                shmesh_shm::key::DubboKey { service: &service, method: &method, group, version, tag }.encode(&mut key);
+                key
+            }
+        }
+    }
+
     /// Stands for a key that is not valid.
     pub fn unusable(protocol: Protocol, flaw: Failure) -> RouteKey {
         RouteKey { flaw: Some(flaw), ..Self::plain(protocol, KeyText::Raw { cluster: "".into() }) }

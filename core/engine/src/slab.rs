@@ -159,6 +159,37 @@ impl<T> Slab<T> {
         self.entries.len() - self.free.len() - self.retired
     }
 
+    /// The generations of all places, for another process to go on with.
+    pub fn generations(&self) -> Vec<u32> {
+        self.entries.iter().map(|entry| entry.generation).collect()
+    }
+
+    /// A table whose keys go on from these generations. What was in it has to be put back with [`Slab::put_back`], and then
+    /// [`Slab::go_on`] called.
+    pub fn of_generations(generations: Vec<u32>) -> Slab<T> {
+        let entries: Vec<_> = generations.into_iter().map(|generation| Entry { generation, value: None }).collect();
+        Slab { entries, free: Vec::new(), retired: 0 }
+    }
+
+    /// Puts an entry where it was; false if there is no such place, or something in it.
+    #[must_use]
+    pub fn put_back(&mut self, key: Key<T>, value: T) -> bool {
+        match self.entries.get_mut(key.index()) {
+            Some(entry) if entry.generation == key.generation && entry.value.is_none() => {
+                entry.value = Some(value);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Everything was put back: the places that are left are free.
+    pub fn go_on(&mut self) {
+        let empty = self.entries.iter().enumerate().filter(|(_, entry)| entry.value.is_none());
+        let (free, retired): (Vec<_>, Vec<_>) = empty.partition(|(_, entry)| entry.generation < u32::MAX);
+        (self.retired, self.free) = (retired.len(), free.into_iter().rev().map(|(index, _)| index as u32).collect());
+    }
+
     /// Keys of all entries; for rare passes over everything.
     pub fn keys(&self) -> Vec<Key<T>> {
         (0..self.entries.len()).filter_map(|index| self.key_at(index)).collect()
@@ -198,6 +229,27 @@ mod tests {
             assert_eq!(slab.tagged(key.to_tag()), Some(key));
             slab.remove(key);
         }
+    }
+
+    #[test]
+    fn keys_mean_the_same_in_another_process() {
+        let mut slab = Slab::default();
+        let keys: Vec<_> = (0..5).map(|number| slab.insert(number)).collect();
+        slab.remove(keys[1]);
+        slab.remove(keys[3]);
+        let reused = slab.insert(30);
+        let mut next = Slab::of_generations(slab.generations());
+        for key in slab.keys() {
+            assert!(next.put_back(key, slab.remove(key).unwrap()));
+        }
+        assert!(!next.put_back(reused, 31), "there is something");
+        assert!(!next.put_back(keys[1], 10), "that key is stale");
+        next.go_on();
+        assert_eq!(next.keys(), [keys[0], keys[2], reused, keys[4]]);
+        assert_eq!((next.get(reused), next.get(keys[3]), next.len()), (Some(&30), None, 4));
+        let first = next.insert(40);
+        assert_eq!((first.index(), next.get(keys[1])), (1, None));
+        assert_eq!(next.insert(50).index(), 5);
     }
 
     #[test]

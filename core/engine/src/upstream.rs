@@ -105,6 +105,11 @@ impl Addresses {
         None
     }
 
+    /// The addresses in the order of their ids.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.states.iter().map(|state| &state.target)
+    }
+
     /// Before the addresses of a new snapshot are interned.
     pub fn begin_snapshot(&mut self) {
         self.states.iter_mut().for_each(|state| state.configured = false);

@@ -99,6 +99,8 @@ pub struct Worker<D: Driver> {
     pub(crate) relayed: usize,
     /// Lanes whose blocks are being sent from where they lie.
     pub(crate) lending: Vec<Key<Lane>>,
+    /// Conns that received into blocks when the worker came to rest.
+    pub(crate) landings_stopped: Vec<Key<Conn>>,
     /// Bytes of records that were read as keys and heads, or taken to be relayed, ever.
     pub(crate) parsed: u64,
 
@@ -185,6 +187,7 @@ impl<D: Driver> Worker<D> {
             taken: Vec::new(),
             relayed: 0,
             lending: Vec::new(),
+            landings_stopped: Vec::new(),
             parsed: 0,
             timers: Timers::new(now),
             counters,
@@ -274,7 +277,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// One poll of the driver, and everything that came of it.
-    fn drive(&mut self, wait: Wait) -> io::Result<bool> {
+    pub(crate) fn drive(&mut self, wait: Wait) -> io::Result<bool> {
         let mut events = std::mem::take(&mut self.events);
         self.awaits_send = false;
         self.driver.poll(wait, &mut events)?;
@@ -293,7 +296,7 @@ impl<D: Driver> Worker<D> {
 
     /// What every turn ends with: mail, timers, forwarding, flushing.
     #[inline(never)]
-    fn end_of_turn(&mut self) -> Turn {
+    pub(crate) fn end_of_turn(&mut self) -> Turn {
         if self.shared.version.load(Ordering::Acquire) != self.snapshot.version {
             self.take_snapshot();
         }

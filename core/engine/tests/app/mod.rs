@@ -78,6 +78,12 @@ pub struct App {
     dirty: Dirty,
     worker: OwnedFd,
     _bell: OwnedFd,
+    /// What the sidecar has of it.
+    to_proxy: Arc<Mapping>,
+    to_app: Arc<Mapping>,
+    session: u64,
+    name: String,
+    serving: bool,
 }
 
 impl App {
@@ -95,22 +101,43 @@ impl App {
         let read = |memfd: &OwnedFd| Arc::new(Mapping::read_only(memfd, bytes).expect("mapped"));
         let bell = doorbell::worker_bell().expect("an eventfd");
         let (theirs, ours) = doorbell::lane_bell().expect("a socket pair");
-        let usage = worker.admit(0, 1, 2 * bytes as u64).expect("within the quotas");
-        worker.attach(NewLanes {
-            usage,
-            session,
-            app: name.into(),
-            listener: 0,
-            worker: 0,
+        let (mine, not_mine) = (write(&to_proxy), read(&to_app));
+        let app = App {
+            end: LaneEnd::new(Side::App, &mine, &not_mine, &geometry, 0),
+            dirty: Dirty::new(&mine, &not_mine),
+            worker: bell,
+            _bell: ours,
             to_proxy: read(&to_proxy),
             to_app: write(&to_app),
+            session,
+            name: name.into(),
+            serving,
+        };
+        let lanes = app.lanes(worker, theirs);
+        worker.attach(lanes);
+        app
+    }
+
+    /// Its lane, for another worker that goes on with it.
+    pub fn lanes_again(&self, worker: &LoneWorker<SimDriver>) -> NewLanes {
+        self.lanes(worker, self.worker.try_clone().expect("a descriptor"))
+    }
+
+    fn lanes(&self, worker: &LoneWorker<SimDriver>, bell: OwnedFd) -> NewLanes {
+        let geometry = *self.end.geometry();
+        let bytes = 2 * geometry.segment_bytes(1) as u64;
+        NewLanes {
+            usage: worker.admit(0, 1, bytes).expect("within the quotas"),
+            session: self.session,
+            app: self.name.as_str().into(),
+            listener: 0,
+            worker: 0,
+            to_proxy: self.to_proxy.clone(),
+            to_app: self.to_app.clone(),
             geometry,
-            bell: bell.try_clone().expect("a descriptor"),
-            lanes: vec![NewLane { lane: 0, bit: 0, serving, bell: theirs }],
-        });
-        let (to_proxy, to_app) = (write(&to_proxy), read(&to_app));
-        let end = LaneEnd::new(Side::App, &to_proxy, &to_app, &geometry, 0);
-        App { end, dirty: Dirty::new(&to_proxy, &to_app), worker: bell, _bell: ours }
+            bell: self.worker.try_clone().expect("a descriptor"),
+            lanes: vec![NewLane { lane: 0, bit: 0, serving: self.serving, bell }],
+        }
     }
 
     pub fn put(&mut self, header: &Header, parts: &[&[u8]]) {

@@ -74,6 +74,11 @@ impl OpenBlock {
         fits
     }
 
+    /// Its offset in the arena.
+    pub fn block(&self) -> u32 {
+        self.block
+    }
+
     /// Bytes that it takes.
     pub fn len(&self) -> usize {
         self.len as usize

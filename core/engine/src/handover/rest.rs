@@ -1,0 +1,81 @@
+//! A worker comes to rest, and goes on.
+
+use std::io;
+
+use shmesh_io::{Driver, Nanos, Wait};
+
+use crate::conn::{Conn, HttpUp, Role};
+use crate::slab::Key;
+use crate::worker::Worker;
+
+/// How long a worker may take to come to rest.
+const REST_WITHIN: Nanos = 200_000_000;
+
+/// How often it looks meanwhile.
+const LOOK_EVERY: Nanos = 200_000;
+
+impl<D: Driver> Worker<D> {
+    /// Stops in the middle of everything: no record is taken any more, and the kernel has nothing to do for any connection. What was taken
+    /// before goes as far as it does by itself. False: it did not come to rest in time, and goes on working.
+    pub(crate) fn come_to_rest(&mut self) -> io::Result<bool> {
+        for key in self.lanes.keys() {
+            self.unlink_all(key);
+        }
+        self.driver.suspend();
+        let late = self.driver.refresh_clock() + REST_WITHIN;
+        loop {
+            self.take_landings_back();
+            let until = self.driver.refresh_clock() + LOOK_EVERY;
+            self.drive(Wait::Until(until))?;
+            self.end_of_turn();
+            if self.driver.is_at_rest() && self.has_nothing_to_do() {
+                return Ok(true);
+            }
+            if self.driver.now() > late {
+                self.go_on();
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Works again, as if it had never rested.
+    pub(crate) fn go_on(&mut self) {
+        self.driver.resume();
+        for key in std::mem::take(&mut self.landings_stopped) {
+            self.start_recv(key);
+        }
+        // Records came meanwhile, without a ring or with one that nobody heard.
+        for key in self.lanes.keys() {
+            self.warm(key);
+        }
+    }
+
+    fn has_nothing_to_do(&self) -> bool {
+        let lists = self.ready.len() + self.dirty_conns.len() + self.dirty_lanes.len() + self.deferred.len();
+        lists + self.revisit.len() == 0 && !self.has_returns()
+    }
+
+    /// Blocks into which nothing was received yet go back to their lanes.
+    fn take_landings_back(&mut self) {
+        let lands = |key: &Key<Conn>| {
+            matches!(self.conns.get(*key), Some(Conn { role: Role::HttpUp(HttpUp { landing: Some(_), .. }), .. }))
+        };
+        let landing: Vec<_> = self.conns.keys().into_iter().filter(lands).collect();
+        for key in landing {
+            self.stop_recv(key);
+            self.landings_stopped.push(key);
+        }
+    }
+
+    /// The lane is looked at from now on.
+    pub(super) fn warm(&mut self, key: Key<crate::lane::Lane>) {
+        let now = self.driver.now();
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.active = now;
+        if !lane.hot {
+            lane.hot = true;
+            lane.end.unpark();
+            self.hot.push(key);
+        }
+    }
+}

@@ -1,0 +1,653 @@
+//! A worker that goes on with what another process gave.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+
+use prost::Message;
+use shmesh_io::{Chunk, Chunks, Driver, SharedSlice, Slice, Target};
+use shmesh_policy::{Address, Turns};
+use shmesh_proto::dubbo::FrameHeader;
+use shmesh_proto::http1::{BodyReader, BodyRest, RequestHead, TrailerRest};
+use shmesh_shm::{DirtyWatch, LaneEnd, LaneRest, Protocol, Reset, Side};
+
+use super::Handover;
+use super::state::*;
+use crate::call::{self, Call, Dubbo, Exchange, Failure, Peer};
+use crate::conn::{self, Conn, DubboDown, DubboUp, Finish, HttpDown, HttpUp, OriginalDst, RawDown, RawUp, Sender};
+use crate::dubbo_extension::Agreement;
+use crate::dubbo_own::Own;
+use crate::frame::FrameReader;
+use crate::lane::{First, Lane, Partial, Slot, SlotRef, Terms, User};
+use crate::quota::{Held, LaneUse, Quota};
+use crate::relay::Relay;
+use crate::route_key::RouteKey;
+use crate::session::{Attached, NewLanes};
+use crate::slab::{Key, Slab};
+use crate::timer::Owner;
+use crate::token::Token;
+use crate::upstream::AddressId;
+use crate::worker::Worker;
+
+/// What an app reads whose call was ended before, and who could not be told yet.
+const ENDED_BEFORE: &str = "shmesh: the call was ended before the sidecar was replaced";
+
+/// Why a worker cannot go on with what it was given. The process that gave it can.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "the state has format {theirs}, and {FORMAT_MIN} to {FORMAT} are understood: upgrade by way of a version in between"
+    )]
+    Format { theirs: u32 },
+    #[error("the state cannot be read: {0}")]
+    Garbled(#[from] prost::DecodeError),
+    #[error("the state contradicts itself: {0}")]
+    Inconsistent(&'static str),
+    #[error("a socket or doorbell that was handed over cannot be used: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Blocks that apps have lent, of all lanes.
+type Leases = HashMap<(u64, u32), SharedSlice>;
+
+impl<D: Driver> Worker<D> {
+    /// Goes on with another process's worker: this one has its snapshot, listens, and has done nothing so far. `sessions` are those that had
+    /// lanes there; the bells of their lanes are those of the handover. After an error this worker is to be dropped.
+    pub(crate) fn take(&mut self, given: Handover, sessions: Vec<NewLanes>) -> Result<(), Refusal> {
+        let state = WorkerState::decode(&*given.state)?;
+        if !(FORMAT_MIN..=FORMAT).contains(&state.format) {
+            return Err(Refusal::Format { theirs: state.format });
+        }
+        self.conns = Slab::of_generations(state.conn_generations);
+        self.calls = Slab::of_generations(state.call_generations);
+        self.lanes = Slab::of_generations(state.lane_generations);
+        let addresses = self.take_addresses(&state.addresses)?;
+        let bells = state.lanes.iter().map(|lane| (lane.session, lane.lane)).zip(given.bells).collect();
+        self.take_lanes(&state.lanes, &state.sessions, sessions, bells)?;
+
+        let mut leases = Leases::new();
+        let mut sockets = given.sockets.into_iter();
+        for conn in &state.conns {
+            self.take_conn(conn, &addresses, &mut sockets, &mut leases)?;
+        }
+        for call in &state.calls {
+            self.take_call_state(call, &mut leases)?;
+        }
+        for lane in &state.lanes {
+            self.take_slots(lane, &mut leases)?;
+        }
+        self.conns.go_on();
+        self.calls.go_on();
+        self.lanes.go_on();
+        for conn in &state.conns {
+            self.take_turns(conn);
+        }
+        Ok(())
+    }
+
+    /// Begins to work: nothing of this has an effect outside before.
+    pub(crate) fn begin(&mut self) {
+        let waiting: HashSet<u64> = self.lanes.keys().into_iter().filter_map(|key| self.lanes.get(key)).fold(
+            HashSet::new(),
+            |mut all, lane| {
+                all.extend(lane.waiting.iter().map(|call| call.to_bits()));
+                all
+            },
+        );
+        for key in self.conns.keys() {
+            let Some(conn) = self.conns.get_mut(key) else { continue };
+            let (receiving, deadline) = (std::mem::take(&mut conn.receiving), conn.deadline);
+            if let (conn::Pipe::Socket(sock), conn::Role::HttpUp(up)) = (conn.pipe, &conn.role) {
+                self.driver.receive_alone(sock, up.for_app);
+            }
+            if receiving {
+                self.start_recv(key);
+            }
+            self.set_conn_deadline(key, deadline);
+            self.touch_conn(key);
+        }
+        for key in self.lanes.keys() {
+            self.warm(key);
+            self.timers.arm(Owner::Lane(key.index() as u32), self.driver.now());
+            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            let busy: Vec<u32> = (0..).zip(&lane.slots).filter(|(_, slot)| slot.has_output()).map(|(i, _)| i).collect();
+            busy.into_iter().for_each(|slot| lane.enqueue(slot));
+            self.touch_lane(key);
+        }
+        for key in self.calls.keys() {
+            let Some(call) = self.calls.get(key) else { continue };
+            let lost = call.dest.is_none() && !waiting.contains(&key.to_bits());
+            self.set_call_deadline(key, call.deadline);
+            if lost {
+                self.dispatch_anew(key);
+            }
+        }
+        for session in self.sessions.keys().copied().collect::<Vec<_>>() {
+            self.session_rung(session);
+        }
+    }
+
+    /// A call on its way to a connection that stayed behind.
+    fn dispatch_anew(&mut self, key: Key<Call>) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        if let Some(cluster) = self.clusters.get_mut(call.cluster as usize) {
+            call.tries = cluster.turn.tries(cluster.endpoints.len());
+        }
+        self.dispatch(key);
+    }
+
+    fn take_addresses(&mut self, texts: &[String]) -> Result<Vec<AddressId>, Refusal> {
+        let target = |text: &String| match text.parse() {
+            Ok(Address::Tcp(address)) => Ok(Target::Tcp(address)),
+            Ok(Address::Unix(path)) => Ok(Target::Unix(path.to_path_buf())),
+            _ => Err(Refusal::Inconsistent("an address that is none of a socket")),
+        };
+        let known = &mut self.addresses;
+        let mut intern = |target| known.intern_found(target, &self.shared.registry);
+        texts
+            .iter()
+            .map(|text| intern(target(text)?).ok_or(Refusal::Inconsistent("more addresses than there may be")))
+            .collect()
+    }
+
+    fn take_lanes(
+        &mut self,
+        states: &[LaneState],
+        seen: &[SessionState],
+        sessions: Vec<NewLanes>,
+        mut bells: HashMap<(u64, u32), OwnedFd>,
+    ) -> Result<(), Refusal> {
+        let mut states: HashMap<_, _> = states.iter().map(|lane| ((lane.session, lane.lane), lane)).collect();
+        let seen: HashMap<u64, u64> = seen.iter().map(|session| (session.session, session.seen)).collect();
+        for new in sessions {
+            let seen = seen.get(&new.session).copied().unwrap_or(0);
+            let watch = DirtyWatch::go_on(&new.to_proxy, &new.to_app, new.worker, seen);
+            let bell = self.driver.watch(new.bell.try_clone()?, Token::Session(new.session).tag())?;
+            let mut lanes = Vec::new();
+            for lane in &new.lanes {
+                let at = (new.session, u32::from(lane.lane));
+                // A lane that was not handed over had ended.
+                let (Some(state), Some(bell)) = (states.remove(&at), bells.remove(&at)) else { continue };
+                let key = Key::from_bits(state.key);
+                let made = self.make_lane(&new, lane.lane, lane.serving, state, bell)?;
+                if !self.lanes.put_back(key, made) {
+                    return Err(Refusal::Inconsistent("two lanes with one key"));
+                }
+                if lane.serving {
+                    self.serving.insert(new.app.clone(), key);
+                }
+                let bit = lane.bit as usize;
+                if lanes.len() <= bit {
+                    lanes.resize(bit + 1, None);
+                }
+                lanes[bit] = Some(key);
+            }
+            self.sessions.insert(new.session, Attached { watch, bell, lanes });
+        }
+        if states.is_empty() { Ok(()) } else { Err(Refusal::Inconsistent("a lane without a session")) }
+    }
+
+    fn make_lane(
+        &mut self,
+        new: &NewLanes,
+        number: u16,
+        serving: bool,
+        state: &LaneState,
+        bell: OwnedFd,
+    ) -> Result<Lane, Refusal> {
+        let rest = LaneRest {
+            put: state.put,
+            consumed: state.consumed,
+            taken: state.taken,
+            released: state.released,
+            reclaimed: state.reclaimed,
+            lent: state.lent.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect(),
+        };
+        let end = LaneEnd::go_on(Side::Sidecar, &new.to_proxy, &new.to_app, &new.geometry, number, &rest)
+            .map_err(|_| Refusal::Inconsistent("a lane whose ring or arena cannot be so"))?;
+        let slots = new.geometry.slots;
+        if state.free.iter().any(|&slot| slot >= slots) {
+            return Err(Refusal::Inconsistent("a slot that its lane does not have"));
+        }
+        let mut lane = Lane {
+            end,
+            session: new.session,
+            number,
+            app: new.app.clone(),
+            listener: new.listener,
+            serves: serving.then(|| new.app.clone()),
+            bell: shmesh_io::Bell::new(bell),
+            slots: (0..slots).map(|_| Slot::new()).collect(),
+            relays: if serving { vec![Relay::default(); slots as usize].into() } else { Default::default() },
+            free: state.free.clone(),
+            waiting: state.waiting.iter().map(|&call| Key::from_bits(call)).collect(),
+            routes: Vec::new(),
+            queue: Default::default(),
+            listed: false,
+            hot: false,
+            lends: false,
+            known_head: Box::default(),
+            landings: 0,
+            usage: LaneUse::new(new.usage.clone()),
+            key_bytes: 0,
+            blocked: false,
+            waits_for_room: false,
+            active: self.driver.now(),
+            looked: 0,
+        };
+        for state in &state.routes {
+            let route = self.make_route(state)?;
+            if state.id >= shmesh_shm::ROUTE_IDS {
+                return Err(Refusal::Inconsistent("a route id beyond the last"));
+            }
+            lane.key_bytes += route.bytes as usize;
+            if !route.is_uncounted() {
+                // It was within its quota when it was defined.
+                let _ = lane.usage.session().take_route_id(&self.snapshot.session.quotas);
+            }
+            let index = state.id as usize;
+            if lane.routes.len() <= index {
+                lane.routes.resize_with(index + 1, || None);
+            }
+            lane.routes[index] = Some(route);
+        }
+        Ok(lane)
+    }
+
+    fn make_route(&self, state: &RouteState) -> Result<RouteKey, Refusal> {
+        let protocol = u16::try_from(state.protocol).ok().and_then(Protocol::from_u16);
+        let protocol = protocol.ok_or(Refusal::Inconsistent("a protocol that is not known"))?;
+        let flaw = match state.flaw {
+            0 => None,
+            2 => Some(Failure::OverQuota(Quota::RouteIdsPerSession)),
+            3 => Some(Failure::OverQuota(Quota::KeyBytes)),
+            _ => Some(Failure::MalformedRequest),
+        };
+        let mut head = RequestHead::default();
+        let mut read = || RouteKey::read(protocol, &state.key, &self.snapshot, &mut head, &mut Vec::new());
+        let mut route = match flaw {
+            Some(flaw) => RouteKey::unusable(protocol, flaw),
+            None => read().unwrap_or_else(|flaw| RouteKey::unusable(protocol, flaw)),
+        };
+        route.bytes = state.bytes;
+        Ok(route)
+    }
+
+    fn take_conn(
+        &mut self,
+        state: &ConnState,
+        addresses: &[AddressId],
+        sockets: &mut impl Iterator<Item = OwnedFd>,
+        leases: &mut Leases,
+    ) -> Result<(), Refusal> {
+        let key: Key<Conn> = Key::from_bits(state.key);
+        let pipe = match &state.pipe {
+            Some(Pipe::Stream(at)) => conn::Pipe::Stream(slot_ref(*at)),
+            Some(Pipe::Socket(socket)) => {
+                let fd = sockets.next().ok_or(Refusal::Inconsistent("fewer descriptors than connections"))?;
+                let arrived = socket.arrived.iter().cloned().map(Slice::from_vec).collect();
+                let end = socket.end.map(|errno| (errno > 0).then(|| io::Error::from_raw_os_error(errno as i32)));
+                let tag = Token::Conn(key.to_tag()).tag();
+                conn::Pipe::Socket(self.driver.adopt_at_rest(fd, tag, arrived, end)?)
+            }
+            None => return Err(Refusal::Inconsistent("a connection without a carrier")),
+        };
+        let role = self.make_role(key, state.role.as_ref(), addresses)?;
+        let out = self.chunks(&state.out, leases)?;
+        let conn = Conn {
+            input: Slice::from_vec(state.input.clone()),
+            flushes: state.flushes,
+            receiving: state.receiving,
+            ended: state.ended,
+            finish: match state.finish {
+                0 => Finish::Stay,
+                1 => Finish::Shutdown,
+                _ => Finish::Close,
+            },
+            // What is to leave before the end is not with the kernel any more.
+            write_ended: state.write_ended && out.is_empty(),
+            original: match state.original.as_deref() {
+                None => OriginalDst::Unasked,
+                Some(text) => text.parse().map_or(OriginalDst::Here, OriginalDst::At),
+            },
+            deadline: state.deadline,
+            behind: state.behind,
+            out,
+            ..Conn::new(pipe, role, state.active)
+        };
+        if !self.conns.put_back(key, conn) {
+            return Err(Refusal::Inconsistent("two connections with one key"));
+        }
+        Ok(())
+    }
+
+    fn make_role(
+        &mut self,
+        key: Key<Conn>,
+        role: Option<&Role>,
+        addresses: &[AddressId],
+    ) -> Result<conn::Role, Refusal> {
+        let address = |index: u32| {
+            addresses.get(index as usize).copied().ok_or(Refusal::Inconsistent("an address that was not told"))
+        };
+        let call = |bits: Option<u64>| bits.map(Key::from_bits);
+        Ok(match role {
+            Some(Role::HttpDown(down)) => {
+                self.downstreams += 1;
+                conn::Role::HttpDown(HttpDown {
+                    listener: down.listener as u16,
+                    address: down.address.as_deref().and_then(|text| text.parse().ok()),
+                    call: call(down.call),
+                    body: down.body.as_ref().map(make_body).transpose()?,
+                    keep_alive: down.keep_alive,
+                    old: down.old,
+                    head_started: down.head_started,
+                    served: down.served,
+                })
+            }
+            Some(Role::HttpUp(up)) => {
+                let id = address(up.address)?;
+                let at = self.addresses.get(id);
+                at.conns += 1;
+                at.counters.connections.add(1);
+                if up.call.is_none() {
+                    at.idle.push(key);
+                }
+                conn::Role::HttpUp(HttpUp {
+                    address: id,
+                    call: call(up.call),
+                    body: up.body.as_ref().map(make_body).transpose()?,
+                    keep_alive: up.keep_alive,
+                    reused: up.reused,
+                    connected: true,
+                    request_done: up.request_done,
+                    sent: up.sent,
+                    broken: up.broken,
+                    for_app: up.for_app,
+                    in_bulk: up.in_bulk,
+                    awaits_credit: up.awaits_credit,
+                    landing: None,
+                })
+            }
+            Some(Role::DubboDown(down)) => {
+                self.downstreams += 1;
+                let callbacks = down.callbacks.iter().map(|callback| {
+                    (callback.id, Key::from_bits(callback.provider), callback.provider_id, callback.until)
+                });
+                let own = down.own.iter().map(|&conn| Key::from_bits(conn)).collect();
+                conn::Role::DubboDown(DubboDown {
+                    listener: down.listener as u16,
+                    frames: make_frames(down.frames.as_ref())?,
+                    waiting: down.waiting,
+                    own: Own::go_on(own, callbacks, down.last_callback),
+                    extended: down.extended,
+                })
+            }
+            Some(Role::DubboUp(up)) => {
+                let id = address(up.address)?;
+                let at = self.addresses.get(id);
+                at.conns += 1;
+                at.counters.connections.add(1);
+                if up.consumer.is_none() {
+                    at.dubbo.push(key);
+                }
+                conn::Role::DubboUp(DubboUp {
+                    address: id,
+                    consumer: up.consumer.map(Key::from_bits),
+                    frames: make_frames(up.frames.as_ref())?,
+                    connected: true,
+                    queue: Vec::new(),
+                    turns: Turns::default(),
+                    waiting: up.waiting,
+                    readonly: up.readonly,
+                    agreement: match up.agreement {
+                        0 => Agreement::Unasked,
+                        1 => Agreement::Offered,
+                        _ => Agreement::Agreed,
+                    },
+                    heard: up.heard,
+                })
+            }
+            Some(Role::RawDown(down)) => {
+                self.downstreams += 1;
+                conn::Role::RawDown(RawDown { call: call(down.call) })
+            }
+            Some(Role::RawUp(up)) => {
+                let id = address(up.address)?;
+                let at = self.addresses.get(id);
+                at.conns += 1;
+                at.counters.connections.add(1);
+                conn::Role::RawUp(RawUp { address: id, call: call(up.call), connected: true })
+            }
+            Some(Role::Lingering(_)) => conn::Role::Lingering,
+            None => return Err(Refusal::Inconsistent("a connection that does nothing which is known here")),
+        })
+    }
+
+    fn take_call_state(&mut self, state: &CallState, leases: &mut Leases) -> Result<(), Refusal> {
+        let origin = state.origin.and_then(peer).ok_or(Refusal::Inconsistent("a call that nobody made"))?;
+        let kind = match &state.kind {
+            Some(Kind::Exchange(exchange)) => call::Kind::Exchange(self.make_exchange(exchange, leases)?),
+            Some(Kind::Dubbo(dubbo)) => call::Kind::Dubbo(Dubbo {
+                header: frame_header(&dubbo.header)?,
+                body: self.chunks(&dubbo.body, leases)?,
+                turn: None,
+                told: Slice::from_vec(dubbo.told.clone()),
+                held: self.held(origin, dubbo.held),
+            }),
+            None => return Err(Refusal::Inconsistent("a call of a kind that is not known here")),
+        };
+        let host = state.named_host.as_deref().map(|host| Box::new((host.into(), state.named_port as u16)));
+        let call = Call {
+            dest: state.dest.and_then(peer),
+            named_host: host,
+            attempts: state.attempts,
+            connects: state.connects,
+            started: state.started,
+            deadline: state.deadline,
+            hard_deadline: state.hard_deadline,
+            on_socket: state.on_socket,
+            fresh: state.fresh,
+            forwarded: state.forwarded,
+            answered: state.answered,
+            ..Call::new(origin, state.listener as u16, state.cluster, kind)
+        };
+        self.socket_calls += u32::from(call.on_socket);
+        if !self.calls.put_back(Key::from_bits(state.key), call) {
+            return Err(Refusal::Inconsistent("two calls with one key"));
+        }
+        Ok(())
+    }
+
+    fn make_exchange(&mut self, state: &ExchangeState, leases: &mut Leases) -> Result<Exchange, Refusal> {
+        Ok(Exchange {
+            http: state.http,
+            tunnel: state.tunnel,
+            connect: state.connect,
+            head: Slice::from_vec(state.head.clone()),
+            upgrade: state.upgrade.as_deref().map(Into::into),
+            head_only: state.head_only,
+            idempotent: state.idempotent,
+            request_length: state.request_length,
+            request_has_body: state.request_has_body,
+            request_trailers: state.request_trailers.clone(),
+            pending: self.chunks(&state.pending, leases)?,
+            replay: if state.replayable { Some(self.chunks(&state.replay, leases)?) } else { None },
+            request_ended: state.request_ended,
+            response_chunked: state.response_chunked,
+            head_put_at: state.head_put_at,
+            response_has_trailers: state.response_has_trailers,
+            status: state.status as u16,
+            request_id: state.request_id.as_deref().map(Into::into),
+            received: state.received,
+            answer_left: state.answer_left,
+        })
+    }
+
+    fn take_slots(&mut self, state: &LaneState, leases: &mut Leases) -> Result<(), Refusal> {
+        let key = Key::from_bits(state.key);
+        for slot in &state.slots {
+            let made = self.make_slot(key, slot, leases)?;
+            let quotas = &self.snapshot.session.quotas;
+            let lane = self.lanes.get_mut(key).ok_or(Refusal::Inconsistent("slots of a lane that is not there"))?;
+            // A calling lane's slots count until they are free; it was within its quota when it was taken.
+            if lane.serves.is_none() && made.user != User::Free {
+                let _ = lane.usage.begin_call(quotas);
+            }
+            let place = lane.slots.get_mut(slot.slot as usize);
+            *place.ok_or(Refusal::Inconsistent("a slot that its lane does not have"))? = made;
+        }
+        Ok(())
+    }
+
+    fn make_slot(&mut self, lane: Key<Lane>, state: &SlotState, leases: &mut Leases) -> Result<Slot, Refusal> {
+        let at = SlotRef { lane, slot: state.slot, generation: state.generation };
+        let partial = match &state.partial {
+            Some(partial) => Some(Box::new(Partial {
+                terms: Terms {
+                    key: partial.key.as_ref().map(|key| self.make_route(key)).transpose()?,
+                    route: partial.route,
+                    one_way: partial.one_way,
+                    hard_deadline: partial.hard_deadline,
+                    held: self.held(Peer::Slot(at), partial.held),
+                },
+                frame: partial.frame.clone(),
+                until: partial.until,
+            })),
+            None => None,
+        };
+        Ok(Slot {
+            generation: state.generation,
+            user: match state.user {
+                0 => User::Free,
+                1 => User::Partial,
+                2 => User::Call(Key::from_bits(state.user_key)),
+                3 => User::Stream(Key::from_bits(state.user_key)),
+                _ => User::Discard,
+            },
+            window: state.window,
+            ungranted: state.ungranted,
+            grant: state.grant,
+            received_end: state.received_end,
+            partial,
+            first: state.first.as_ref().map(|first| First {
+                open: first.open,
+                stream: first.stream,
+                code: first.code as u16,
+                head: Slice::from_vec(first.head.clone()),
+                total: first.total,
+                one_way: first.one_way,
+                deadline_us: first.deadline_us,
+            }),
+            out: self.chunks(&state.out, leases)?,
+            end: state.end,
+            sent_end: state.sent_end,
+            reset: Reset::from_u16(state.reset as u16).map(|reset| (reset, ENDED_BEFORE)),
+            credit: state.credit,
+            ..Slot::new()
+        })
+    }
+
+    /// Calls that wait for their turn on a provider's connection do so again, in the same order.
+    fn take_turns(&mut self, state: &ConnState) {
+        let Some(Role::DubboUp(given)) = &state.role else { return };
+        for &bits in &given.turns {
+            let key = Key::from_bits(bits);
+            let Some(call) = self.calls.get_mut(key) else { continue };
+            let Some(Conn { role: conn::Role::DubboUp(up), .. }) = self.conns.get_mut(Key::from_bits(state.key)) else {
+                return;
+            };
+            let sender = Sender::from(call.origin);
+            if let call::Kind::Dubbo(dubbo) = &mut call.kind {
+                let cost = crate::dubbo_up::CALL_BYTES + (dubbo.told.len() + dubbo.body.len_bytes()) as u64;
+                dubbo.turn = Some(up.turns.push(sender, cost, key));
+            }
+        }
+    }
+
+    /// Counts again what is held for an app.
+    fn held(&mut self, origin: Peer, bytes: Option<u64>) -> Option<Held> {
+        let Peer::Slot(at) = origin else { return None };
+        let quotas = &self.snapshot.session.quotas;
+        let bytes_max = self.shared.sessions.quotas.bytes_max(quotas);
+        let mut held = self.lanes.get(at.lane)?.usage.held();
+        held.grow(bytes?, quotas, bytes_max).ok()?;
+        Some(held)
+    }
+
+    fn chunks(&mut self, pieces: &[Piece], leases: &mut Leases) -> Result<Chunks, Refusal> {
+        let mut chunks = Chunks::new();
+        for piece in pieces {
+            match piece.lent {
+                None => chunks.push(Slice::from_vec(piece.bytes.clone())),
+                Some(lent) => chunks.push(self.lent(lent, leases)?),
+            }
+        }
+        Ok(chunks)
+    }
+
+    /// Bytes of a block that an app has lent; the block goes back when the last that lies in it has left.
+    fn lent(&mut self, at: LentState, leases: &mut Leases) -> Result<Chunk, Refusal> {
+        const BEYOND: Refusal = Refusal::Inconsistent("a block that its lane does not have");
+        let key = Key::from_bits(at.lane);
+        let lane = self.lanes.get_mut(key).ok_or(BEYOND)?;
+        let whole = match leases.entry((at.lane, at.block)) {
+            std::collections::hash_map::Entry::Occupied(known) => known.get().clone(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                let geometry = lane.end.geometry();
+                let most = geometry.block_max.min(geometry.arena_bytes.saturating_sub(at.block));
+                let lease = lane.end.lease_again(at.block, 0, most).ok_or(BEYOND)?;
+                if !std::mem::replace(&mut lane.lends, true) {
+                    self.lending.push(key);
+                }
+                new.insert(SharedSlice::from(lease)).clone()
+            }
+        };
+        if u64::from(at.from) + u64::from(at.len) > whole.len() as u64 {
+            return Err(BEYOND);
+        }
+        let mut rest = whole;
+        rest.advance(at.from as usize);
+        Ok(Chunk::Shared(rest.split_to(at.len as usize)))
+    }
+}
+
+fn slot_ref(at: SlotAt) -> SlotRef {
+    SlotRef { lane: Key::from_bits(at.lane), slot: at.slot, generation: at.generation }
+}
+
+fn peer(state: PeerState) -> Option<Peer> {
+    match (state.conn, state.slot) {
+        (Some(conn), _) => Some(Peer::Conn(Key::from_bits(conn))),
+        (None, Some(at)) => Some(Peer::Slot(slot_ref(at))),
+        (None, None) => None,
+    }
+}
+
+fn make_body(state: &BodyState) -> Result<BodyReader, Refusal> {
+    let rest = BodyRest {
+        state: state.state,
+        number: state.number,
+        line_bytes: state.line_bytes as u16,
+        trailers: TrailerRest {
+            lines: state.trailer_lines.clone(),
+            line_start: state.line_start as usize,
+            value_start: state.value_start as usize,
+            received_bytes: state.trailer_bytes as usize,
+            place: state.place,
+        },
+    };
+    BodyReader::go_on(&rest).ok_or(Refusal::Inconsistent("a body in a state that is not known here"))
+}
+
+fn make_frames(state: Option<&FramesState>) -> Result<FrameReader, Refusal> {
+    let Some(state) = state else { return Ok(FrameReader::default()) };
+    let header = state.header.as_deref().map(frame_header).transpose()?;
+    Ok(FrameReader::go_on(header, state.held.clone()))
+}
+
+fn frame_header(bytes: &[u8]) -> Result<FrameHeader, Refusal> {
+    const NONE: Refusal = Refusal::Inconsistent("a Dubbo header that is none");
+    let bytes = bytes.try_into().map_err(|_| NONE)?;
+    FrameHeader::parse(bytes, u32::MAX).map_err(|_| NONE)
+}
