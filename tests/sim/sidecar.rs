@@ -147,10 +147,12 @@ fn snapshot(settings: &Settings) -> Snapshot {
     let to_host = |host: &str, cluster| Route {
         matching: RouteMatch { host: Some(host.into()), ..RouteMatch::default() },
         cluster: ClusterId(cluster),
+        idempotent: None,
     };
     let to_service = |service: &str, cluster| Route {
         matching: RouteMatch { service: Some(shmesh_policy::Pattern::new(service)), ..RouteMatch::default() },
         cluster: ClusterId(cluster),
+        idempotent: None,
     };
     let routes = Routes::new(vec![
         to_host(WEB, 0),

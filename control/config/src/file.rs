@@ -95,6 +95,8 @@ pub(crate) struct RouteEntry {
     pub r#match: Key<MatchEntry>,
     /// Name of the cluster.
     pub cluster: Key<Name>,
+    /// Whether sending such a call twice does no harm. Default: HTTP as the method has it (RFC 9110 §9.2.2), Dubbo false.
+    pub idempotent: Key<bool>,
 }
 
 /// An absent key matches anything. `host`, `headers`, `query` and one of `path`, `path_prefix` and `path_regex` are

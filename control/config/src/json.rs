@@ -106,14 +106,20 @@ fn route_json(route: &Route, snapshot: &Snapshot) -> Value {
         ("group", matching.group.as_ref().map(|pattern| pattern.as_str())),
         ("version", matching.version.as_ref().map(|pattern| pattern.as_str())),
         ("method", matching.method.as_ref().map(|pattern| pattern.as_str())),
+        ("tag", matching.tag.as_ref().map(|pattern| pattern.as_str())),
     ];
-    let lists = [("headers", &matching.headers), ("query", &matching.query)];
+    let lists = [("headers", &matching.headers), ("query", &matching.query), ("attachments", &matching.attachments)];
     let mut matching: Map<String, Value> =
         keys.into_iter().filter_map(|(key, text)| Some((key.to_owned(), json!(text?)))).collect();
     for (key, conditions) in lists.into_iter().filter(|(_, conditions)| !conditions.is_empty()) {
         matching.insert(key.into(), conditions.iter().map(condition_json).collect());
     }
-    json!({ "match": matching, "cluster": snapshot.cluster(route.cluster).map(|cluster| &*cluster.name) })
+    let cluster = snapshot.cluster(route.cluster).map(|cluster| &*cluster.name);
+    let mut object = json!({ "match": matching, "cluster": cluster });
+    if let Some(idempotent) = route.idempotent {
+        object["idempotent"] = json!(idempotent);
+    }
+    object
 }
 
 fn condition_json(condition: &Condition) -> Value {

@@ -33,7 +33,7 @@ fn with_socket(path: &str) -> String {
 mod tests {
     use std::path::Path;
 
-    use shmesh_policy::{AllowUids, Attached, Bind, ClusterId, DubboKey, DubboRoute, HttpKey, Protocol};
+    use shmesh_policy::{AllowUids, Attached, Bind, ClusterId, DubboKey, DubboRoute, HttpKey, Protocol, Way};
 
     use super::*;
 
@@ -51,7 +51,7 @@ mod tests {
             method: b"GET",
             headers: &&[("accept", "*/*")][..],
         };
-        assert_eq!(snapshot.route_http(&http), Some(ClusterId(0)));
+        assert_eq!(snapshot.route_http(&http), Some(Way::to(ClusterId(0))));
         assert!(snapshot.clusters[0].dynamic_forward_proxy);
         let dubbo = DubboKey {
             service: b"S",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shmesh_policy::{
     AllowUids, Attached, Bind, ClusterId, DubboKey, DubboRoute, HttpKey, HttpSpec, Lenient, Protocol, Quotas, Snapshot,
+    Way,
 };
 
 use super::expression::REGEXES_MAX;
@@ -107,12 +108,13 @@ fn accepted(text: &str) -> Snapshot {
 }
 
 fn http(snapshot: &Snapshot, host: &str, path: &str, headers: &[(&str, &str)]) -> Option<ClusterId> {
-    snapshot.route_http(&HttpKey {
+    let way = snapshot.route_http(&HttpKey {
         authority: host.as_bytes(),
         path_and_query: path.as_bytes(),
         method: b"GET",
         headers: &headers,
-    })
+    });
+    way.map(|way| way.cluster)
 }
 
 fn refused(text: &str) -> String {
@@ -157,7 +159,7 @@ fn the_sample_is_read() {
         tag: Attached::None,
         attachments: None,
     };
-    assert_eq!(snapshot.route_dubbo(&key), DubboRoute::To(ClusterId(1)));
+    assert_eq!(snapshot.route_dubbo(&key), DubboRoute::To(Way::to(ClusterId(1))));
     assert_eq!(snapshot.route_dubbo(&DubboKey { group: Attached::Unknown, ..key }), DubboRoute::NeedsAttachments);
     assert_eq!(snapshot.route_dubbo(&DubboKey { method: b"ask", ..key }), DubboRoute::NoRoute);
     assert_eq!(snapshot.timeouts, shmesh_policy::Timeouts::default());

@@ -88,6 +88,7 @@ pub struct Exchange {
     /// What a service on a socket may switch to instead of answering.
     pub upgrade: Option<Box<[u8]>>,
     pub head_only: bool,
+    /// By its route, or its method.
     pub idempotent: bool,
     /// Bytes of the request's body when known.
     pub request_length: Option<u64>,
@@ -122,6 +123,10 @@ pub struct Dubbo {
     pub header: FrameHeader,
     /// The body until it has left.
     pub body: Chunks,
+    /// Its route says so.
+    pub idempotent: bool,
+    /// The body that has left, kept for one more attempt.
+    pub replay: Option<Chunks>,
     /// Its place among those that wait for their turn on a provider's connection.
     pub turn: Option<Ticket>,
     /// What the next sidecar is told in front of the body; empty where the cluster does not want it.

@@ -176,6 +176,8 @@ pub struct DubboUp {
     pub readonly: bool,
     /// Whether requests may be extended.
     pub agreement: Agreement,
+    /// It has brought an answer.
+    pub answered: bool,
     /// When it last sent anything.
     pub heard: Nanos,
 }

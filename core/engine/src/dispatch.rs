@@ -335,6 +335,7 @@ impl<D: Driver> Worker<D> {
             waiting: 0,
             readonly: false,
             agreement: Agreement::default(),
+            answered: false,
             heard: self.driver.now(),
         });
         let Some(conn) = self.connect(key, address, role) else { return };

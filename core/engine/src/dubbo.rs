@@ -104,10 +104,11 @@ impl<D: Driver> Worker<D> {
         listener: u16,
         header: FrameHeader,
         body: Chunks,
-        Routed { cluster, told }: Routed,
+        Routed { way, told }: Routed,
     ) -> Key<Call> {
-        let dubbo = Dubbo { header, body, told, turn: None, held: None };
-        self.new_call(origin, listener, cluster, Kind::Dubbo(dubbo))
+        let idempotent = way.idempotent == Some(true);
+        let dubbo = Dubbo { header, body, idempotent, replay: None, told, turn: None, held: None };
+        self.new_call(origin, listener, way.cluster.0, Kind::Dubbo(dubbo))
     }
 
     /// Sends a call on its way, or answers in its place.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use shmesh_io::{Driver, Slice};
 use shmesh_policy::route::{GROUP_KEY, TAG_KEY};
-use shmesh_policy::{Attached, DubboKey, DubboRoute, Fields, Snapshot};
+use shmesh_policy::{Attached, ClusterId, DubboKey, DubboRoute, Fields, Snapshot, Way};
 use shmesh_proto::Span;
 use shmesh_proto::dubbo::{
     Extension, ExtensionWriter, FrameHeader, Peek, PeekError, Said, SkipError, attachments, serialization,
@@ -20,24 +20,24 @@ use crate::worker::Worker;
 
 /// Where a Dubbo call goes.
 pub struct Routed {
-    pub cluster: u32,
+    pub way: Way,
     /// What the next sidecar is told in front of the body, if the cluster wants that.
     pub told: Slice,
 }
 
 impl Routed {
     /// To a cluster, which is told what is known of the call.
-    pub fn to(snapshot: &Snapshot, cluster: u32, serialization: u8, key: &DubboKey<'_>) -> Routed {
-        let wants = snapshot.clusters.get(cluster as usize).is_some_and(|cluster| cluster.dubbo_extension);
+    pub fn to(snapshot: &Snapshot, way: Way, serialization: u8, key: &DubboKey<'_>) -> Routed {
+        let wants = snapshot.cluster(way.cluster).is_some_and(|cluster| cluster.dubbo_extension);
         let told = if wants { tell(snapshot.routes.attachment_names(), serialization, key) } else { Slice::empty() };
-        Routed { cluster, told }
+        Routed { way, told }
     }
 
     /// With the place of a call that goes nowhere, and why it does.
     pub fn or_nowhere(routed: Result<Routed, Failure>) -> (Routed, Option<Failure>) {
         match routed {
             Ok(routed) => (routed, None),
-            Err(failure) => (Routed { cluster: u32::MAX, told: Slice::empty() }, Some(failure)),
+            Err(failure) => (Routed { way: Way::to(ClusterId(u32::MAX)), told: Slice::empty() }, Some(failure)),
         }
     }
 }
@@ -100,8 +100,8 @@ impl<D: Driver> Worker<D> {
             }
             (None, Some(said)) => said_in(said),
             (None, None) => {
-                let cluster = snapshot.route_unread_dubbo().ok_or(Failure::Unread)?;
-                return Ok(Routed { cluster: cluster.0, told: Slice::empty() });
+                let way = snapshot.route_unread_dubbo().ok_or(Failure::Unread)?;
+                return Ok(Routed { way, told: Slice::empty() });
             }
         };
         let source = match said {
@@ -109,15 +109,15 @@ impl<D: Driver> Worker<D> {
             None => &self.counters.dubbo_keys_of_strings,
         };
         if said.is_none()
-            && let Some(cluster) = front.as_deref().and_then(|front| front.routed(snapshot))
+            && let Some(way) = front.as_deref().and_then(|front| front.routed(snapshot))
         {
             source.add(1);
-            return Ok(Routed::to(snapshot, cluster, serialization, &key));
+            return Ok(Routed::to(snapshot, way, serialization, &key));
         }
         if let Some(routed) = decided(snapshot, serialization, &key) {
             source.add(1);
             if let (None, Some(front), Ok(routed)) = (said, front, &routed) {
-                front.set_routed(snapshot, routed.cluster);
+                front.set_routed(snapshot, routed.way);
             }
             return routed;
         }
@@ -281,7 +281,7 @@ fn known_or<'a>(known: Attached<'a>, found: Attached<'a>) -> Attached<'a> {
 /// `None` if the attachments decide.
 fn decided(snapshot: &Snapshot, serialization: u8, key: &DubboKey<'_>) -> Option<Result<Routed, Failure>> {
     match snapshot.route_dubbo(key) {
-        DubboRoute::To(cluster) => Some(Ok(Routed::to(snapshot, cluster.0, serialization, key))),
+        DubboRoute::To(way) => Some(Ok(Routed::to(snapshot, way, serialization, key))),
         DubboRoute::NoRoute => Some(Err(Failure::NoRoute)),
         DubboRoute::NeedsAttachments => None,
     }

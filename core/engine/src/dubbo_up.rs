@@ -4,6 +4,7 @@ use shmesh_io::{Chunk, Driver, Slice};
 use shmesh_proto::dubbo::{Event, serialization, status, write_event, write_extension_offer};
 use shmesh_shm::{Protocol, TOTAL_UNKNOWN};
 
+use crate::attempt::{Ended, kept};
 use crate::call::{Call, Failure, Kind, Peer};
 use crate::conn::{Conn, Role, Sender};
 use crate::flow::BATCH_MAX;
@@ -71,6 +72,7 @@ impl<D: Driver> Worker<D> {
         let mut header = dubbo.header;
         header.id = key.to_bits();
         let mut body = std::mem::take(&mut dubbo.body);
+        dubbo.replay = (dubbo.idempotent && header.two_way).then(|| kept(&body)).flatten();
         self.scratch.clear();
         if up.agreement.wants_offer(&dubbo.told) {
             write_extension_offer(&mut self.scratch);
@@ -181,6 +183,7 @@ impl<D: Driver> Worker<D> {
         }
         if let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get_mut(key) {
             up.waiting = up.waiting.saturating_sub(1);
+            up.answered = true;
         }
         self.dubbo_answer(id, header, frame.body);
         if let Some(consumer) = consumer {
@@ -256,9 +259,10 @@ impl<D: Driver> Worker<D> {
     }
 
     fn dubbo_up_broken(&mut self, key: Key<Conn>, failure: Failure) {
-        if let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get(key)
-            && (up.waiting > 0 || failure != Failure::Died)
-        {
+        let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get(key) else { return };
+        // The calls that are asked about below were forwarded: how many bytes of a frame are still here is not known.
+        let ended = Ended { reused_connection: up.answered, unsent: false, response_started: false };
+        if up.waiting > 0 || failure != Failure::Died {
             let address = up.address;
             self.addresses.get(address).counters.failures.add(1);
         }
@@ -268,7 +272,10 @@ impl<D: Driver> Worker<D> {
             .partition(|&call| self.calls.get(call).is_some_and(|call| call.forwarded));
         self.drop_conn(key);
         for call in forwarded {
-            self.fail(call, failure);
+            match failure {
+                Failure::Died => self.attempt_failed(call, ended),
+                failure => self.fail(call, failure),
+            }
         }
         for key in unsent {
             // Not a byte of it left: another connection will do.

@@ -10,6 +10,7 @@ use shmesh_proto::http1::{
 };
 use shmesh_shm::{Reset, TOTAL_UNKNOWN};
 
+use crate::attempt::REPLAY_MAX;
 use crate::call::{Call, Exchange, Failure, Kind, Peer};
 use crate::conn::{Conn, Finish, HttpDown, Role};
 use crate::ingress::remaining_us;
@@ -20,9 +21,6 @@ use crate::worker::Worker;
 
 /// Queues of chunks whose memory is kept for later calls.
 const SPARE_MAX: usize = 64;
-
-/// A request's body is kept for one more attempt up to this many bytes.
-const REPLAY_MAX: usize = 64 * 1024;
 
 impl<D: Driver> Worker<D> {
     // ---- The request -------------------------------------------------------------------------------------------

@@ -118,8 +118,9 @@ impl<D: Driver> Worker<D> {
             return;
         }
         let begun = self.stages.begin();
-        let cluster = self.snapshot.route_http(&HeadFields { head, bytes }.key());
+        let way = self.snapshot.route_http(&HeadFields { head, bytes }.key());
         self.stages.routed(begun);
+        let cluster = way.map(|way| way.cluster);
         let forward_proxy = cluster.and_then(|id| self.snapshot.cluster(id)).is_some_and(|c| c.dynamic_forward_proxy);
         let named_host = forward_proxy.then(|| named_host(head, bytes)).flatten();
         let connect = head.is_connect(bytes);
@@ -147,7 +148,7 @@ impl<D: Driver> Worker<D> {
             request_id,
             upgrade: upgrade::offered(head, bytes),
             head_only: head.is_head(bytes),
-            idempotent: head.is_idempotent(bytes),
+            idempotent: way.and_then(|way| way.idempotent).unwrap_or_else(|| head.is_idempotent(bytes)),
             request_length: match head.body {
                 BodyKind::None => Some(0),
                 BodyKind::Length(length) => Some(length),

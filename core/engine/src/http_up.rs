@@ -3,11 +3,10 @@
 use std::io;
 
 use shmesh_io::{Chunk, Driver, Slice};
-use shmesh_policy::Attempt;
-use shmesh_policy::Retry;
 use shmesh_proto::http1::{BodyReader, Framing, ResponseHead, Status, chunk_line, end_head};
 
-use crate::call::{Call, Failure, Kind};
+use crate::attempt::Ended;
+use crate::call::{Call, Failure};
 use crate::conn::{Conn, HttpUp, Role};
 use crate::landing::LANDING_MIN;
 use crate::route_key::without_last_line;
@@ -180,35 +179,7 @@ impl<D: Driver> Worker<D> {
         let started = up.body.is_some();
         self.addresses.get(address).counters.failures.add(1);
         self.drop_conn(key);
-        self.attempt_failed(call, reused, unsent, started);
-    }
-
-    /// A connection ended before the answer was complete: once more, or tell the caller.
-    fn attempt_failed(&mut self, key: Key<Call>, reused_connection: bool, unsent: bool, response_started: bool) {
-        let Some(call) = self.calls.get_mut(key) else { return };
-        let (forwarded, attempts, answered) = (call.forwarded, call.attempts, call.answered);
-        let Kind::Exchange(exchange) = &mut call.kind else { return };
-        let attempt = Attempt {
-            idempotent: exchange.idempotent,
-            bytes_sent: if forwarded && !unsent { 1 } else { 0 },
-            // What was never forwarded still lies in `pending`.
-            replayable: !forwarded || exchange.replay.is_some() || !exchange.request_has_body,
-            reused_connection,
-            response_started: response_started || answered,
-            attempts: attempts.max(1),
-        };
-        if attempt.decide() == Retry::No {
-            self.fail(key, Failure::Died);
-            return;
-        }
-        if let Some(mut replay) = exchange.replay.take() {
-            replay.append(&mut exchange.pending);
-            exchange.pending = replay;
-        }
-        call.dest = None;
-        call.forwarded = false;
-        self.counters.retries.add(1);
-        self.dispatch_again(key);
+        self.attempt_failed(call, Ended { reused_connection: reused, unsent, response_started: started });
     }
 
     /// A connection to an upstream is made, or is not.

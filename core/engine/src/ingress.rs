@@ -271,9 +271,11 @@ impl<D: Driver> Worker<D> {
             failure = Some(Failure::MalformedRequest);
         }
         let begun = self.stages.begin();
-        let cluster = route.cluster(&self.snapshot);
+        let way = route.way(&self.snapshot);
         self.stages.routed(begun);
-        let (head, head_only, idempotent) = (route.head.clone(), route.head_only, route.idempotent);
+        let (head, head_only) = (route.head.clone(), route.head_only);
+        let cluster = way.map(|way| way.cluster.0);
+        let idempotent = way.and_then(|way| way.idempotent).unwrap_or(route.idempotent);
         let request_has_body = known != Some(0) || route.declared.is_some();
         let mut pending = Chunks::new();
         if let Some(chunk) = self.take_payload(at.lane, header, header.head_len)? {
@@ -347,7 +349,7 @@ impl<D: Driver> Worker<D> {
             Some(key) => key,
             None => lane.routes.get_mut(route as usize).and_then(Option::as_mut).ok_or(Breach::UndefinedRoute)?,
         };
-        let cluster = key.cluster(&snapshot);
+        let way = key.way(&snapshot);
         let mut header = None;
         let routed = match frame.as_slice().first_chunk::<HEADER_LEN>() {
             Some(bytes) => match FrameHeader::parse(bytes, body_max) {
@@ -368,9 +370,9 @@ impl<D: Driver> Worker<D> {
                             }
                             None => {
                                 self.counters.dubbo_keys_of_record.add(1);
-                                cluster.ok_or(Failure::NoRoute).map(|cluster| match key.said_of_dubbo() {
-                                    Some(key) => Routed::to(&snapshot, cluster, parsed.serialization, &key),
-                                    None => Routed { cluster, told: Slice::empty() },
+                                way.ok_or(Failure::NoRoute).map(|way| match key.said_of_dubbo() {
+                                    Some(key) => Routed::to(&snapshot, way, parsed.serialization, &key),
+                                    None => Routed { way, told: Slice::empty() },
                                 })
                             }
                         },
@@ -426,7 +428,7 @@ impl<D: Driver> Worker<D> {
             Protocol::Raw => {
                 let defined = || self.lanes.get(at.lane)?.routes.get(header.route as usize)?.clone();
                 let key = key.or_else(defined).filter(|key| key.protocol == Protocol::Raw);
-                let cluster = key.and_then(|mut key| key.cluster(&snapshot));
+                let cluster = key.and_then(|mut key| key.way(&snapshot)).map(|way| way.cluster.0);
                 if cluster.is_none() {
                     self.slot_reset(at, Failure::NoRoute.reset(), Failure::NoRoute.sentence());
                     return Ok(());

@@ -1,6 +1,6 @@
 //! The strings in front of Dubbo requests' arguments: those that came before are known again by comparing, not read again.
 
-use shmesh_policy::Snapshot;
+use shmesh_policy::{Snapshot, Way};
 use shmesh_proto::dubbo::{Peek, PeekError, PeekOutcome, peek_request};
 
 /// How many fronts a worker knows. 16: they are compared one after the other, and that has to be cheaper than reading one.
@@ -23,19 +23,19 @@ pub struct Front {
     /// Empty: it is not to be known again.
     bytes: Vec<u8>,
     pub peek: Peek,
-    /// Where calls with it go, if it alone decides: the snapshot's version, and the cluster.
-    routed: Option<(u64, u32)>,
+    /// Where calls with it go, if it alone decides: the snapshot's version, and the way.
+    routed: Option<(u64, Way)>,
 }
 
 impl Front {
     /// Where calls with this front go, if that was found out for this snapshot.
-    pub fn routed(&self, snapshot: &Snapshot) -> Option<u32> {
-        self.routed.and_then(|(version, cluster)| (version == snapshot.version).then_some(cluster))
+    pub fn routed(&self, snapshot: &Snapshot) -> Option<Way> {
+        self.routed.and_then(|(version, way)| (version == snapshot.version).then_some(way))
     }
 
     /// Calls with this front go there, whatever else they say.
-    pub fn set_routed(&mut self, snapshot: &Snapshot, cluster: u32) {
-        self.routed = Some((snapshot.version, cluster));
+    pub fn set_routed(&mut self, snapshot: &Snapshot, way: Way) {
+        self.routed = Some((snapshot.version, way));
     }
 }
 
@@ -84,6 +84,7 @@ pub enum FrontError {
 
 #[cfg(test)]
 mod tests {
+    use shmesh_policy::ClusterId;
     use shmesh_proto::dubbo::{HEADER_LEN, Invocation, serialization, write_request};
 
     use super::*;
@@ -149,13 +150,14 @@ mod tests {
     #[test]
     fn where_a_front_goes_holds_for_one_snapshot() {
         let mut known = KnownFronts::default();
+        let way = Way::to(ClusterId(7));
         let body = body(serialization::HESSIAN2, "m", "a");
         let (old, new) =
             (Snapshot { version: 1, ..Snapshot::default() }, Snapshot { version: 2, ..Snapshot::default() });
         let (front, _) = known.front(serialization::HESSIAN2, &body).unwrap();
         assert_eq!(front.routed(&old), None);
-        front.set_routed(&old, 7);
+        front.set_routed(&old, way);
         let (front, _) = known.front(serialization::HESSIAN2, &body).unwrap();
-        assert_eq!((front.routed(&old), front.routed(&new)), (Some(7), None));
+        assert_eq!((front.routed(&old), front.routed(&new)), (Some(way), None));
     }
 }

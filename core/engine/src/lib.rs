@@ -11,6 +11,7 @@
 
 mod access_log;
 mod attach;
+mod attempt;
 mod call;
 mod conn;
 mod connect;

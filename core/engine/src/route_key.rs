@@ -1,7 +1,7 @@
 //! The routing key of calls over shared memory: defined once a lane, or carried by a record.
 
 use shmesh_io::Slice;
-use shmesh_policy::{Attached, ClusterId, DubboKey, DubboRoute, Fields, HttpKey, Snapshot};
+use shmesh_policy::{Attached, DubboKey, DubboRoute, Fields, HttpKey, Snapshot, Way};
 use shmesh_proto::http1::{BodyKind, HeadLimits, RequestHead, RequestOut, Status, TargetForm, write_request};
 use shmesh_shm::Protocol;
 
@@ -15,6 +15,7 @@ pub struct RouteKey {
     /// HTTP: the head as it leaves, without framing, with the CRLF that ends it.
     pub head: Slice,
     pub head_only: bool,
+    /// HTTP: by its method, if its route says nothing of that.
     pub idempotent: bool,
     /// HTTP: what the head says of its body's length; it must be the record's.
     pub declared: Option<u64>,
@@ -23,9 +24,9 @@ pub struct RouteKey {
     /// Bytes of the DEFINE, as they count for its lane.
     pub bytes: u32,
     key: KeyText,
-    /// Snapshot version for which `cluster` holds.
+    /// Snapshot version for which `way` holds.
     version: u64,
-    cluster: Option<u32>,
+    way: Option<Way>,
     /// Dubbo: routes ask for attachments that the key does not say, so each frame is asked.
     asks_frame: bool,
 }
@@ -69,21 +70,21 @@ impl RouteKey {
     /// The cluster that takes calls with this key, if that was looked up for this snapshot.
     #[inline]
     pub fn known_cluster(&self, snapshot: &Snapshot) -> Option<u32> {
-        if self.version == snapshot.version { self.cluster } else { None }
+        self.way.filter(|_| self.version == snapshot.version).map(|way| way.cluster.0)
     }
 
-    /// The cluster that takes calls with this key.
-    pub fn cluster(&mut self, snapshot: &Snapshot) -> Option<u32> {
+    /// Where calls with this key go.
+    pub fn way(&mut self, snapshot: &Snapshot) -> Option<Way> {
         if self.version != snapshot.version {
             self.version = snapshot.version;
-            self.cluster = self.key.route(snapshot);
+            self.way = self.key.route(snapshot);
             self.asks_frame =
                 self.key.dubbo().is_some_and(|key| snapshot.route_dubbo(&key) == DubboRoute::NeedsAttachments);
         }
-        self.cluster
+        self.way
     }
 
-    /// What the key says of a Dubbo call, if that is not enough to say where it goes; after [`RouteKey::cluster`].
+    /// What the key says of a Dubbo call, if that is not enough to say where it goes; after [`RouteKey::way`].
     pub fn asks_frame(&self) -> Option<DubboKey<'_>> {
         self.said_of_dubbo().filter(|_| self.asks_frame)
     }
@@ -93,9 +94,9 @@ impl RouteKey {
         self.key.dubbo()
     }
 
-    /// The cluster that takes all calls that an app takes for alike (spec/shm-v1.md §6, LOOKUP): of HTTP those with this
-    /// authority, path and method, if routes that look at more lead all of them to one.
-    pub fn cluster_of_alike(&self, snapshot: &Snapshot) -> Option<u32> {
+    /// Where all calls go that an app takes for alike (spec/shm-v1.md §6, LOOKUP): of HTTP those with this
+    /// authority, path and method, if routes that look at more lead all of them to one cluster.
+    pub fn way_of_alike(&self, snapshot: &Snapshot) -> Option<Way> {
         self.key.route_with(snapshot, Snapshot::route_all_http)
     }
 
@@ -141,7 +142,7 @@ impl RouteKey {
             key: KeyText::Http { head: bytes.into() },
             // Now, as it is parsed: a key that travels in a record is routed once.
             version: snapshot.version,
-            cluster: snapshot.route_http(&HeadFields { head, bytes }.key()).map(|cluster| cluster.0),
+            way: snapshot.route_http(&HeadFields { head, bytes }.key()),
             asks_frame: false,
         })
     }
@@ -201,35 +202,33 @@ impl RouteKey {
             bytes: 0,
             key,
             version: 0,
-            cluster: None,
+            way: None,
             asks_frame: false,
         }
     }
 }
 
 impl KeyText {
-    fn route(&self, snapshot: &Snapshot) -> Option<u32> {
+    fn route(&self, snapshot: &Snapshot) -> Option<Way> {
         self.route_with(snapshot, Snapshot::route_http)
     }
 
-    fn route_with(&self, snapshot: &Snapshot, http: HttpRouting) -> Option<u32> {
+    fn route_with(&self, snapshot: &Snapshot, http: HttpRouting) -> Option<Way> {
         match self {
             KeyText::Http { head: bytes } => {
                 let mut head = RequestHead::default();
                 // It was valid under the limits that were in force then.
                 let limits = HeadLimits { head_bytes: u32::MAX, start_line_bytes: u32::MAX, headers: u16::MAX };
                 match head.parse(bytes, &limits) {
-                    Ok(Status::Complete) => {
-                        http(snapshot, &HeadFields { head: &head, bytes }.key()).map(|cluster| cluster.0)
-                    }
+                    Ok(Status::Complete) => http(snapshot, &HeadFields { head: &head, bytes }.key()),
                     Ok(Status::Partial) | Err(_) => None,
                 }
             }
             KeyText::Dubbo { .. } => match snapshot.route_dubbo(&self.dubbo()?) {
-                DubboRoute::To(cluster) => Some(cluster.0),
+                DubboRoute::To(way) => Some(way),
                 DubboRoute::NeedsAttachments | DubboRoute::NoRoute => None,
             },
-            KeyText::Raw { cluster } => snapshot.cluster_named(cluster).map(|cluster| cluster.0),
+            KeyText::Raw { cluster } => snapshot.cluster_named(cluster).map(Way::to),
         }
     }
 
@@ -246,7 +245,7 @@ impl KeyText {
     }
 }
 
-type HttpRouting = fn(&Snapshot, &HttpKey<'_>) -> Option<ClusterId>;
+type HttpRouting = fn(&Snapshot, &HttpKey<'_>) -> Option<Way>;
 
 /// The fields of a head that was parsed, for routes that ask for them.
 pub struct HeadFields<'a> {

@@ -515,7 +515,7 @@ fn endpoints(snapshot: &Snapshot, lookup: &Lookup) -> Vec<String> {
     let mut head = RequestHead::default();
     let read = RouteKey::read(lookup.protocol, &lookup.key, snapshot, &mut head, &mut Vec::new());
     let Ok(key) = read else { return Vec::new() };
-    let Some(cluster) = key.cluster_of_alike(snapshot).and_then(|index| snapshot.clusters.get(index as usize)) else {
+    let Some(cluster) = key.way_of_alike(snapshot).and_then(|way| snapshot.cluster(way.cluster)) else {
         return Vec::new();
     };
     cluster

@@ -443,6 +443,7 @@ fn a_new_snapshot_changes_nothing_for_calls_under_way() {
     let route = |host: &str, cluster| Route {
         matching: RouteMatch { host: Some(host.into()), ..RouteMatch::default() },
         cluster: ClusterId(cluster),
+        idempotent: None,
     };
     let other = Cluster::new("other", [Address::Shm("nobody".into())]);
     pair.control.publish(Arc::new(Snapshot {
@@ -473,7 +474,7 @@ fn headers_of_a_defined_key_lead_the_calls_that_use_it() {
         let to_app =
             RouteMatch { host: Some("local".into()), headers: vec![gold(!with_header)], ..RouteMatch::default() };
         pair.control.publish(Arc::new(Snapshot {
-            routes: Routes::new(vec![Route { matching: to_app, cluster: ClusterId(0) }]),
+            routes: Routes::new(vec![Route { matching: to_app, cluster: ClusterId(0), idempotent: None }]),
             ..snapshot(version)
         }));
         pair.turns(5);

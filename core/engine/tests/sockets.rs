@@ -43,7 +43,11 @@ impl Mesh {
         let snapshot = Snapshot {
             version: 1,
             listeners: vec![listener],
-            routes: Routes::new(vec![Route { matching: RouteMatch::default(), cluster: ClusterId(0) }]),
+            routes: Routes::new(vec![Route {
+                matching: RouteMatch::default(),
+                cluster: ClusterId(0),
+                idempotent: None,
+            }]),
             clusters: vec![Cluster::new("service", [Address::Tcp(upstream)])],
             ..Snapshot::default()
         };

@@ -32,7 +32,7 @@ pub use limit::{Limits, Quotas, Timeouts};
 pub use pattern::{Pattern, Precision};
 pub use retry::{Attempt, Retry};
 pub use route::{
-    Attached, DubboKey, DubboRoute, HostMatch, HttpKey, PathMatch, Route, RouteMatch, Routes, Specificity,
+    Attached, DubboKey, DubboRoute, HostMatch, HttpKey, PathMatch, Route, RouteMatch, Routes, Specificity, Way,
 };
 pub use snapshot::{
     AccessLog, AdminSpec, AllowUids, Bind, Cluster, ClusterId, Dns, Endpoint, HttpSpec, Listener, Protocol,

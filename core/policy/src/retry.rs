@@ -4,15 +4,18 @@
 //! §9.3.1). That is nobody's failure, so the caller must not see it as one; but a request that may have run is
 //! repeated only if that does no harm (RFC 9110 §9.2.2).
 //!
-//! | the answer began | connection was | request left | idempotent | all sent bytes kept | attempts so far | |
+//! | the answer began | attempts so far | request left | idempotent | all sent bytes kept | connection was | |
 //! |---|---|---|---|---|---|---|
 //! | yes | | | | | | no: the caller has seen part of it |
-//! | | | | | | [`ATTEMPTS_MAX`] or more | no |
-//! | | fresh | | | | | no: the endpoint itself is sick |
-//! | | reused | no byte of it | | yes | fewer | **again** |
-//! | | reused | some or all | yes | yes | fewer | **again** |
-//! | | reused | some or all | yes | no | | no: it cannot be sent again |
-//! | | reused | some or all | no | | | no: it may have run |
+//! | | [`ATTEMPTS_MAX`] or more | | | | | no |
+//! | | fewer | some or all | no | | | no: it may have run |
+//! | | fewer | | | no | | no: it cannot be sent again |
+//! | | fewer | no byte, or idempotent | | yes | reused | **again** |
+//! | | fewer | no byte, or idempotent | | yes | fresh, and an endpoint is left | **elsewhere** |
+//! | | fewer | | | | fresh, and none is left | no: the endpoint itself is sick |
+//!
+//! A call is idempotent if its route says so ([`crate::Route::idempotent`]), or, where the route says nothing, if it is HTTP and
+//! its method is (RFC 9110 §9.2.2).
 //!
 //! An endpoint that refuses a connection is another matter: no request was sent, and the next endpoint is asked
 //! ([`crate::balance::Tries`]). Timeouts are never retried: the time that the caller gave is spent.
@@ -31,6 +34,8 @@ pub struct Attempt {
     pub replayable: bool,
     /// The connection had carried another call before.
     pub reused_connection: bool,
+    /// There is an endpoint, or an address of one, that this call has not tried.
+    pub endpoint_left: bool,
     /// A byte of the answer came in.
     pub response_started: bool,
     /// How often the request was tried, this attempt included.
@@ -42,6 +47,8 @@ pub struct Attempt {
 pub enum Retry {
     /// Try once more, on a fresh connection.
     Again,
+    /// Try once more, at an endpoint that was not tried.
+    Elsewhere,
     /// Tell the caller.
     No,
 }
@@ -49,11 +56,16 @@ pub enum Retry {
 impl Attempt {
     /// Looks the attempt up in the table of this module.
     pub fn decide(&self) -> Retry {
-        if self.response_started || self.attempts >= ATTEMPTS_MAX || !self.reused_connection {
-            return Retry::No;
-        }
         let harmless = self.bytes_sent == 0 || self.idempotent;
-        if harmless && self.replayable { Retry::Again } else { Retry::No }
+        if self.response_started || self.attempts >= ATTEMPTS_MAX || !harmless || !self.replayable {
+            Retry::No
+        } else if self.reused_connection {
+            Retry::Again
+        } else if self.endpoint_left {
+            Retry::Elsewhere
+        } else {
+            Retry::No
+        }
     }
 }
 
@@ -66,6 +78,7 @@ mod tests {
         bytes_sent: 100,
         replayable: true,
         reused_connection: true,
+        endpoint_left: true,
         response_started: false,
         attempts: 1,
     };
@@ -78,8 +91,11 @@ mod tests {
             ("may have run", Attempt { idempotent: false, ..STALE }, Retry::No),
             ("body is gone", Attempt { replayable: false, ..STALE }, Retry::No),
             ("unsent, but given away", Attempt { replayable: false, bytes_sent: 0, ..STALE }, Retry::No),
-            ("fresh connection", Attempt { reused_connection: false, ..STALE }, Retry::No),
-            ("fresh, unsent", Attempt { reused_connection: false, bytes_sent: 0, ..STALE }, Retry::No),
+            ("fresh connection", Attempt { reused_connection: false, ..STALE }, Retry::Elsewhere),
+            ("fresh, may have run", Attempt { reused_connection: false, idempotent: false, ..STALE }, Retry::No),
+            ("fresh, body is gone", Attempt { reused_connection: false, replayable: false, ..STALE }, Retry::No),
+            ("fresh, none left", Attempt { reused_connection: false, endpoint_left: false, ..STALE }, Retry::No),
+            ("stale, none left", Attempt { endpoint_left: false, ..STALE }, Retry::Again),
             ("answer began", Attempt { response_started: true, ..STALE }, Retry::No),
             ("second attempt", Attempt { attempts: 2, ..STALE }, Retry::No),
         ];

@@ -33,6 +33,25 @@ pub struct Route {
     pub matching: RouteMatch,
     /// Where they go.
     pub cluster: ClusterId,
+    /// Whether sending such a call twice does no harm; `None`: its protocol says (RFC 9110 §9.2.2 for HTTP, and of Dubbo
+    /// calls none).
+    pub idempotent: Option<bool>,
+}
+
+/// What the route that takes a call says of it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Where it goes.
+    pub cluster: ClusterId,
+    /// As [`Route::idempotent`].
+    pub idempotent: Option<bool>,
+}
+
+impl Way {
+    /// To a cluster, and nothing else is said.
+    pub fn to(cluster: ClusterId) -> Way {
+        Way { cluster, idempotent: None }
+    }
 }
 
 /// Which calls a route takes. An absent key matches anything.
@@ -135,8 +154,8 @@ impl<'a> Attached<'a> {
 /// Where a Dubbo call goes.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum DubboRoute {
-    /// To this cluster.
-    To(ClusterId),
+    /// This way.
+    To(Way),
     /// The best route so far asks for something of the attachments that is not known: look there, and ask again.
     NeedsAttachments,
     /// No route takes it: status 60.
@@ -192,13 +211,13 @@ impl Routes {
     }
 
     /// See [`crate::Snapshot::route_http`].
-    pub fn http(&self, key: &HttpKey<'_>) -> Option<ClusterId> {
-        self.http.cluster(&self.list, key)
+    pub fn http(&self, key: &HttpKey<'_>) -> Option<Way> {
+        self.http.way(&self.list, key)
     }
 
     /// See [`crate::Snapshot::route_all_http`].
-    pub fn all_http(&self, key: &HttpKey<'_>) -> Option<ClusterId> {
-        self.http.cluster_of_all(&self.list, key)
+    pub fn all_http(&self, key: &HttpKey<'_>) -> Option<Way> {
+        self.http.way_of_all(&self.list, key)
     }
 
     /// See [`crate::Snapshot::route_dubbo`].
@@ -207,8 +226,14 @@ impl Routes {
     }
 
     /// See [`crate::Snapshot::route_unread_dubbo`].
-    pub fn unread_dubbo(&self) -> Option<ClusterId> {
+    pub fn unread_dubbo(&self) -> Option<Way> {
         self.dubbo.of_unread(&self.list)
+    }
+}
+
+impl Route {
+    fn way(&self) -> Way {
+        Way { cluster: self.cluster, idempotent: self.idempotent }
     }
 }
 

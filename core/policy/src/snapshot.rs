@@ -11,7 +11,7 @@ use shmesh_proto::http1::Lenient;
 
 use crate::address::{Address, check_unix_path};
 use crate::limit::{Limits, Quotas, Timeouts};
-use crate::route::{DubboKey, DubboRoute, HttpKey, Routes};
+use crate::route::{DubboKey, DubboRoute, HttpKey, Routes, Way};
 
 /// Everything that a worker needs to know to serve; published whole, never changed afterwards.
 ///
@@ -48,25 +48,25 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The cluster that takes an HTTP call, if any route does.
-    pub fn route_http(&self, key: &HttpKey<'_>) -> Option<ClusterId> {
+    /// Where an HTTP call goes, if any route takes it.
+    pub fn route_http(&self, key: &HttpKey<'_>) -> Option<Way> {
         self.routes.http(key)
     }
 
-    /// The cluster that takes all HTTP calls with this authority, path and method. `None` also when it is not one for all
+    /// Where all HTTP calls with this authority, path and method go. `None` also when it is not one cluster for all
     /// of them, because routes look at their headers or queries.
-    pub fn route_all_http(&self, key: &HttpKey<'_>) -> Option<ClusterId> {
+    pub fn route_all_http(&self, key: &HttpKey<'_>) -> Option<Way> {
         self.routes.all_http(key)
     }
 
-    /// The cluster that takes a Dubbo call; see [`DubboRoute`].
+    /// Where a Dubbo call goes; see [`DubboRoute`].
     pub fn route_dubbo(&self, key: &DubboKey<'_>) -> DubboRoute {
         self.routes.dubbo(key)
     }
 
-    /// The cluster that takes a Dubbo call of which nothing is known: that of a route which asks for nothing, as any other may
+    /// Where a Dubbo call goes of which nothing is known: the way of a route which asks for nothing, as any other may
     /// be meant for other calls.
-    pub fn route_unread_dubbo(&self) -> Option<ClusterId> {
+    pub fn route_unread_dubbo(&self) -> Option<Way> {
         self.routes.unread_dubbo()
     }
 

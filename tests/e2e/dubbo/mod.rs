@@ -3,6 +3,7 @@
 mod calls;
 mod extension;
 mod failures;
+mod idempotent;
 mod own_connections;
 mod serializations;
 mod shared_connection;

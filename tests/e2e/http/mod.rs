@@ -6,6 +6,7 @@ mod connect;
 mod forward_proxy;
 mod hop;
 mod huge;
+mod idempotent;
 mod malformed;
 mod messages;
 mod numbers;

@@ -70,7 +70,7 @@ fn route(
     expressions: &mut Expressions,
     faults: &mut Faults,
 ) -> Option<Route> {
-    let At { value: RouteEntry { r#match, cluster }, place } = entry;
+    let At { value: RouteEntry { r#match, cluster, idempotent }, place } = entry;
     let matching = match r#match.0 {
         Some(entry) => Some(matching(entry.value, expressions, faults)),
         None => {
@@ -94,7 +94,7 @@ fn route(
             ),
         );
     }
-    Some(Route { matching, cluster })
+    Some(Route { matching, cluster, idempotent: idempotent.0.map(|at| at.value) })
 }
 
 fn matching(entry: MatchEntry, expressions: &mut Expressions, faults: &mut Faults) -> RouteMatch {

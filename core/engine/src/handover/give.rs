@@ -204,6 +204,7 @@ fn give_role(role: &conn::Role) -> Role {
                     Agreement::Agreed => 2,
                 },
                 heard: up.heard,
+                answered: up.answered,
             })
         }
         conn::Role::RawDown(down) => Role::RawDown(RawDownState { call: bits(down.call) }),
@@ -327,6 +328,9 @@ fn give_dubbo(dubbo: &Dubbo, lanes: &Slab<Lane>) -> DubboState {
         header: dubbo.header.encode().to_vec(),
         body: pieces(&dubbo.body, lanes),
         told: dubbo.told.to_vec(),
+        idempotent: dubbo.idempotent,
+        replayable: dubbo.replay.is_some(),
+        replay: dubbo.replay.as_ref().map_or_else(Vec::new, |replay| pieces(replay, lanes)),
         held: dubbo.held.as_ref().map(Held::bytes),
     }
 }

@@ -208,6 +208,8 @@ pub struct DubboUpState {
     pub agreement: u32,
     #[prost(uint64, tag = "8")]
     pub heard: u64,
+    #[prost(bool, tag = "9")]
+    pub answered: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -399,6 +401,12 @@ pub struct DubboState {
     /// What it counts for the app that sent it.
     #[prost(uint64, optional, tag = "4")]
     pub held: Option<u64>,
+    #[prost(bool, tag = "5")]
+    pub idempotent: bool,
+    #[prost(bool, tag = "6")]
+    pub replayable: bool,
+    #[prost(message, repeated, tag = "7")]
+    pub replay: Vec<Piece>,
 }
 
 #[derive(Clone, PartialEq, Message)]

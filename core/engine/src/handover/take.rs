@@ -406,6 +406,7 @@ impl<D: Driver> Worker<D> {
                         _ => Agreement::Agreed,
                     },
                     heard: up.heard,
+                    answered: up.answered,
                 })
             }
             Some(Role::RawDown(down)) => {
@@ -430,6 +431,8 @@ impl<D: Driver> Worker<D> {
             Some(Kind::Exchange(exchange)) => call::Kind::Exchange(self.make_exchange(exchange, leases)?),
             Some(Kind::Dubbo(dubbo)) => call::Kind::Dubbo(Dubbo {
                 header: frame_header(&dubbo.header)?,
+                idempotent: dubbo.idempotent,
+                replay: if dubbo.replayable { Some(self.chunks(&dubbo.replay, leases)?) } else { None },
                 body: self.chunks(&dubbo.body, leases)?,
                 turn: None,
                 told: Slice::from_vec(dubbo.told.clone()),

@@ -53,8 +53,11 @@ pub fn engine_of(world: &World, snapshot: Arc<Snapshot>) -> Embedded<SimDriver> 
 
 /// Its configuration.
 pub fn snapshot(version: u64) -> Snapshot {
-    let to_host =
-        Route { matching: RouteMatch { host: Some("local".into()), ..RouteMatch::default() }, cluster: ClusterId(0) };
+    let to_host = Route {
+        matching: RouteMatch { host: Some("local".into()), ..RouteMatch::default() },
+        cluster: ClusterId(0),
+        idempotent: None,
+    };
     let apps = Listener {
         name: "apps".into(),
         bind: Bind::Shm("apps.sock".into()),

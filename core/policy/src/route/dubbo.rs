@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{Attached, DubboKey, DubboRoute, Route, RouteMatch, looked};
+use super::{Attached, DubboKey, DubboRoute, Route, RouteMatch, Way, looked};
 use crate::pattern::Pattern;
-use crate::snapshot::ClusterId;
 
 /// What Dubbo writes for a service without a version (`org.apache.dubbo.remoting.Constants`, `DEFAULT_VERSION`).
 pub(super) const NO_VERSION: &str = "0.0.0";
@@ -35,7 +34,7 @@ impl DubboIndex {
             looked();
             let route = &list[at as usize];
             match route.matching.takes_dubbo(key) {
-                Some(true) => return DubboRoute::To(route.cluster),
+                Some(true) => return DubboRoute::To(route.way()),
                 Some(false) => {}
                 None => return DubboRoute::NeedsAttachments,
             }
@@ -43,10 +42,10 @@ impl DubboIndex {
         DubboRoute::NoRoute
     }
 
-    /// The cluster of the best route that asks for nothing of a call.
-    pub fn of_unread(&self, list: &[Route]) -> Option<ClusterId> {
+    /// Where the best route leads that asks for nothing of a call.
+    pub fn of_unread(&self, list: &[Route]) -> Option<Way> {
         let mut routes = self.others.iter().map(|&at| &list[at as usize]);
-        routes.find(|route| route.matching.takes_every_dubbo()).map(|route| route.cluster)
+        routes.find(|route| route.matching.takes_every_dubbo()).map(Route::way)
     }
 }
 

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 
 use super::tree::Tree;
-use super::{HOST_BYTES_MAX, HostMatch, HttpKey, PathMatch, Route, RouteMatch, looked};
+use super::{HOST_BYTES_MAX, HostMatch, HttpKey, PathMatch, Route, RouteMatch, Way, looked};
 use crate::condition::Query;
-use crate::snapshot::ClusterId;
 
 /// Routes by host, in the order of [`super::Specificity`]: the host itself, then suffixes from the longest on, then any.
 #[derive(Clone, Debug, Default)]
@@ -43,29 +42,37 @@ impl HttpIndex {
         list.push(at);
     }
 
-    /// The cluster of the best route that takes a call.
-    pub fn cluster(&self, list: &[Route], key: &HttpKey<'_>) -> Option<ClusterId> {
+    /// Where the best route leads that takes a call.
+    pub fn way(&self, list: &[Route], key: &HttpKey<'_>) -> Option<Way> {
         let query = Query(split_target(key.path_and_query).1);
         let best = self.best(list, key, |route| {
             let RouteMatch { headers, query: parameters, .. } = &route.matching;
             headers.iter().all(|condition| condition.holds(key.headers))
                 && parameters.iter().all(|condition| condition.holds(&query))
         });
-        best.map(|route| route.cluster)
+        best.map(Route::way)
     }
 
-    /// The cluster that takes every call that has this authority, path and method, if it is one for all of them.
-    pub fn cluster_of_all(&self, list: &[Route], key: &HttpKey<'_>) -> Option<ClusterId> {
-        let mut of_some = None;
+    /// Where every call goes that has this authority, path and method, if that is one cluster for all of them. Where not all routes
+    /// say the same of being idempotent, such a call may be one that is not.
+    pub fn way_of_all(&self, list: &[Route], key: &HttpKey<'_>) -> Option<Way> {
+        let mut of_some: Option<Way> = None;
         let mut disagree = false;
+        let mut differ = false;
         let of_others = self.best(list, key, |route| {
             let takes_all = route.matching.headers.is_empty() && route.matching.query.is_empty();
             if !takes_all {
-                disagree |= *of_some.get_or_insert(route.cluster) != route.cluster;
+                let first = of_some.get_or_insert(route.way());
+                disagree |= first.cluster != route.cluster;
+                differ |= first.idempotent != route.idempotent;
             }
             takes_all
         })?;
-        (!disagree && of_some.is_none_or(|cluster| cluster == of_others.cluster)).then_some(of_others.cluster)
+        let of_some = of_some.unwrap_or(of_others.way());
+        differ |= of_some.idempotent != of_others.idempotent;
+        let idempotent = if differ { Some(false) } else { of_others.idempotent };
+        let agree = !disagree && of_some.cluster == of_others.cluster;
+        agree.then_some(Way { cluster: of_others.cluster, idempotent })
     }
 
     /// The best route that takes host, path and method of a call, and of which `takes_rest` says yes.

@@ -64,7 +64,11 @@ fn matching(line: &str) -> RouteMatch {
 /// A route for each line; its cluster is its place in the list.
 fn routes(lines: &[impl AsRef<str>]) -> Routes {
     let lines = lines.iter().enumerate();
-    let routes = lines.map(|(at, line)| Route { matching: matching(line.as_ref()), cluster: ClusterId(at as u32) });
+    let routes = lines.map(|(at, line)| Route {
+        matching: matching(line.as_ref()),
+        cluster: ClusterId(at as u32),
+        idempotent: None,
+    });
     Routes::new(routes.collect())
 }
 
@@ -79,7 +83,7 @@ fn http_with(routes: &Routes, method: &str, host: &str, path: &str, headers: &[(
         method: method.as_bytes(),
         headers: &headers,
     };
-    routes.http(&key).map(|cluster| cluster.0)
+    routes.http(&key).map(|way| way.cluster.0)
 }
 
 fn dubbo(routes: &Routes, service: &str, method: &str, version: Option<&str>, group: Attached<'_>) -> DubboRoute {
@@ -307,7 +311,7 @@ fn headers_are_looked_at_only_for_routes_that_ask_and_fit_otherwise() {
             method: method.as_bytes(),
             headers: &Unseen,
         };
-        assert_eq!(routes.http(&key), Some(ClusterId(2)));
+        assert_eq!(routes.http(&key), Some(Way::to(ClusterId(2))));
     }
 }
 
@@ -337,7 +341,7 @@ fn a_cluster_for_all_headers_and_queries_is_said_only_if_there_is_one() {
     let all = |host: &str, path: &str| {
         let key =
             HttpKey { authority: host.as_bytes(), path_and_query: path.as_bytes(), method: b"GET", headers: &Unseen };
-        routes.all_http(&key)
+        routes.all_http(&key).map(|way| way.cluster)
     };
     assert_eq!(all("a", "/"), None, "x decides");
     assert_eq!(all("b", "/"), None, "without x there is none");
@@ -346,6 +350,40 @@ fn a_cluster_for_all_headers_and_queries_is_said_only_if_there_is_one() {
     assert_eq!(all("x", "/d"), None, "x decides");
     assert_eq!(all("x", "/d/e"), Some(ClusterId(8)), "a better route than those that look");
     assert_eq!(all("x", "/"), None, "no route");
+}
+
+#[test]
+fn a_route_says_whether_its_calls_are_idempotent() {
+    let mut list = routes(&[
+        "host=a",
+        "host=a header=x",
+        "host=b method=GET",
+        "host=c",
+        "host=c header=x",
+        "service=S method=get*",
+    ])
+    .list()
+    .to_vec();
+    for (at, idempotent) in [(0, true), (1, true), (2, false), (3, true), (5, true)] {
+        list[at].idempotent = Some(idempotent);
+    }
+    for at in [1, 4] {
+        list[at].cluster = list[at - 1].cluster;
+    }
+    let routes = Routes::new(list);
+    let key = |host: &'static str| HttpKey {
+        authority: host.as_bytes(),
+        path_and_query: b"/",
+        method: b"GET",
+        headers: &Unseen,
+    };
+    assert_eq!(routes.http(&key("b")), Some(Way { cluster: ClusterId(2), idempotent: Some(false) }));
+    assert_eq!(routes.all_http(&key("a")), Some(Way { cluster: ClusterId(0), idempotent: Some(true) }));
+    let unsure = Some(Way { cluster: ClusterId(3), idempotent: Some(false) });
+    assert_eq!(routes.all_http(&key("c")), unsure, "with x the method decides, without it the route does");
+    let of = |method| dubbo(&routes, "S", method, None, Attached::None);
+    assert_eq!(of("getAll"), DubboRoute::To(Way { cluster: ClusterId(5), idempotent: Some(true) }));
+    assert_eq!(of("put"), DubboRoute::NoRoute);
 }
 
 /// Ten thousand routes cost no more than twice what ten do. Counted, not timed: every look into a table and every
@@ -396,11 +434,11 @@ fn keys_of_one_protocol_keep_a_route_to_it() {
     let routes = routes(&["host=h", "path=/", "service=S", "group=*", "version=*", "method=m"]);
     assert_eq!(http(&routes, "m", "h", "/"), Some(0));
     assert_eq!(http(&routes, "m", "x", "/"), Some(1));
-    assert_eq!(dubbo(&routes, "S", "x", None, Attached::None), DubboRoute::To(ClusterId(2)));
-    assert_eq!(dubbo(&routes, "T", "x", None, Attached::None), DubboRoute::To(ClusterId(3)));
+    assert_eq!(dubbo(&routes, "S", "x", None, Attached::None), DubboRoute::To(Way::to(ClusterId(2))));
+    assert_eq!(dubbo(&routes, "T", "x", None, Attached::None), DubboRoute::To(Way::to(ClusterId(3))));
     let method_only = self::routes(&["method=m"]);
     assert_eq!(http(&method_only, "m", "x", "/"), Some(0));
-    assert_eq!(dubbo(&method_only, "S", "m", None, Attached::None), DubboRoute::To(ClusterId(0)));
+    assert_eq!(dubbo(&method_only, "S", "m", None, Attached::None), DubboRoute::To(Way::to(ClusterId(0))));
     assert_eq!(dubbo(&method_only, "S", "n", None, Attached::None), DubboRoute::NoRoute);
 }
 
@@ -414,7 +452,7 @@ fn group_is_asked_for_only_when_it_decides() {
         "service=U* group=g1",
         "service=V group=",
     ]);
-    let to = |at| DubboRoute::To(ClusterId(at));
+    let to = |at| DubboRoute::To(Way::to(ClusterId(at)));
     let table = [
         ("S", "sayHello", Attached::Unknown, DubboRoute::NeedsAttachments),
         ("S", "sayHello", Attached::Is(b"g1"), to(0)),
@@ -458,7 +496,7 @@ fn tag_and_attachments_are_asked_for_only_when_they_decide() {
         "service=U",
         "service=V tag=",
     ]);
-    let to = |at| DubboRoute::To(ClusterId(at));
+    let to = |at| DubboRoute::To(Way::to(ClusterId(at)));
     let needs = DubboRoute::NeedsAttachments;
     let (unknown, none, gray) = (Attached::Unknown, Attached::None, Attached::Is(b"gray"));
     let attachments = |list: &'static [(&'static str, &'static str)]| Some(list);
@@ -513,7 +551,7 @@ fn what_is_not_read_goes_only_where_nothing_is_asked() {
     assert_eq!(routes(&asking).unread_dubbo(), None);
     for open in ["", "service=*", "service=* group=* version=* method=* tag=*"] {
         let list: Vec<&str> = asking.into_iter().chain(["host=h", open]).collect();
-        assert_eq!(routes(&list).unread_dubbo(), Some(ClusterId(11)), "{open:?}");
+        assert_eq!(routes(&list).unread_dubbo(), Some(Way::to(ClusterId(11))), "{open:?}");
     }
 }
 
@@ -522,9 +560,13 @@ fn no_version_has_three_spellings() {
     for pattern in ["version=", "version=0.0.0"] {
         let routes = routes(&[pattern, "version=1.*"]);
         for version in [None, Some(""), Some("0.0.0")] {
-            assert_eq!(dubbo(&routes, "S", "m", version, Attached::None), DubboRoute::To(ClusterId(0)), "{version:?}");
+            assert_eq!(
+                dubbo(&routes, "S", "m", version, Attached::None),
+                DubboRoute::To(Way::to(ClusterId(0))),
+                "{version:?}"
+            );
         }
-        assert_eq!(dubbo(&routes, "S", "m", Some("1.0.0"), Attached::None), DubboRoute::To(ClusterId(1)));
+        assert_eq!(dubbo(&routes, "S", "m", Some("1.0.0"), Attached::None), DubboRoute::To(Way::to(ClusterId(1))));
         assert_eq!(dubbo(&routes, "S", "m", Some("2.0.0"), Attached::None), DubboRoute::NoRoute);
     }
 }
@@ -551,8 +593,8 @@ fn more_specific_dubbo_routes_come_first() {
     ];
     for (service, method, version, expected, why) in table {
         let found = dubbo(&routes, service, method, version, Attached::Is(b"g"));
-        assert_eq!(found, DubboRoute::To(ClusterId(expected)), "{why}");
+        assert_eq!(found, DubboRoute::To(Way::to(ClusterId(expected))), "{why}");
     }
     let found = dubbo(&routes, "org.T", "m", Some("1.0.0"), Attached::None);
-    assert_eq!(found, DubboRoute::To(ClusterId(2)), "version before method alone");
+    assert_eq!(found, DubboRoute::To(Way::to(ClusterId(2))), "version before method alone");
 }

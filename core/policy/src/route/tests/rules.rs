@@ -187,7 +187,7 @@ proptest! {
         let list: Vec<Route> = matches
             .into_iter()
             .enumerate()
-            .map(|(at, matching)| Route { matching, cluster: ClusterId(at as u32) })
+            .map(|(at, matching)| Route { matching, cluster: ClusterId(at as u32), idempotent: None })
             .collect();
         let routes = Routes::new(list.clone());
 
@@ -205,13 +205,13 @@ proptest! {
             method: method.as_bytes(),
             headers: &Unseen,
         };
-        if let Some(cluster) = routes.all_http(&key) {
-            prop_assert_eq!(found, Some(cluster.0));
+        if let Some(way) = routes.all_http(&key) {
+            prop_assert_eq!(found, Some(way.cluster.0));
         }
 
         let call = reference::Call { service, group, version, method, tag, attachments: &attachments };
         let expected =
-            reference::dubbo(&list, &call).map_or(DubboRoute::NoRoute, |at| DubboRoute::To(ClusterId(at)));
+            reference::dubbo(&list, &call).map_or(DubboRoute::NoRoute, |at| DubboRoute::To(Way::to(ClusterId(at))));
         let attached = |text: &'static str| if text.is_empty() { Attached::None } else { Attached::Is(text.as_bytes()) };
         let all = Attachments(&attachments);
         let look_up = |told: [bool; 3]| {
