@@ -32,6 +32,7 @@ mod control;
 mod dubbo;
 mod http;
 mod names;
+mod outliers;
 mod raw;
 mod redirect;
 mod routing;

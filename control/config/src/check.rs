@@ -158,7 +158,9 @@ fn admin(entry: Option<At<AdminEntry>>, faults: &mut Faults) -> Admin {
 
 fn timeouts(file: &File, faults: &mut Faults) -> Timeouts {
     let mut timeouts = Timeouts::default();
-    if let Some(At { value: TimeoutsEntry { connect, first_byte, request, idle, head_read }, .. }) = &file.timeouts.0 {
+    if let Some(At { value: TimeoutsEntry { connect, first_byte, request, idle, unacknowledged, head_read }, .. }) =
+        &file.timeouts.0
+    {
         let settings = [
             (&mut timeouts.connect, connect),
             (&mut timeouts.first_byte, first_byte),
@@ -169,6 +171,8 @@ fn timeouts(file: &File, faults: &mut Faults) -> Timeouts {
             *setting = faults.read(key.0.clone(), Interval::read).unwrap_or(*setting);
         }
         timeouts.request = faults.read(request.0.clone(), Interval::read_optional).unwrap_or(timeouts.request);
+        timeouts.unacknowledged =
+            faults.read(unacknowledged.0.clone(), Interval::read_optional).unwrap_or(timeouts.unacknowledged);
     }
     // Zero is a wish here: stop without waiting.
     let drain = faults.read(file.drain_timeout.0.clone(), Interval::read_with_zero);

@@ -194,6 +194,29 @@ pub(crate) struct ClusterEntry {
     pub first_byte_timeout: Key<Interval>,
     /// How long an HTTP or Dubbo call may take altogether, or 0s for as long as bytes move. Default: `timeouts.request`.
     pub request_timeout: Key<Interval>,
+    /// How long what was sent may stay unacknowledged, or 0s for as long as the system has it. Default: `timeouts.unacknowledged`.
+    pub unacknowledged_timeout: Key<Interval>,
+    /// When an endpoint that fails again and again is left out for a while.
+    pub outlier_detection: Key<OutlierDetectionEntry>,
+}
+
+/// When an endpoint that fails again and again is left out for a while; the names are Envoy's.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "OutlierDetection")]
+pub(crate) struct OutlierDetectionEntry {
+    /// Connections that fail and answers that do not come, in a row; 0: never. Default: 5.
+    pub consecutive_local_origin_failure: Key<Count>,
+    /// HTTP answers 502, 503 and 504 in a row; 0: never. Default: 0.
+    pub consecutive_gateway_failure: Key<Count>,
+    /// HTTP answers of 5xx in a row; 0: never. Default: 0.
+    pub consecutive_5xx: Key<Count>,
+    /// For how long, the first time; the second time in a row twice as long, and so on. Default: 30s.
+    pub base_ejection_time: Key<Interval>,
+    /// The longest. Default: 300s.
+    pub max_ejection_time: Key<Interval>,
+    /// Percentage of the endpoints that may be left out at once, one in any case; 0: none. Default: 50.
+    pub max_ejection_percent: Key<Count>,
 }
 
 /// How long things may take.
@@ -209,6 +232,8 @@ pub(crate) struct TimeoutsEntry {
     pub request: Key<Interval>,
     /// A connection without a byte in either direction. Default: 60s.
     pub idle: Key<Interval>,
+    /// What was sent to an endpoint without its acknowledgement, or 0s for as long as the system has it. Default: 60s.
+    pub unacknowledged: Key<Interval>,
     /// From the first byte of a request's head to its last. Default: 10s.
     pub head_read: Key<Interval>,
 }

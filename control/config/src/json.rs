@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 use shmesh_policy::{
-    AllowUids, Bind, Cluster, Condition, Limits, Listener, PathMatch, Protocol, Quotas, Route, Snapshot, Test,
+    AllowUids, Bind, Cluster, Condition, Limits, Listener, OutlierDetection, PathMatch, Protocol, Quotas, Route,
+    Snapshot, Test,
 };
 
 use crate::check::lenient::names;
@@ -31,6 +32,7 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
             "first_byte": interval(snapshot.timeouts.first_byte),
             "request": interval(snapshot.timeouts.request.unwrap_or_default()),
             "idle": interval(snapshot.timeouts.idle),
+            "unacknowledged": interval(snapshot.timeouts.unacknowledged.unwrap_or_default()),
             "head_read": interval(snapshot.timeouts.head_read),
         }),
     );
@@ -143,6 +145,7 @@ fn cluster_json(cluster: &Cluster) -> Value {
         "connect_timeout": interval(cluster.connect_timeout),
         "first_byte_timeout": interval(cluster.first_byte_timeout),
         "request_timeout": interval(cluster.request_timeout.unwrap_or_default()),
+        "unacknowledged_timeout": interval(cluster.unacknowledged_timeout.unwrap_or_default()),
         "lenient": names(cluster.lenient),
     });
     if cluster.connection_pool_per_downstream_connection {
@@ -156,8 +159,20 @@ fn cluster_json(cluster: &Cluster) -> Value {
     } else {
         let endpoints = cluster.endpoints.iter().map(|endpoint| endpoint.address.to_string());
         object["endpoints"] = endpoints.collect();
+        object["outlier_detection"] = outlier_detection_json(&cluster.outlier_detection);
     }
     object
+}
+
+fn outlier_detection_json(spec: &OutlierDetection) -> Value {
+    json!({
+        "consecutive_local_origin_failure": spec.consecutive_local_origin_failure,
+        "consecutive_gateway_failure": spec.consecutive_gateway_failure,
+        "consecutive_5xx": spec.consecutive_5xx,
+        "base_ejection_time": interval(spec.base_ejection_time),
+        "max_ejection_time": interval(spec.max_ejection_time),
+        "max_ejection_percent": spec.max_ejection_percent,
+    })
 }
 
 fn quotas_json(quotas: &Quotas, session: &mut Value) {

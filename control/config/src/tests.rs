@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use shmesh_policy::{
-    AllowUids, Attached, Bind, ClusterId, DubboKey, DubboRoute, HttpKey, HttpSpec, Lenient, Protocol, Quotas, Snapshot,
-    Way,
+    AllowUids, Attached, Bind, ClusterId, DubboKey, DubboRoute, HttpKey, HttpSpec, Lenient, OutlierDetection, Protocol,
+    Quotas, Snapshot, Way,
 };
 
 use super::expression::REGEXES_MAX;
@@ -47,6 +47,7 @@ listeners:
 routes:
   - match: {}
     cluster: b
+    idempotent: true
   - match: { host: "[::1]", path_prefix: /a/, method: GET }
     cluster: a
   - { match: { service: "*.S", group: "", version: 0.0.0 }, cluster: b }
@@ -69,9 +70,11 @@ routes:
   - { match: { path_regex: '/v\d+(/.*)?' }, cluster: b }
 clusters:
   - { name: a, dynamic_forward_proxy: true, connect_ports: [ 443, 65535 ], lenient: [ space_before_colon, repeated_content_length ], connect_timeout: 250ms }
-  - { name: b, endpoints: [ "tcp:example.com:80" ], first_byte_timeout: 2m, request_timeout: 0s, connection_pool_per_downstream_connection: true }
-  - { name: c, original_dst: true }
-timeouts: { connect: 2s, first_byte: 1500ms, request: 90s, idle: 1m, head_read: 1h }
+  - { name: b, endpoints: [ "tcp:example.com:80" ], first_byte_timeout: 2m, request_timeout: 0s, unacknowledged_timeout: 0s, connection_pool_per_downstream_connection: true }
+  - name: c
+    original_dst: true
+    outlier_detection: { consecutive_local_origin_failure: 1, consecutive_gateway_failure: 2, consecutive_5xx: 3, base_ejection_time: 4s, max_ejection_time: 5s, max_ejection_percent: 6 }
+timeouts: { connect: 2s, first_byte: 1500ms, request: 90s, idle: 1m, unacknowledged: 7s, head_read: 1h }
 drain_timeout: 0s
 limits:
   head_bytes: 32KiB
@@ -188,6 +191,19 @@ fn every_key_is_read() {
     assert_eq!(snapshot.clusters[1].first_byte_timeout, Duration::from_secs(120));
     assert_eq!(snapshot.clusters[0].request_timeout, Some(Duration::from_secs(90)), "from `timeouts`");
     assert_eq!(snapshot.clusters[1].request_timeout, None, "its own wish");
+    assert_eq!(snapshot.clusters[0].unacknowledged_timeout, Some(Duration::from_secs(7)), "from `timeouts`");
+    assert_eq!(snapshot.clusters[1].unacknowledged_timeout, None, "as the system has it");
+    assert_eq!(snapshot.clusters[1].outlier_detection, OutlierDetection::default());
+    let expected = OutlierDetection {
+        consecutive_local_origin_failure: 1,
+        consecutive_gateway_failure: 2,
+        consecutive_5xx: 3,
+        base_ejection_time: Duration::from_secs(4),
+        max_ejection_time: Duration::from_secs(5),
+        max_ejection_percent: 6,
+    };
+    assert_eq!(snapshot.clusters[2].outlier_detection, expected);
+    assert_eq!(snapshot.routes.list()[0].idempotent, Some(true));
     assert!(snapshot.clusters[1].connection_pool_per_downstream_connection);
     assert!(!snapshot.clusters[0].connection_pool_per_downstream_connection);
     assert_eq!(snapshot.clusters.iter().map(|cluster| cluster.original_dst).collect::<Vec<_>>(), [false, false, true]);
@@ -220,7 +236,7 @@ fn every_key_is_read() {
 /// Each condition of the long match decides on its own.
 #[test]
 fn conditions_are_read_with_their_meaning() {
-    let snapshot = accepted(&FULL.replace("  - match: {}\n    cluster: b\n", ""));
+    let snapshot = accepted(&FULL.replace("  - match: {}\n    cluster: b\n    idempotent: true\n", ""));
     let fits = [("x-tier", "gold"), ("X-Empty", ""), ("x-debug", ""), ("user-agent", "curl/8"), ("x-number", "17")];
     let to = |path: &str, headers: &[(&str, &str)]| http(&snapshot, "a.example.com", path, headers);
     const PATH: &str = "/a%20b?v=2&p=%61b";

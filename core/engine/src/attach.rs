@@ -3,7 +3,7 @@
 use shmesh_io::{Bell, Driver};
 use shmesh_shm::{DirtyWatch, LaneEnd, Side};
 
-use crate::call::Failure;
+use crate::attempt::Ended;
 use crate::ingress::Breach;
 use crate::lane::{Lane, Slot, User};
 use crate::quota::{LaneUse, Quota};
@@ -144,7 +144,8 @@ impl<D: Driver> Worker<D> {
                             state.dest = None;
                         }
                         if forwarded {
-                            self.fail(call, Failure::Died);
+                            let ended = Ended { reused_connection: false, unsent: false, response_started: false };
+                            self.attempt_failed(call, ended);
                         } else {
                             self.dispatch(call);
                         }

@@ -36,7 +36,7 @@ impl<D: Driver> Worker<D> {
             // What was never forwarded is still there.
             replayable: !forwarded || kept,
             reused_connection: ended.reused_connection,
-            endpoint_left: call.host_again.is_some() || call.tries.len() > 0,
+            endpoint_left: call.host_again.is_some() || call.tries.len() > 0 || !call.skipped.is_empty(),
             response_started: ended.response_started || call.answered,
             attempts: call.attempts.max(1),
         };

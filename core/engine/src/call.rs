@@ -29,6 +29,12 @@ pub struct Call {
     pub host_again: Option<u32>,
     /// How many addresses of that name were tried.
     pub host_connects: u32,
+    /// How many of these were passed over, as they are left out for a while.
+    pub host_skips: u32,
+    /// Endpoints that were passed over, for when all others have refused.
+    pub skipped: Vec<u32>,
+    /// All others have refused.
+    pub last_resort: bool,
     /// Where among these it began.
     pub host_order: Order,
     /// How often it was sent.
@@ -148,6 +154,9 @@ impl Call {
             tries: Tries::default(),
             host_again: None,
             host_connects: 0,
+            host_skips: 0,
+            skipped: Vec::new(),
+            last_resort: false,
             host_order: Order::default(),
             attempts: 0,
             connects: 0,

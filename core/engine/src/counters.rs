@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use shmesh_policy::Snapshot;
 
+use crate::outlier::EjectionCounts;
+
 /// Upper bounds of the histogram's buckets, in microseconds; one more bucket holds the rest.
 pub const BOUNDS_US: [u64; 18] = [
     5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
@@ -164,6 +166,8 @@ pub struct Registry {
     pub calls: Mutex<HashMap<CallNames, Vec<Arc<CallCounter>>>>,
     pub durations: Mutex<HashMap<Names, Vec<Arc<DurationCounter>>>>,
     pub endpoints: Mutex<HashMap<String, Vec<Arc<EndpointCounters>>>>,
+    /// Endpoints that were left out, by cluster and endpoint. Rare, so under a lock.
+    pub ejections: Mutex<HashMap<(Arc<str>, String), Arc<EjectionCounts>>>,
     /// Sessions ended because their app broke shm-v1, by reason. Rare, so under a lock.
     pub breaches: Mutex<BTreeMap<&'static str, u64>>,
 }

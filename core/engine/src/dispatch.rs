@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use shmesh_io::{Driver, Nanos, Target};
+use shmesh_io::{Driver, Nanos, PeerCheck, Target};
 use shmesh_policy::Turns;
 use shmesh_shm::{CallState, LaneEnd};
 
@@ -54,9 +54,13 @@ impl<D: Driver> Worker<D> {
             };
             let once_more = call.host_again.take();
             if once_more.is_none() {
-                call.host_connects = 0;
+                (call.host_connects, call.host_skips) = (0, 0);
             }
-            let index = once_more.map(|index| index as usize).or_else(|| call.tries.next());
+            let mut index = once_more.map(|index| index as usize).or_else(|| call.tries.next());
+            if index.is_none() {
+                index = call.skipped.pop().map(|index| index as usize);
+                call.last_resort = true;
+            }
             let tried = call.host_connects;
             let Some((index, endpoint)) = index.and_then(|index| Some((index, cluster.endpoints.get_mut(index)?)))
             else {
@@ -67,6 +71,14 @@ impl<D: Driver> Worker<D> {
             match endpoint {
                 EndpointState::Socket(address) => {
                     let address = *address;
+                    if !call.last_resort && cluster.is_out(&self.addresses.get(address).target) {
+                        if call.connects == 0 {
+                            // Else the one behind it would get its calls, too.
+                            cluster.turn.pick(cluster.endpoints.len());
+                        }
+                        call.skipped.push(index as u32);
+                        continue;
+                    }
                     self.connect_call(key, address);
                     return;
                 }
@@ -90,9 +102,19 @@ impl<D: Driver> Worker<D> {
                     let Some(call) = self.calls.get_mut(key) else { return };
                     match found {
                         Found::At(address, of) => {
+                            let target = &self.addresses.get(address).target;
+                            let state = self.clusters.get(call.cluster as usize);
+                            let skip = !call.last_resort && state.is_some_and(|cluster| cluster.is_out(target));
                             call.host_connects += 1;
-                            let more = call.host_connects < NAMED_CONNECTS_MAX.min(of as u32);
+                            call.host_skips += u32::from(skip);
+                            let more = call.host_connects < (NAMED_CONNECTS_MAX + call.host_skips).min(of as u32);
                             call.host_again = more.then_some(index as u32);
+                            if skip {
+                                if !more && call.host_connects == call.host_skips {
+                                    call.skipped.push(index as u32);
+                                }
+                                continue;
+                            }
                             self.connect_call(key, address);
                             return;
                         }
@@ -113,6 +135,8 @@ impl<D: Driver> Worker<D> {
         let Some(call) = self.calls.get_mut(key) else { return };
         call.fresh = true;
         call.host_again = None;
+        call.skipped.clear();
+        call.last_resort = false;
         if let Some(cluster) = self.clusters.get_mut(call.cluster as usize) {
             call.tries = cluster.turn.tries(cluster.endpoints.len());
         }
@@ -381,11 +405,25 @@ impl<D: Driver> Worker<D> {
             call.dest = Some(Peer::Conn(conn));
             call.cluster
         });
-        let own = cluster.and_then(|index| self.snapshot.clusters.get(index as usize)).map(|c| c.connect_timeout);
-        let within = own.unwrap_or(self.snapshot.timeouts.connect).as_nanos() as Nanos;
+        let own = cluster.and_then(|index| self.snapshot.clusters.get(index as usize));
+        let within = own.map_or(self.snapshot.timeouts.connect, |own| own.connect_timeout).as_nanos() as Nanos;
+        self.check_peer(conn, cluster);
         self.set_conn_deadline(conn, now + within);
         self.expect_answer(conn, key);
         Some(conn)
+    }
+
+    /// Has the kernel end a connection to an upstream whose peer has vanished.
+    pub(crate) fn check_peer(&mut self, key: Key<Conn>, cluster: Option<u32>) {
+        let own = cluster.and_then(|index| self.snapshot.clusters.get(index as usize));
+        let bound = own.map_or(self.snapshot.timeouts.unacknowledged, |own| own.unacknowledged_timeout);
+        if let Some(probe_after) = bound
+            && let Some(&Conn { pipe: Pipe::Socket(sock), ref role, .. }) = self.conns.get(key)
+        {
+            // The ends of a tunnel may rest for as long as they like, also with bytes that they do not take.
+            let unacknowledged = (!matches!(role, Role::RawUp(_))).then_some(probe_after);
+            self.driver.check_peer(sock, PeerCheck { probe_after, unacknowledged });
+        }
     }
 
     /// Opens a slot on the lane on which an app serves, or waits for one; false if it takes no more.

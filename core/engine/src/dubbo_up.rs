@@ -1,6 +1,7 @@
 //! Dubbo providers: requests to them in turn, what they send, and what becomes of calls when a connection ends.
 
 use shmesh_io::{Chunk, Driver, Slice};
+use shmesh_policy::Outcome;
 use shmesh_proto::dubbo::{Event, serialization, status, write_event, write_extension_offer};
 use shmesh_shm::{Protocol, TOTAL_UNKNOWN};
 
@@ -93,6 +94,7 @@ impl<D: Driver> Worker<D> {
         let Kind::Dubbo(dubbo) = &mut call.kind else { return };
         let header = dubbo.header;
         let mut body = std::mem::take(&mut dubbo.body);
+        dubbo.replay = (dubbo.idempotent && header.two_way).then(|| kept(&body)).flatten();
         let first = First {
             open: true,
             stream: false,
@@ -185,6 +187,7 @@ impl<D: Driver> Worker<D> {
             up.waiting = up.waiting.saturating_sub(1);
             up.answered = true;
         }
+        self.observe_call(id, key, Outcome::Good);
         self.dubbo_answer(id, header, frame.body);
         if let Some(consumer) = consumer {
             self.dubbo_pause_for(consumer, key);
@@ -270,6 +273,9 @@ impl<D: Driver> Worker<D> {
             .calls_where(|call| call.dest == Some(Peer::Conn(key)))
             .into_iter()
             .partition(|&call| self.calls.get(call).is_some_and(|call| call.forwarded));
+        if let Some(&call) = forwarded.first() {
+            self.observe_call(call, key, Outcome::LocalOriginFailure);
+        }
         self.drop_conn(key);
         for call in forwarded {
             match failure {

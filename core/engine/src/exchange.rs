@@ -477,6 +477,7 @@ impl<D: Driver> Worker<D> {
             self.set_call_deadline(key, until);
             return;
         }
+        self.observe_timeout(key, too_long, now);
         self.fail(key, if too_long { Failure::TookTooLong } else { Failure::Timeout });
     }
 

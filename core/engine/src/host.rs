@@ -136,6 +136,11 @@ impl HostState {
         std::mem::take(&mut self.waiting)
     }
 
+    /// Its addresses, as far as they are known.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
     /// Nobody waits for it: it can be forgotten.
     pub fn is_quiet(&self) -> bool {
         !self.asked

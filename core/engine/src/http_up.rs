@@ -3,6 +3,7 @@
 use std::io;
 
 use shmesh_io::{Chunk, Driver, Slice};
+use shmesh_policy::Outcome;
 use shmesh_proto::http1::{BodyReader, Framing, ResponseHead, Status, chunk_line, end_head};
 
 use crate::attempt::Ended;
@@ -65,6 +66,7 @@ impl<D: Driver> Worker<D> {
             }
             Err(error) => {
                 tracing::warn!(%error, "an upstream's answer is malformed");
+                self.observe_call(call, key, Outcome::LocalOriginFailure);
                 self.fail(call, Failure::MalformedAnswer);
                 false
             }
@@ -87,6 +89,7 @@ impl<D: Driver> Worker<D> {
         let reader = BodyReader::new(head.body);
         let done = reader.is_done();
         up.body = Some(reader);
+        self.observe_call(call, key, Outcome::of_status(head.status));
         self.response_head(call, head, bytes, head.body);
         if done {
             self.http_up_done(key, call);
@@ -103,6 +106,7 @@ impl<D: Driver> Worker<D> {
             Ok(step) => step,
             Err(error) => {
                 tracing::warn!(%error, "the body of an upstream's answer is malformed");
+                self.observe_call(call, key, Outcome::LocalOriginFailure);
                 self.fail(call, Failure::MalformedAnswer);
                 return false;
             }
@@ -178,6 +182,10 @@ impl<D: Driver> Worker<D> {
         let (reused, address, unsent) = (up.reused, up.address, !up.sent);
         let started = up.body.is_some();
         self.addresses.get(address).counters.failures.add(1);
+        if !reused || started {
+            // Servers close connections that nobody uses when they like.
+            self.observe_call(call, key, Outcome::LocalOriginFailure);
+        }
         self.drop_conn(key);
         self.attempt_failed(call, Ended { reused_connection: reused, unsent, response_started: started });
     }
@@ -204,6 +212,7 @@ impl<D: Driver> Worker<D> {
         self.counters.connects.add(1);
         conn.active = now;
         let mut waiting = Vec::new();
+        let mut is_raw = false;
         match &mut conn.role {
             Role::HttpUp(up) => {
                 up.connected = true;
@@ -212,6 +221,7 @@ impl<D: Driver> Worker<D> {
             Role::RawUp(up) => {
                 up.connected = true;
                 waiting.extend(up.call);
+                is_raw = true;
             }
             Role::DubboUp(up) => {
                 up.connected = true;
@@ -220,6 +230,10 @@ impl<D: Driver> Worker<D> {
             _ => {}
         }
         for call in waiting {
+            if is_raw {
+                // Nobody knows what answers are.
+                self.observe_call(call, key, Outcome::Good);
+            }
             self.make_ready(call);
         }
         self.start_recv(key);
@@ -248,6 +262,9 @@ impl<D: Driver> Worker<D> {
             Some(Role::DubboUp(up)) => std::mem::take(&mut up.queue),
             _ => Vec::new(),
         };
+        if let Some(&call) = waiting.first() {
+            self.observe_call(call, key, Outcome::LocalOriginFailure);
+        }
         self.drop_conn(key);
         for call in waiting {
             if let Some(state) = self.calls.get_mut(call) {

@@ -40,6 +40,7 @@ mod known_head;
 mod landing;
 mod lane;
 mod mailbox;
+mod outlier;
 mod partial;
 mod quota;
 mod raw;

@@ -1,4 +1,4 @@
-//! One timer for each conn, call and lane, re-armed lazily.
+//! One timer for each conn, call, lane and cluster, re-armed lazily.
 //!
 //! A deadline that moves later costs nothing: the entry that is in the wheel fires at its old time, the owner looks at its
 //! real deadline and arms again. One that moves earlier takes its entry along. So a table index has one entry however many calls
@@ -21,6 +21,8 @@ pub enum Owner {
     Call(u32),
     /// Index in the table of lanes.
     Lane(u32),
+    /// Index of a cluster.
+    Cluster(u32),
 }
 
 /// A wheel of timers.
@@ -56,17 +58,19 @@ impl Owner {
     /// Owners take turns in one table.
     fn link(self) -> Link {
         match self {
-            Owner::Conn(index) => index * 3,
-            Owner::Call(index) => index * 3 + 1,
-            Owner::Lane(index) => index * 3 + 2,
+            Owner::Conn(index) => index * 4,
+            Owner::Call(index) => index * 4 + 1,
+            Owner::Lane(index) => index * 4 + 2,
+            Owner::Cluster(index) => index * 4 + 3,
         }
     }
 
     fn of(link: Link) -> Owner {
-        match link % 3 {
-            0 => Owner::Conn(link / 3),
-            1 => Owner::Call(link / 3),
-            _ => Owner::Lane(link / 3),
+        match link % 4 {
+            0 => Owner::Conn(link / 4),
+            1 => Owner::Call(link / 4),
+            2 => Owner::Lane(link / 4),
+            _ => Owner::Cluster(link / 4),
         }
     }
 }

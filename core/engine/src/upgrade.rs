@@ -49,6 +49,8 @@ impl<D: Driver> Worker<D> {
         {
             up.role = Role::RawUp(RawUp { address: http.address, call: Some(call), connected: true });
         }
+        let cluster = self.calls.get(call).map(|call| call.cluster);
+        self.check_peer(dest, cluster);
         if let Some(call) = self.calls.get_mut(call) {
             call.answered = true;
             call.hard_deadline = u64::MAX;

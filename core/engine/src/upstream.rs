@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use shmesh_io::{Nanos, Target};
-use shmesh_policy::{Address, RoundRobin, Snapshot};
+use shmesh_policy::{Address, Outliers, RoundRobin, Snapshot};
 
 use crate::conn::Conn;
 use crate::counters::{EndpointCounters, Registry};
 use crate::lane::Lane;
+use crate::outlier::Ejected;
 use crate::slab::Key;
 
 /// Addresses that one worker knows beside those which are configured.
@@ -45,6 +46,10 @@ pub struct ClusterState {
     pub request: Nanos,
     /// Each Dubbo consumer has connections of its own.
     pub pool_per_consumer: bool,
+    /// What is held against its endpoints.
+    pub outliers: Outliers<Target>,
+    /// Those of them that are left out.
+    pub ejected: Vec<Ejected>,
 }
 
 /// An endpoint of the current snapshot.
@@ -148,6 +153,8 @@ pub fn clusters(
             first_byte: cluster.first_byte_timeout.as_nanos() as Nanos,
             request: cluster.request_timeout.map_or(Nanos::MAX, |within| within.as_nanos() as Nanos),
             pool_per_consumer: cluster.connection_pool_per_downstream_connection,
+            outliers: Outliers::default(),
+            ejected: Vec::new(),
             endpoints: cluster
                 .endpoints
                 .iter()

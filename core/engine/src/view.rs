@@ -1,6 +1,7 @@
 //! The numbers, added up over all workers.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::UNIX_EPOCH;
 
 use crate::counters::{BOUNDS_US, Labels, lock};
@@ -66,6 +67,10 @@ pub struct EndpointView {
     pub address: String,
     pub connections: u64,
     pub failures: u64,
+    /// How often a worker left it out for a while.
+    pub ejections: u64,
+    /// Workers that leave it out now.
+    pub ejected: u64,
 }
 
 /// One number.
@@ -161,6 +166,7 @@ impl Engine {
 
     fn clusters(&self, sessions: &[SessionInfo]) -> Vec<ClusterView> {
         let endpoints = lock(&self.shared.registry.endpoints);
+        let ejections = lock(&self.shared.registry.ejections);
         self.snapshot()
             .clusters
             .iter()
@@ -175,7 +181,10 @@ impl Engine {
                         let attached = address.strip_prefix("shm:").is_some_and(|name| {
                             sessions.iter().any(|session| session.serving.as_deref() == Some(name))
                         });
+                        let ejections = ejections.get(&(cluster.name.clone(), address.clone()));
                         EndpointView {
+                            ejections: ejections.map_or(0, |counts| counts.total.load(Relaxed)),
+                            ejected: ejections.map_or(0, |counts| counts.out.load(Relaxed)),
                             connections: workers.iter().map(|worker| worker.connections.get()).sum::<u64>()
                                 + u64::from(attached),
                             failures: workers.iter().map(|worker| worker.failures.get()).sum(),

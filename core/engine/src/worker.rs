@@ -491,7 +491,8 @@ impl<D: Driver> Worker<D> {
         }
         let (addresses, registry, driver) = (&mut self.addresses, &self.shared.registry, &mut self.driver);
         addresses.begin_snapshot();
-        self.clusters = clusters(&snapshot, |target| addresses.intern(target, registry), || driver.random());
+        let new = clusters(&snapshot, |target| addresses.intern(target, registry), || driver.random());
+        let old = std::mem::replace(&mut self.clusters, new);
         for (state, listener) in self.listeners.iter_mut().zip(&snapshot.listeners) {
             if let Some(state) = state {
                 state.cluster = listener.cluster.map(|cluster| cluster.0);
@@ -499,7 +500,8 @@ impl<D: Driver> Worker<D> {
         }
         self.stages.set(snapshot.stages);
         self.idle.configure(snapshot.max_spin, self.shared.registry.worker_count());
-        self.snapshot = snapshot;
+        let before = std::mem::replace(&mut self.snapshot, snapshot.clone());
+        self.inherit_outliers(old, |index| snapshot.cluster_named(&before.clusters.get(index)?.name).map(|id| id.0));
         self.call_counters.snapshot_changed();
     }
 
@@ -525,6 +527,7 @@ impl<D: Driver> Worker<D> {
                         self.call_timer(key, now);
                     }
                 }
+                Owner::Cluster(index) => self.cluster_timer(index, now),
             }
         }
         self.fired = fired;

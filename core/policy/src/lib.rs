@@ -10,6 +10,7 @@
 //! - [`condition`]: what a route asks of header fields and parameters
 //! - [`pattern`]: texts in which `*` stands for any bytes
 //! - [`balance`]: which endpoint of a cluster is next
+//! - [`outlier`]: which endpoint is left out for a while, because it fails again and again
 //! - [`retry`]: whether a failed attempt is made once more
 //! - [`turns`]: whose frame leaves next on a shared connection, and whose may wait
 
@@ -19,6 +20,7 @@ pub mod address;
 pub mod balance;
 pub mod condition;
 pub mod limit;
+pub mod outlier;
 pub mod pattern;
 pub mod retry;
 pub mod route;
@@ -29,6 +31,7 @@ pub use address::{Address, AddressError};
 pub use balance::{RoundRobin, Tries};
 pub use condition::{Condition, Fields, Query, Regex, Test};
 pub use limit::{Limits, Quotas, Timeouts};
+pub use outlier::{Ejection, Outcome, OutlierDetection, Outliers};
 pub use pattern::{Pattern, Precision};
 pub use retry::{Attempt, Retry};
 pub use route::{

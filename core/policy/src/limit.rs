@@ -17,6 +17,10 @@ pub struct Timeouts {
     /// A connection without a byte in either direction: a keep-alive connection between requests, or a stalled body.
     /// 60 s: the heartbeat interval of Dubbo.
     pub idle: Duration,
+    /// What was sent over HTTP or Dubbo may stay unacknowledged by an endpoint's kernel, and a connection to an endpoint be silent before that is
+    /// asked whether it is there; `None`: as the system has it (15 minutes, and never). 60 s, as `idle`: so no call is lost that `idle` would not
+    /// have ended.
+    pub unacknowledged: Option<Duration>,
     /// From the first byte of a request's head to its last. 10 s: a head fits in a few packets; slower is an attack.
     pub head_read: Duration,
     /// From SIGTERM until calls that are still in flight are cut. 30 s: the grace period of Kubernetes.
@@ -30,6 +34,7 @@ impl Default for Timeouts {
             first_byte: Duration::from_secs(15),
             request: None,
             idle: Duration::from_secs(60),
+            unacknowledged: Some(Duration::from_secs(60)),
             head_read: Duration::from_secs(10),
             drain: Duration::from_secs(30),
         }

@@ -11,6 +11,7 @@ use shmesh_proto::http1::Lenient;
 
 use crate::address::{Address, check_unix_path};
 use crate::limit::{Limits, Quotas, Timeouts};
+use crate::outlier::OutlierDetection;
 use crate::route::{DubboKey, DubboRoute, HttpKey, Routes, Way};
 
 /// Everything that a worker needs to know to serve; published whole, never changed afterwards.
@@ -199,6 +200,10 @@ pub struct Cluster {
     pub first_byte_timeout: Duration,
     /// How long a call may take altogether; the effective value (own setting, or else [`Timeouts::request`]).
     pub request_timeout: Option<Duration>,
+    /// How long what was sent may stay unacknowledged; the effective value (own setting, or else [`Timeouts::unacknowledged`]).
+    pub unacknowledged_timeout: Option<Duration>,
+    /// When an endpoint is left out for a while.
+    pub outlier_detection: OutlierDetection,
 }
 
 impl Cluster {
@@ -217,6 +222,8 @@ impl Cluster {
             connect_timeout: timeouts.connect,
             first_byte_timeout: timeouts.first_byte,
             request_timeout: timeouts.request,
+            unacknowledged_timeout: timeouts.unacknowledged,
+            outlier_detection: OutlierDetection::default(),
         }
     }
 }

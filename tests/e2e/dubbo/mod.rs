@@ -34,8 +34,8 @@ fn before(driver: Driver, endpoint: &str) -> Sidecar {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Frame {
-    header: FrameHeader,
+pub struct Frame {
+    pub header: FrameHeader,
     body: Vec<u8>,
 }
 
@@ -84,7 +84,7 @@ impl Frame {
 }
 
 /// The next frame; `None` if the peer ended before it, in order or not.
-fn read_frame(wire: &mut Wire) -> Option<Frame> {
+pub fn read_frame(wire: &mut Wire) -> Option<Frame> {
     let mut bytes = [0; HEADER_LEN];
     let mut at = 0;
     while at < HEADER_LEN {
@@ -110,7 +110,7 @@ fn provider(handle: impl Fn(Frame, &mut Wire) + Send + Sync + 'static) -> Servic
 }
 
 /// A provider that answers with the first argument.
-fn echo_provider() -> Service {
+pub fn echo_provider() -> Service {
     provider(|frame, wire| {
         assert!(frame.header.request && !frame.header.event, "{:?}", frame.header);
         if frame.header.two_way {
@@ -120,7 +120,7 @@ fn echo_provider() -> Service {
 }
 
 /// A two-way call of `sayHello`.
-fn call(id: u64, argument: &str) -> Vec<u8> {
+pub fn call(id: u64, argument: &str) -> Vec<u8> {
     call_in(serialization::HESSIAN2, id, argument)
 }
 
@@ -147,7 +147,7 @@ fn request(id: u64, two_way: bool, serialization: u8, invocation: &Invocation<'_
 }
 
 /// Sends a call and reads the answer, whose id must be the call's.
-fn ask(wire: &mut Wire, request: &[u8]) -> Frame {
+pub fn ask(wire: &mut Wire, request: &[u8]) -> Frame {
     wire.send(request);
     let answer = read_frame(wire).expect("an answer");
     assert_eq!(answer.header.id, Frame::parse(&request[..HEADER_LEN]).header.id, "the caller's own id");

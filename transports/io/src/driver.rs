@@ -19,6 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use shmesh_shm::OpenBlock;
 
@@ -78,6 +79,10 @@ pub trait Driver {
     /// Where an accepted TCP connection was going before the packet filter redirected it here (SO_ORIGINAL_DST; `iptables -j
     /// REDIRECT`). `None` if nothing redirected it.
     fn original_dst(&self, sock: SockId) -> Option<SocketAddr>;
+
+    /// Has the kernel find out whether the peer of a TCP connection is still there; one that is not ends with ETIMEDOUT, as by
+    /// [`Event::Ended`] or [`Event::Sent`]. Without it a peer that vanished without a word is not missed before 15 minutes, or ever.
+    fn check_peer(&mut self, sock: SockId, check: PeerCheck);
 
     /// Changes the tag of the socket's later events.
     fn set_tag(&mut self, sock: SockId, tag: Tag);
@@ -245,6 +250,16 @@ impl SockId {
     pub const fn generation(self) -> u32 {
         self.generation
     }
+}
+
+/// When a peer counts as gone.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct PeerCheck {
+    /// On a connection without a byte for so long it is asked for an acknowledgement, and again after each quarter of that.
+    pub probe_after: Duration,
+    /// What was sent may stay without acknowledgement, and the peer may take nothing, for so long (TCP_USER_TIMEOUT). `None`: as long as the
+    /// system has it.
+    pub unacknowledged: Option<Duration>,
 }
 
 /// Where an accepted connection came from.

@@ -22,7 +22,7 @@ use self::sockets::{Arrival, Connecting, Kind, Listener, Sending, Sent, Socket, 
 use crate::bell::Bell;
 use crate::chunk::Chunks;
 use crate::clock::{Clock, Random};
-use crate::driver::{ACCEPT_PAUSE, AtRest, Driver, Event, Limits, Nanos, SockId, Tag, Target, Wait};
+use crate::driver::{ACCEPT_PAUSE, AtRest, Driver, Event, Limits, Nanos, PeerCheck, SockId, Tag, Target, Wait};
 use crate::earlier::Earlier;
 use crate::pool::Pool;
 use crate::slice::Slice;
@@ -182,6 +182,13 @@ impl Driver for EpollDriver {
 
     fn original_dst(&self, sock: SockId) -> Option<SocketAddr> {
         socket::original_dst(&self.sockets.get(sock)?.fd)
+    }
+
+    fn check_peer(&mut self, sock: SockId, check: PeerCheck) {
+        if let Some(socket) = self.sockets.get(sock) {
+            // It fails only on a socket that has failed already.
+            let _ = socket::check_peer(&socket.fd, check);
+        }
     }
 
     fn set_tag(&mut self, sock: SockId, tag: Tag) {

@@ -36,7 +36,7 @@ pub mod waker;
 
 pub use bell::Bell;
 pub use chunk::{Chunk, Chunks, Keep, SharedSlice};
-pub use driver::{AtRest, Driver, Event, Limits, Nanos, PeerAddr, SockId, Tag, Target, Wait};
+pub use driver::{AtRest, Driver, Event, Limits, Nanos, PeerAddr, PeerCheck, SockId, Tag, Target, Wait};
 pub use epoll::EpollDriver;
 pub use pool::{Pool, SLOT_BYTES};
 pub use probe::Choice;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
@@ -11,7 +12,7 @@ use nix::sys::socket::{
     getpeername, getsockname, getsockopt, setsockopt, socket, sockopt,
 };
 
-use crate::driver::{PeerAddr, Target};
+use crate::driver::{PeerAddr, PeerCheck, Target};
 
 /// A socket for `target`, close-on-exec, without TCP's delays, and the address to connect it to.
 pub(crate) fn for_target(target: &Target, nonblocking: bool) -> io::Result<(OwnedFd, SockaddrStorage)> {
@@ -86,6 +87,25 @@ pub(crate) fn original_dst(socket: impl AsFd) -> Option<SocketAddr> {
 fn tcp_addr(addr: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = addr.as_sockaddr_in().map(|&v4| SocketAddr::from(SocketAddrV4::from(v4)));
     v4.or_else(|| addr.as_sockaddr_in6().map(|&v6| SocketAddr::from(SocketAddrV6::from(v6))))
+}
+
+/// Questions without an answer after which a peer is gone, where nothing was sent and no other bound is set.
+const PROBES: u32 = 4;
+
+/// See [`Driver::check_peer`](crate::Driver::check_peer); for what is no TCP connection nothing happens.
+pub(crate) fn check_peer(socket: impl AsFd, check: PeerCheck) -> io::Result<()> {
+    if !is_tcp(socket.as_fd())? {
+        return Ok(());
+    }
+    // The kernel takes 1 s to 32,767 s.
+    let seconds = |time: Duration| u32::try_from(time.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX).clamp(1, 32_767);
+    let unacknowledged = check.unacknowledged.map_or(0, |time| time.as_millis().clamp(1, i32::MAX as u128) as u32);
+    setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    setsockopt(&socket, sockopt::TcpKeepIdle, &seconds(check.probe_after))?;
+    setsockopt(&socket, sockopt::TcpKeepInterval, &seconds(check.probe_after / PROBES))?;
+    setsockopt(&socket, sockopt::TcpKeepCount, &PROBES)?;
+    setsockopt(&socket, sockopt::TcpUserTimeout, &unacknowledged)?;
+    Ok(())
 }
 
 pub(crate) fn set_nodelay(socket: impl AsFd) -> io::Result<()> {

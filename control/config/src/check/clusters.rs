@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use shmesh_policy::{Cluster, ClusterId, Endpoint, Timeouts};
+use shmesh_policy::{Cluster, ClusterId, Endpoint, OutlierDetection, Timeouts};
 
 use super::lenient::{Of, lenient};
 use super::{Faults, Names};
-use crate::file::ClusterEntry;
+use crate::file::{ClusterEntry, OutlierDetectionEntry};
 use crate::located::{At, Place};
 use crate::nearest::nearest;
 use crate::scalar::{Count, Interval, Name, Target};
@@ -57,6 +57,8 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
         let connect_timeout = faults.read(entry.connect_timeout.0, Interval::read);
         let first_byte_timeout = faults.read(entry.first_byte_timeout.0, Interval::read);
         let request_timeout = faults.read(entry.request_timeout.0, Interval::read_optional);
+        let unacknowledged_timeout = faults.read(entry.unacknowledged_timeout.0, Interval::read_optional);
+        let outlier_detection = outlier_detection(entry.outlier_detection.0, faults);
         let connect_ports = connect_ports(entry.connect_ports.0, dynamic, &label, faults);
         let lenient = lenient(entry.lenient.0, Of::Answers, faults);
         let Some(name) = name else { continue };
@@ -73,9 +75,33 @@ pub(super) fn read(entries: Vec<At<ClusterEntry>>, timeouts: &Timeouts, faults: 
             connect_timeout: connect_timeout.unwrap_or(timeouts.connect),
             first_byte_timeout: first_byte_timeout.unwrap_or(timeouts.first_byte),
             request_timeout: request_timeout.unwrap_or(timeouts.request),
+            unacknowledged_timeout: unacknowledged_timeout.unwrap_or(timeouts.unacknowledged),
+            outlier_detection,
         });
     }
     named
+}
+
+fn outlier_detection(entry: Option<At<OutlierDetectionEntry>>, faults: &mut Faults) -> OutlierDetection {
+    let mut spec = OutlierDetection::default();
+    let Some(At { value: entry, .. }) = entry else { return spec };
+    let counts = [
+        (&mut spec.consecutive_local_origin_failure, entry.consecutive_local_origin_failure, u32::MAX),
+        (&mut spec.consecutive_gateway_failure, entry.consecutive_gateway_failure, u32::MAX),
+        (&mut spec.consecutive_5xx, entry.consecutive_5xx, u32::MAX),
+        (&mut spec.max_ejection_percent, entry.max_ejection_percent, 100),
+    ];
+    for (setting, key, most) in counts {
+        *setting = faults.read(key.0, |count: &Count| count.read(0, most)).unwrap_or(*setting);
+    }
+    let times = [
+        (&mut spec.base_ejection_time, entry.base_ejection_time),
+        (&mut spec.max_ejection_time, entry.max_ejection_time),
+    ];
+    for (setting, key) in times {
+        *setting = faults.read(key.0, Interval::read).unwrap_or(*setting);
+    }
+    spec
 }
 
 /// `instead` of endpoints: where it forwards to, and the key that says so.

@@ -17,7 +17,9 @@ use super::world::{Node, World};
 use crate::bell::Bell;
 use crate::chunk::Chunks;
 use crate::clock::Random;
-use crate::driver::{ACCEPT_PAUSE, AtRest, Driver, Event, Limits, Nanos, PeerAddr, SockId, Tag, Target, Wait};
+use crate::driver::{
+    ACCEPT_PAUSE, AtRest, Driver, Event, Limits, Nanos, PeerAddr, PeerCheck, SockId, Tag, Target, Wait,
+};
 use crate::earlier::Earlier;
 use crate::pool::Pool;
 use crate::slice::Slice;
@@ -190,6 +192,10 @@ impl Driver for SimDriver {
     fn original_dst(&self, _sock: SockId) -> Option<SocketAddr> {
         // The world has no packet filter.
         None
+    }
+
+    fn check_peer(&mut self, _sock: SockId, _check: PeerCheck) {
+        // Its network loses nothing: a peer that is gone has said so.
     }
 
     fn set_tag(&mut self, sock: SockId, tag: Tag) {

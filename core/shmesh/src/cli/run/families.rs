@@ -1,6 +1,6 @@
 //! The engine's numbers under the names that Prometheus sees.
 
-use shmesh_engine::{Count, View};
+use shmesh_engine::{Count, EndpointView, View};
 use shmesh_metrics::{Distribution, Family, Sample, Values};
 
 /// All metrics of a sidecar.
@@ -11,6 +11,8 @@ pub fn families(view: View, driver: &'static str, reloads: [(&'static str, u64);
         durations(&view),
         endpoint_connections(&view),
         endpoint_failures(&view),
+        endpoint_ejected(&view),
+        endpoint_ejections(&view),
         Family {
             name: "shmesh_config_reloads_total",
             help: "New configurations since the start, by what came of them.",
@@ -69,7 +71,7 @@ fn endpoint_connections(view: &View) -> Family {
     Family {
         name: "shmesh_endpoint_connections",
         help: "Open connections to an endpoint; 1 for an app that is attached and serves.",
-        values: Values::Gauge(endpoints(view, |connections, _| connections)),
+        values: Values::Gauge(endpoints(view, |endpoint| endpoint.connections)),
     }
 }
 
@@ -77,16 +79,32 @@ fn endpoint_failures(view: &View) -> Family {
     Family {
         name: "shmesh_endpoint_failures_total",
         help: "Connections to an endpoint that failed, and calls that it did not answer.",
-        values: Values::Counter(endpoints(view, |_, failures| failures)),
+        values: Values::Counter(endpoints(view, |endpoint| endpoint.failures)),
     }
 }
 
-fn endpoints(view: &View, value: impl Fn(u64, u64) -> u64) -> Vec<Sample> {
+fn endpoint_ejected(view: &View) -> Family {
+    Family {
+        name: "shmesh_endpoint_ejected",
+        help: "Workers that leave an endpoint out for now, because it failed again and again (outlier_detection).",
+        values: Values::Gauge(endpoints(view, |endpoint| endpoint.ejected)),
+    }
+}
+
+fn endpoint_ejections(view: &View) -> Family {
+    Family {
+        name: "shmesh_endpoint_ejections_total",
+        help: "How often workers left an endpoint out for a while (outlier_detection).",
+        values: Values::Counter(endpoints(view, |endpoint| endpoint.ejections)),
+    }
+}
+
+fn endpoints(view: &View, value: impl Fn(&EndpointView) -> u64) -> Vec<Sample> {
     let pairs =
         view.clusters.iter().flat_map(|cluster| cluster.endpoints.iter().map(move |endpoint| (cluster, endpoint)));
     let samples = pairs.map(|(cluster, endpoint)| Sample {
         labels: vec![("cluster", cluster.name.clone()), ("endpoint", endpoint.address.clone())],
-        value: value(endpoint.connections, endpoint.failures),
+        value: value(endpoint),
     });
     samples.collect()
 }

@@ -79,6 +79,8 @@ impl AdminSource for Status {
                     "address": endpoint.address,
                     "connections": endpoint.connections,
                     "failures": endpoint.failures,
+                    "ejected": endpoint.ejected,
+                    "ejections": endpoint.ejections,
                 })
             });
             json!({ "name": cluster.name, "endpoints": endpoints.collect::<Vec<_>>() })
