@@ -37,3 +37,4 @@ mod raw;
 mod redirect;
 mod routing;
 mod shm;
+mod vanishing;
