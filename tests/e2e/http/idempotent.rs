@@ -11,6 +11,7 @@ on_each_driver!(
     a_new_connection_that_dies_costs_no_call_if_there_is_another_endpoint,
     an_answer_that_began_is_not_begun_again,
     over_shared_memory_the_route_decides_too,
+    an_app_that_dies_costs_no_idempotent_call_if_there_is_another_endpoint,
 );
 
 const CONFIG: &str = "
@@ -124,5 +125,26 @@ fn over_shared_memory_the_route_decides_too(driver: Driver) {
         assert_eq!(answer.is_ok_and(|answer| answer.status == 200), again, "{method} to {host}");
         let times = seen.lock().expect("no panic").iter().filter(|seen| **seen == path).count();
         assert_eq!(times, 1 + usize::from(again), "{method} to {host}");
+    }
+}
+
+fn an_app_that_dies_costs_no_idempotent_call_if_there_is_another_endpoint(driver: Driver) {
+    let well = saying("well");
+    for (host, method, again) in CALLS {
+        let sidecar = Sidecar::start(driver, CONFIG, &[("up", &quoted(&["shm:app", &well.endpoint]))]);
+        // It attaches and answers nothing.
+        let app = shmesh_client::Server::attach(sidecar.path("apps.sock"), "app").expect("a session");
+        sidecar.expect_metric("shmesh_sessions", 1.0);
+        let mut wires = [sidecar.connect("web"), sidecar.connect("web")];
+        for wire in &mut wires {
+            wire.send(request(method, host, "/"));
+        }
+        // One of the two is answered; the app has the other one.
+        crate::process::until("the other endpoint answers", || sidecar.requests("web", "service", 200) == 1.0);
+        sidecar.expect_metric("shmesh_calls_in_flight", 1.0);
+        drop(app);
+        let mut answers: Vec<u16> = wires.iter_mut().map(|wire| wire.answer().status()).collect();
+        answers.sort_unstable();
+        assert_eq!(answers, if again { [200, 200] } else { [200, 502] }, "{method} to {host}");
     }
 }
