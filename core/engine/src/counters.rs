@@ -159,6 +159,9 @@ pub type Names = (Arc<str>, Arc<str>);
 /// Names of a listener and of a cluster, and how the call ended.
 pub type CallNames = (Arc<str>, Arc<str>, u16);
 
+/// Name of a cluster, and an endpoint as it is configured there.
+pub type EndpointName = (Arc<str>, String);
+
 /// Everything that all workers count, by name.
 #[derive(Default)]
 pub struct Registry {
@@ -167,7 +170,7 @@ pub struct Registry {
     pub durations: Mutex<HashMap<Names, Vec<Arc<DurationCounter>>>>,
     pub endpoints: Mutex<HashMap<String, Vec<Arc<EndpointCounters>>>>,
     /// Endpoints that were left out, by cluster and endpoint. Rare, so under a lock.
-    pub ejections: Mutex<HashMap<(Arc<str>, String), Arc<EjectionCounts>>>,
+    pub ejections: Mutex<HashMap<EndpointName, Arc<EjectionCounts>>>,
     /// Sessions ended because their app broke shm-v1, by reason. Rare, so under a lock.
     pub breaches: Mutex<BTreeMap<&'static str, u64>>,
 }
