@@ -1,6 +1,7 @@
 //! A session: the handshake, the mapped segments, the socket that tells of the sidecar's death.
 
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shmesh_shm::handshake::{
-    self, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION, Welcome,
+    self, FEATURE_LIVENESS, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION, Welcome,
 };
 use shmesh_shm::{Dirty, ForkGuard, LaneEnd, Mapping, Protocol, Side, doorbell, host};
 
@@ -39,6 +40,8 @@ pub(crate) struct Attach {
 #[derive(Debug)]
 pub(crate) struct Session {
     socket: UnixStream,
+    /// Ends when the sidecar is dead, before the session socket does. Nothing is ever said there.
+    liveness: Option<UnixStream>,
     workers: Vec<OwnedFd>,
     dirty: Dirty,
     guard: Option<ForkGuard>,
@@ -70,12 +73,15 @@ impl Session {
         let mut next = || descriptors.next().ok_or(ConnectError::NoLanes);
         let (to_proxy, to_app) = (next()?, next()?);
         let workers = (0..welcome.workers).map(|_| next()).collect::<Result<Vec<_>, _>>()?;
+        let bells = welcome.lanes.iter().map(|_| next()).collect::<Result<Vec<_>, _>>()?;
+        let liveness = welcome.has_liveness().then(next).transpose()?.map(UnixStream::from);
         let geometry = welcome.geometry;
         let bytes = geometry.segment_bytes(welcome.lanes.len() as u16);
         let to_proxy = Arc::new(Mapping::read_write(&to_proxy, bytes).map_err(mapping_error)?);
         let to_app = Arc::new(Mapping::read_only(&to_app, bytes).map_err(mapping_error)?);
         let session = Arc::new(Session {
             socket,
+            liveness,
             workers,
             dirty: Dirty::new(&to_proxy, &to_app),
             guard: ForkGuard::new().ok(),
@@ -85,11 +91,11 @@ impl Session {
             inbox: Mutex::default(),
             directory: attach.directory.clone(),
         });
-        let wire = |(lane, info): (u16, &LaneInfo)| -> Result<Wire, ConnectError> {
+        let wire = |(lane, (info, bell)): (u16, (&LaneInfo, OwnedFd))| {
             let end = LaneEnd::new(Side::App, &to_proxy, &to_app, &geometry, lane);
-            Ok(Wire::new(end, session.clone(), next()?, *info, attach.max_spin))
+            Wire::new(end, session.clone(), bell, *info, attach.max_spin)
         };
-        let wires = (0..).zip(&welcome.lanes).map(wire).collect::<Result<Vec<_>, _>>()?;
+        let wires = (0..).zip(welcome.lanes.iter().zip(bells)).map(wire).collect();
         Ok((session, wires))
     }
 
@@ -112,7 +118,10 @@ impl Session {
     pub fn set_gone(&self) {
         self.look_into(&mut self.lock());
         self.gone.store(true, Ordering::Relaxed);
-        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        // Wakes whoever sleeps on it in another thread.
+        for socket in self.liveness.iter().chain([&self.socket]) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
     }
 
     /// The sidecar is stopping: nothing new should be opened here.
@@ -125,8 +134,18 @@ impl Session {
         self.guard.as_ref().is_some_and(ForkGuard::is_child)
     }
 
-    pub fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    /// What ends when the sidecar does; to be polled for nothing but that.
+    pub fn sign_of_end(&self) -> BorrowedFd<'_> {
+        self.liveness.as_ref().unwrap_or(&self.socket).as_fd()
+    }
+
+    /// Something happened to that: its end, or an error.
+    pub fn see_end(&self) {
+        match self.liveness {
+            // The session socket may take a while longer.
+            Some(_) => self.set_gone(),
+            None => self.look(),
+        }
     }
 
     /// Looks for messages of the sidecar if it is time; `now` in nanoseconds.
@@ -154,7 +173,7 @@ impl Session {
         }
         // Messages may not mix; and half a message would end the session, so what does not fit at once is finished here.
         let inbox = self.lock();
-        let begun = match handshake::send(self.socket(), &bytes, &[]) {
+        let begun = match handshake::send(self.socket.as_fd(), &bytes, &[]) {
             Ok(sent) => sent,
             Err(_) => return false,
         };
@@ -169,7 +188,7 @@ impl Session {
     fn finish(&self, mut rest: &[u8]) -> bool {
         let deadline = clock::now() + clock::nanos(SILENCE);
         while !rest.is_empty() {
-            match handshake::send(self.socket(), rest, &[]) {
+            match handshake::send(self.socket.as_fd(), rest, &[]) {
                 Ok(sent) => rest = &rest[sent..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && clock::now() < deadline => {
                     host::sleep(Duration::from_millis(1));
@@ -240,7 +259,7 @@ fn greet(socket: &UnixStream, attach: &Attach) -> Result<(), ConnectError> {
         version_max: VERSION,
         calling_lanes: attach.calling_lanes,
         serving: attach.serving,
-        features: 0,
+        features: FEATURE_LIVENESS,
         name: attach.name.clone(),
     };
     let mut bytes = Vec::new();

@@ -115,14 +115,14 @@ impl Wire {
 /// Sleeps until one of the bells rings, the session ends, or the time is over.
 pub(crate) fn sleep_on(bells: &[BorrowedFd<'_>], session: &Session, timeout_ns: Option<u64>) {
     let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(bells.len() + 1);
-    // No events: only the end wakes. Readable it may well be, when the sidecar pushes endpoints.
-    fds.push(PollFd::new(session.socket(), PollFlags::empty()));
+    // No events: only the end wakes. Without a liveness socket it may well be readable, when the sidecar pushes endpoints.
+    fds.push(PollFd::new(session.sign_of_end(), PollFlags::empty()));
     fds.extend(bells.iter().map(|bell| PollFd::new(*bell, PollFlags::POLLIN)));
     match host::poll(&mut fds, timeout_ns.map(Duration::from_nanos)) {
         Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
         Err(_) => session.set_gone(),
     }
     if fds[0].any().unwrap_or(true) {
-        session.look();
+        session.see_end();
     }
 }

@@ -17,6 +17,7 @@ use crate::counters::{Registry, lock};
 use crate::engine::{WorkerStart, prepare};
 pub use crate::handover::{FORMAT, FORMAT_MIN, Handover, Refusal};
 use crate::lane::User;
+use crate::liveness::Liveness;
 use crate::mailbox::{Mail, Postbox};
 pub use crate::quota::SessionUse;
 use crate::resolve::Resolver;
@@ -83,6 +84,7 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Embedded<D>> {
         listeners: parts.session_sockets,
         bell,
         geometry: parts.geometry,
+        liveness: Liveness::without_thread(),
     });
     Ok(Embedded { workers, desk: LoneDesk(desk), control: Control { shared, workers: postboxes } })
 }

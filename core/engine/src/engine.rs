@@ -17,6 +17,7 @@ use shmesh_shm::Geometry;
 
 use crate::access_log::AccessLog;
 use crate::counters::{Registry, lock};
+use crate::liveness::Liveness;
 use crate::mailbox::{Mail, Postbox};
 use crate::resolve::Resolver;
 use crate::session::SessionDesk;
@@ -88,6 +89,7 @@ impl Engine {
     /// Binds the listeners and starts the threads; when this returns, every listener accepts. `resolver` is asked for host names.
     pub fn start(snapshot: Arc<Snapshot>, options: EngineOptions, resolver: Resolver) -> Result<Engine, StartError> {
         let driver = choose(options.driver)?;
+        let liveness = Liveness::start();
         let workers = options.workers.or(snapshot.workers).unwrap_or_else(workers_by_quota);
         if workers == 0 || workers > WORKERS_MAX {
             return Err(StartError::Workers { workers, max: WORKERS_MAX });
@@ -138,7 +140,7 @@ impl Engine {
         *lock(&shared.sessions.bell) = Some(bell.try_clone()?);
         let workers = engine.workers.clone();
         let geometry = Geometry::default();
-        SessionThread { shared, workers, listeners: bound.sessions, bell, geometry }.start()?;
+        SessionThread { shared, workers, listeners: bound.sessions, bell, geometry, liveness }.start()?;
         engine.ready.store(true, Ordering::Release);
         Ok(engine)
     }

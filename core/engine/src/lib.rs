@@ -39,6 +39,7 @@ mod known_front;
 mod known_head;
 mod landing;
 mod lane;
+mod liveness;
 mod mailbox;
 mod outlier;
 mod partial;

@@ -14,11 +14,13 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use shmesh_policy::{Address, Snapshot};
 use shmesh_proto::http1::RequestHead;
 use shmesh_shm::handshake::{
-    Endpoints, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION, Welcome,
+    Endpoints, FEATURE_LIVENESS, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION,
+    Welcome,
 };
 use shmesh_shm::{Geometry, Mapping, descriptors, doorbell, host, segment};
 
 use crate::counters::lock;
+use crate::liveness::Liveness;
 use crate::mailbox::{Mail, Postbox};
 use crate::quota::{Quota, SessionUse};
 use crate::route_key::RouteKey;
@@ -52,6 +54,7 @@ pub struct SessionThread {
     pub bell: OwnedFd,
     /// Of every session that attaches.
     pub geometry: Geometry,
+    pub liveness: Liveness,
 }
 
 /// One connection of an app.
@@ -96,6 +99,7 @@ pub(crate) struct Desk {
     listeners: Vec<(u16, UnixListener)>,
     bell: OwnedFd,
     geometry: Geometry,
+    liveness: Liveness,
     /// In the order in which they came, which is the order in which they are looked at.
     peers: BTreeMap<u64, Peer>,
     names: HashSet<String>,
@@ -116,6 +120,7 @@ impl Desk {
             listeners: parts.listeners,
             bell: parts.bell,
             geometry: parts.geometry,
+            liveness: parts.liveness,
             peers: BTreeMap::new(),
             names: HashSet::new(),
             next_peer: 0,
@@ -335,6 +340,7 @@ impl Desk {
 
         let session = self.next_session;
         self.next_session += 1;
+        let features = hello.features & FEATURE_LIVENESS;
         let app: Arc<str> = hello.name.as_str().into();
         let view = SessionView {
             id: session,
@@ -349,7 +355,7 @@ impl Desk {
         let welcome = Message::Welcome(Welcome {
             version: VERSION,
             workers: workers as u16,
-            features: 0,
+            features,
             geometry,
             lanes: lanes.clone(),
         });
@@ -379,9 +385,12 @@ impl Desk {
             });
             app_bells.push(theirs);
         }
+        // Nothing can fail between here and the place where the session is known, and where its end is seen to.
+        let liveness = (features != 0).then(|| self.liveness.begin(session)).transpose()?;
         let mut fds: Vec<BorrowedFd<'_>> = vec![to_proxy.as_fd(), for_app.memfd.as_fd()];
         fds.extend(worker_bells.iter().map(AsFd::as_fd));
         fds.extend(app_bells.iter().map(AsFd::as_fd));
+        fds.extend(liveness.iter().map(AsFd::as_fd));
         for (worker, lanes) in to_hand.into_iter().enumerate() {
             if !lanes.lanes.is_empty() {
                 self.workers[worker].send(Mail::Attach(Box::new(lanes)));
@@ -496,6 +505,7 @@ impl Desk {
             worker.send(Mail::Detach { session: session.id });
         }
         lock(&self.shared.sessions.list).remove(&session.id);
+        self.liveness.end(session.id);
         let how = match close {
             Close::Gone => "gone",
             Close::Refused => "refused",

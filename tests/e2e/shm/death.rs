@@ -126,7 +126,7 @@ fn a_serving_app_that_is_killed_fails_its_calls_only(driver: Driver) {
 }
 
 /// Calls until the shim has had the time to learn where such calls go.
-fn learn(client: &Client, request: impl Fn() -> Request<'static>) {
+pub(super) fn learn(client: &Client, request: impl Fn() -> Request<'static>) {
     for _ in 0..4 {
         client.call(request()).expect("an answer");
         std::thread::sleep(SETTLED);

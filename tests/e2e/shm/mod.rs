@@ -7,6 +7,7 @@ mod death;
 mod from_the_page;
 mod handmade;
 mod hyper;
+mod liveness;
 mod quotas;
 mod serving;
 mod streams;

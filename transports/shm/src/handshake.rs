@@ -8,6 +8,8 @@ use crate::record::Protocol;
 
 /// The version of the page that this crate implements.
 pub const VERSION: u16 = 1;
+/// Feature bit: a liveness socket comes with WELCOME, and the sidecar answers signs of life that are asked for.
+pub const FEATURE_LIVENESS: u64 = 1;
 /// First word of every message ("SHMS").
 pub const MAGIC: u32 = 0x534D_4853;
 /// Bytes before a message's payload.
@@ -44,7 +46,8 @@ pub struct Hello {
     pub name: String,
 }
 
-/// Sidecar → app: attached. The descriptors that come with it: `to_proxy`, `to_app`, an eventfd a worker, a socket a lane.
+/// Sidecar → app: attached. The descriptors that come with it: `to_proxy`, `to_app`, an eventfd a worker, a socket a lane, and
+/// with [`FEATURE_LIVENESS`] a socket that ends when the sidecar does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Welcome {
     pub version: u16,
@@ -55,9 +58,14 @@ pub struct Welcome {
 }
 
 impl Welcome {
+    /// Both sides know [`FEATURE_LIVENESS`].
+    pub fn has_liveness(&self) -> bool {
+        self.features & FEATURE_LIVENESS != 0
+    }
+
     /// How many descriptors come with it.
     pub fn descriptors(&self) -> usize {
-        2 + usize::from(self.workers) + self.lanes.len()
+        2 + usize::from(self.workers) + self.lanes.len() + usize::from(self.has_liveness())
     }
 }
 

@@ -71,6 +71,12 @@ fn lane_control_page() {
 }
 
 #[test]
+fn features() {
+    let bits = numbered(&["bit", "feature"]);
+    assert_eq!(bits, BTreeMap::from([(handshake::FEATURE_LIVENESS.trailing_zeros().into(), "liveness".to_owned())]));
+}
+
+#[test]
 fn session_page() {
     let rows = table(&["offset", "size", "in to_proxy (app writes)"]);
     assert_eq!(rows[0][0], geometry::DIRECT_MODE.to_string());

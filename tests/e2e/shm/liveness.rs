@@ -1,0 +1,87 @@
+//! How fast apps learn that the sidecar is dead: the liveness sockets, and the thread that holds them.
+
+use std::fs;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use shmesh_client::{Call, Client, Protocol, Target, Wait};
+
+use super::{before, client, expect_sessions, put};
+use crate::process::{PATIENCE, until};
+use crate::service::noise_service;
+use crate::sidecar::{Driver, Sidecar};
+
+on_each_driver!(
+    the_sockets_are_held_by_a_thread_with_a_file_table_of_its_own,
+    a_call_is_answered_elsewhere_at_once_although_a_lot_of_memory_is_shared,
+);
+
+/// Lanes whose arenas are used: 4 MiB of each in both directions.
+const LANES: u16 = 32;
+/// Calls in flight on each of them, which do not share blocks.
+const CALLS: usize = 15;
+/// Bytes of each, so that they need what a lane has.
+const BODY: usize = 240 << 10;
+
+/// Descriptors in the file table of the sidecar's thread of this name.
+fn descriptors_of(sidecar: &Sidecar, name: &str) -> usize {
+    let tasks = format!("/proc/{}/task", sidecar.process.pid());
+    let named = fs::read_dir(tasks).expect("it runs").filter_map(|task| {
+        let path = task.ok()?.path();
+        (fs::read_to_string(path.join("comm")).ok()?.trim() == name).then_some(path)
+    });
+    let threads: Vec<_> = named.collect();
+    let [thread] = &threads[..] else { panic!("{} threads are called {name}", threads.len()) };
+    fs::read_dir(thread.join("fd")).expect("it runs").count()
+}
+
+fn the_sockets_are_held_by_a_thread_with_a_file_table_of_its_own(driver: Driver) {
+    let service = noise_service();
+    let sidecar = before(driver, &service.endpoint);
+    // The standard ones, and where it is told.
+    assert_eq!(descriptors_of(&sidecar, "liveness"), 4, "{}", sidecar.log());
+    let clients = [client(&sidecar), client(&sidecar)];
+    until("it has one more for each session", || descriptors_of(&sidecar, "liveness") == 6);
+    let [first, second] = clients;
+    drop(first);
+    expect_sessions(&sidecar, 1);
+    until("one is closed with its session", || descriptors_of(&sidecar, "liveness") == 5);
+    assert_eq!(second.call(put("service", b"still here")).expect("an answer").body, b"still here");
+}
+
+/// Moves bodies through so much memory of each lane that the kernel has a lot to take down.
+fn touch_arenas(client: &Client) {
+    let body = vec![b'x'; BODY];
+    let mut lanes: Vec<_> = (0..LANES).map(|_| client.lane().expect("a lane")).collect();
+    for lane in &mut lanes {
+        let head = b"PUT /echo HTTP/1.1\r\nHost: service\r\n\r\n";
+        for _ in 0..CALLS {
+            let mut call = Call::new(Target::Key(Protocol::Http, head), &[]);
+            let payload = [&body[..]];
+            call.payload = &payload;
+            lane.submit(&call).expect("it fits");
+        }
+        for _ in 0..CALLS {
+            let answer = lane.receive(Wait::For(PATIENCE)).expect("the sidecar is there").expect("in time");
+            assert_eq!(answer.outcome.expect("an answer").body.len(), BODY);
+        }
+    }
+}
+
+fn a_call_is_answered_elsewhere_at_once_although_a_lot_of_memory_is_shared(driver: Driver) {
+    let service = noise_service();
+    let mut sidecar = before(driver, &service.endpoint);
+    let client = Client::builder().socket(sidecar.path("apps.sock")).lanes(LANES).connect().expect("it attaches");
+    touch_arenas(&client);
+    let shared = sidecar.process.resident();
+    super::death::learn(&client, || put("service", b"hello"));
+    let killed = Instant::now();
+    sidecar.process.signal(Signal::SIGKILL);
+    let response = client.call(put("service", b"elsewhere")).expect("an answer");
+    let took = killed.elapsed();
+    assert_eq!(response.body, b"elsewhere");
+    // A bound for machines that are busy; docs/RELIABILITY.md has the distribution.
+    assert!(took < PATIENCE, "{took:?}");
+    eprintln!("{}: {} MB resident, {took:?} from the kill to an answer", driver.name(), shared >> 20);
+    sidecar.process.wait();
+}
