@@ -23,6 +23,8 @@ use crate::stream::Stream;
 const LANES: u16 = 4;
 /// Sessions of a client unless set otherwise.
 const SESSIONS_MAX: usize = 8;
+/// How long a sidecar may give no sign of life while a call waits, unless set otherwise.
+const HANG_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long to wait for a lane when all are in use.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -63,6 +65,7 @@ impl Client {
             serving: false,
             max_spin: default_max_spin(1),
             directory: None,
+            hang_timeout: HANG_TIMEOUT,
         };
         ClientBuilder {
             attach,
@@ -213,6 +216,14 @@ impl ClientBuilder {
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> ClientBuilder {
         self.patience = patience;
+        self
+    }
+
+    /// How long the sidecar may give no sign of life while a call waits for it: then it is hung, or stopped, and left as if it were
+    /// dead. It is asked for one when half of this has passed without anything coming. 200 ms unless set; zero = never.
+    #[must_use]
+    pub fn hang_timeout(mut self, timeout: Duration) -> ClientBuilder {
+        self.attach.hang_timeout = timeout;
         self
     }
 

@@ -17,7 +17,9 @@
 //!
 //! No thread is started and no runtime needed. Whoever waits spins for as long as that has caught something lately, then
 //! sleeps on the lane's bell and the session's socket, which ends when the sidecar dies. Messages of the sidecar
-//! (endpoints, going away) are taken whenever a thread waits or wakes, at most every 20 ms.
+//! (endpoints, going away) are taken whenever a thread waits or wakes, at most every 20 ms. A sidecar that is stopped or hung is asked
+//! for a sign of life by whoever waits for an answer, and left when it gives none ([`ClientBuilder::hang_timeout`]); streams, which may
+//! be silent for long, do not ask.
 //!
 //! A child of `fork` does not have the shared memory of its parent: lanes and streams in hand fail there with
 //! [`CallError::Forked`], and a [`Client`] attaches a session of its own for the next call. (Copies of the parent's descriptors
@@ -40,6 +42,7 @@ mod fallback;
 mod flow;
 mod lane;
 mod pool;
+mod pulse;
 mod routes;
 mod served;
 mod server;

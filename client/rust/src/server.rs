@@ -60,6 +60,8 @@ impl Server {
             serving: true,
             max_spin,
             directory: None,
+            // A hung sidecar is no reason to stop serving: it may wake up, and there is no other.
+            hang_timeout: Duration::ZERO,
         };
         let (session, wires) = Session::attach(&attach)?;
         let serving = (0..).zip(wires).filter(|(_, wire)| wire.info.serving);
@@ -471,7 +473,7 @@ fn serve(
             return Err(CallError::Forked);
         }
         if session.is_gone() {
-            return Err(CallError::SidecarGone("its end of the session is closed".into()));
+            return Err(CallError::SidecarGone(session.why_gone()));
         }
         wait(session, lanes, waiter, stop.map(|_| FLAG_EVERY_NS));
     }

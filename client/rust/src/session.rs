@@ -34,6 +34,8 @@ pub(crate) struct Attach {
     pub serving: bool,
     pub max_spin: Duration,
     pub directory: Option<Arc<Directory>>,
+    /// A sidecar that gives no sign of life for so long while a call waits is left; zero = never.
+    pub hang_timeout: Duration,
 }
 
 /// One attachment to a sidecar, shared by its lanes.
@@ -46,6 +48,9 @@ pub(crate) struct Session {
     dirty: Dirty,
     guard: Option<ForkGuard>,
     gone: AtomicBool,
+    hung: AtomicBool,
+    /// Of which it was not said, or which the sidecar does not know: 0.
+    hang_ns: u64,
     going: AtomicBool,
     looked_at: AtomicU64,
     /// Bytes of the sidecar that are no whole message yet. Whoever holds it reads and writes the socket.
@@ -86,6 +91,8 @@ impl Session {
             dirty: Dirty::new(&to_proxy, &to_app),
             guard: ForkGuard::new().ok(),
             gone: AtomicBool::new(false),
+            hung: AtomicBool::new(false),
+            hang_ns: if welcome.has_liveness() { clock::nanos(attach.hang_timeout) } else { 0 },
             going: AtomicBool::new(false),
             looked_at: AtomicU64::new(clock::now()),
             inbox: Mutex::default(),
@@ -121,6 +128,26 @@ impl Session {
         // Wakes whoever sleeps on it in another thread.
         for socket in self.liveness.iter().chain([&self.socket]) {
             let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// The sidecar is there and does nothing: ends the session as its death would. A sidecar that wakes up again finds the calls
+    /// withdrawn.
+    pub fn set_hung(&self) {
+        self.hung.store(true, Ordering::Relaxed);
+        self.set_gone();
+    }
+
+    /// How long a sidecar may give no sign of life, in nanoseconds; 0 = it is not asked.
+    pub fn hang_ns(&self) -> u64 {
+        self.hang_ns
+    }
+
+    /// Why it ended.
+    pub fn why_gone(&self) -> String {
+        match self.hung.load(Ordering::Relaxed) {
+            true => format!("it gave no sign of life for {:?}", Duration::from_nanos(self.hang_ns)),
+            false => "its end of the session is closed".to_owned(),
         }
     }
 

@@ -10,6 +10,7 @@ use shmesh_shm::handshake::LaneInfo;
 use shmesh_shm::{LaneEnd, Step, Waiter, doorbell, host};
 
 use crate::clock;
+use crate::pulse::{Beat, Pulse};
 use crate::session::Session;
 
 /// `spin_loop` hints between two looks while pausing.
@@ -24,6 +25,7 @@ pub(crate) struct Wire {
     pub max_spin: Duration,
     bell: OwnedFd,
     waiter: Waiter,
+    pulse: Pulse,
 }
 
 /// How a wait ended.
@@ -39,7 +41,8 @@ pub(crate) enum Waited {
 
 impl Wire {
     pub fn new(end: LaneEnd, session: Arc<Session>, bell: OwnedFd, info: LaneInfo, max_spin: Duration) -> Wire {
-        Wire { end, session, info, max_spin, bell, waiter: Waiter::new(max_spin) }
+        let pulse = Pulse::new(session.hang_ns());
+        Wire { end, session, info, max_spin, bell, waiter: Waiter::new(max_spin), pulse }
     }
 
     /// Makes what was put and taken visible, and rings the worker if it sleeps for that.
@@ -56,12 +59,16 @@ impl Wire {
             return Waited::Gone;
         }
         if self.has_news(for_room) {
+            self.pulse.moved();
             return Waited::News;
         }
         let mut now = clock::now();
         self.session.look_if_due(now);
         self.waiter.begin(now);
         loop {
+            if now >= self.pulse.due() {
+                self.beat(now);
+            }
             if until.is_some_and(|until| now >= until) {
                 return Waited::TimedOut;
             }
@@ -73,14 +80,31 @@ impl Wire {
             match self.waiter.step(now) {
                 Step::Pause => (0..PAUSES).for_each(|_| host::spin()),
                 Step::Yield => host::yield_now(),
-                Step::Park => news = !self.sleep(until.map(|until| until.saturating_sub(now)), for_room),
+                Step::Park => {
+                    let wake = until.unwrap_or(u64::MAX).min(self.pulse.due());
+                    let timeout = (wake < u64::MAX).then(|| wake.saturating_sub(now));
+                    news = !self.sleep(timeout, for_room);
+                }
             }
             news |= self.has_news(for_room);
             now = clock::now();
             if news {
                 self.waiter.end(now);
+                self.pulse.moved();
                 return Waited::News;
             }
+        }
+    }
+
+    /// Nothing moved until now: asks for a sign of life when it is time, and ends the session when none came.
+    fn beat(&mut self, now: u64) {
+        match self.pulse.look(now, self.end.told()) {
+            Beat::Rest => {}
+            Beat::Ask(number) => {
+                self.end.ask(number);
+                self.session.ring(self.info);
+            }
+            Beat::Hung => self.session.set_hung(),
         }
     }
 

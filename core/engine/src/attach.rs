@@ -85,6 +85,7 @@ impl<D: Driver> Worker<D> {
             let Some(&Some(key)) = attached.lanes.get(bit) else { continue };
             let Some(lane) = self.lanes.get_mut(key) else { continue };
             lane.active = now;
+            lane.end.tell();
             if lane.blocked && !lane.listed {
                 lane.listed = true;
                 self.dirty_lanes.push(key);

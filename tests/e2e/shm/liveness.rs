@@ -1,19 +1,24 @@
-//! How fast apps learn that the sidecar is dead: the liveness sockets, and the thread that holds them.
+//! How apps learn that the sidecar is dead, or hung: the liveness sockets and the thread that holds them, and signs of life.
 
 use std::fs;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use shmesh_client::{Call, Client, Protocol, Target, Wait};
+use shmesh_client::{Call, CallError, Client, Protocol, Request, Target, Wait};
 
+use super::death::learn;
 use super::{before, client, expect_sessions, put};
 use crate::process::{PATIENCE, until};
-use crate::service::noise_service;
+use crate::service::{Service, http, noise_service};
 use crate::sidecar::{Driver, Sidecar};
 
 on_each_driver!(
     the_sockets_are_held_by_a_thread_with_a_file_table_of_its_own,
     a_call_is_answered_elsewhere_at_once_although_a_lot_of_memory_is_shared,
+    a_stopped_sidecar_is_left_and_forwards_nothing_when_it_wakes_up,
+    a_call_that_takes_long_is_no_reason_to_leave,
 );
 
 /// Lanes whose arenas are used: 4 MiB of each in both directions.
@@ -74,7 +79,7 @@ fn a_call_is_answered_elsewhere_at_once_although_a_lot_of_memory_is_shared(drive
     let client = Client::builder().socket(sidecar.path("apps.sock")).lanes(LANES).connect().expect("it attaches");
     touch_arenas(&client);
     let shared = sidecar.process.resident();
-    super::death::learn(&client, || put("service", b"hello"));
+    learn(&client, || put("service", b"hello"));
     let killed = Instant::now();
     sidecar.process.signal(Signal::SIGKILL);
     let response = client.call(put("service", b"elsewhere")).expect("an answer");
@@ -84,4 +89,66 @@ fn a_call_is_answered_elsewhere_at_once_although_a_lot_of_memory_is_shared(drive
     assert!(took < PATIENCE, "{took:?}");
     eprintln!("{}: {} MB resident, {took:?} from the kill to an answer", driver.name(), shared >> 20);
     sidecar.process.wait();
+}
+
+/// Answers each call after `time`, and notes the body of each that came.
+fn slow(time: Duration) -> (Service, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = seen.clone();
+    let service = http(move |head, wire| {
+        let mut body = Vec::new();
+        wire.body(head, false, |piece| body.extend_from_slice(piece));
+        let waits = body.starts_with(b"slow");
+        noted.lock().expect("no panic").push(body);
+        if waits {
+            thread::sleep(time);
+        }
+        let _ = wire.try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    (service, seen)
+}
+
+fn post(body: &'static [u8]) -> Request<'static> {
+    Request::http("POST", "service", "/echo").body(body)
+}
+
+fn a_stopped_sidecar_is_left_and_forwards_nothing_when_it_wakes_up(driver: Driver) {
+    let (service, seen) = slow(Duration::from_millis(500));
+    let times = |body: &[u8]| seen.lock().expect("no panic").iter().filter(|known| *known == body).count();
+    let sidecar = before(driver, &service.endpoint);
+    let client = client(&sidecar);
+    learn(&client, || post(b"quick"));
+    learn(&client, || put("service", b"quick"));
+    let forwarded = ["PUT", "POST"].map(|method| {
+        let client = client.clone();
+        thread::spawn(move || client.call(Request::http(method, "service", "/echo").body(b"slow")))
+    });
+    until("both are being answered", || times(b"slow") == 2);
+    sidecar.process.signal(Signal::SIGSTOP);
+    // A call that the sidecar never sees, and two that it forwarded.
+    assert_eq!(client.call(post(b"round")).expect("an answer").body, b"ok");
+    let [put_call, post_call] = forwarded.map(|call| call.join().expect("no panic"));
+    assert_eq!(put_call.expect("an idempotent call is made again").body, b"ok");
+    let error = post_call.expect_err("it may have run");
+    assert!(matches!(error, CallError::MaybeExecuted(_)), "{error:?}");
+    assert!(error.to_string().contains("no sign of life"), "{error}");
+
+    sidecar.process.signal(Signal::SIGCONT);
+    until("it knows that nobody is attached, or that somebody is again", || {
+        sidecar.metric("shmesh_calls_in_flight") == 0.0
+    });
+    until("calls go through it again", || {
+        assert_eq!(client.call(put("service", b"after")).expect("an answer").body, b"ok");
+        sidecar.requests("apps", "service", 200) > 8.0
+    });
+    assert_eq!((times(b"round"), times(b"slow")), (1, 3), "nothing that was withdrawn ran");
+}
+
+fn a_call_that_takes_long_is_no_reason_to_leave(driver: Driver) {
+    let (service, seen) = slow(Duration::from_millis(1500));
+    let sidecar = before(driver, &service.endpoint);
+    let client = client(&sidecar);
+    assert_eq!(client.call(post(b"slow")).expect("an answer").body, b"ok");
+    assert_eq!(sidecar.requests("apps", "service", 200), 1.0, "through the sidecar");
+    assert_eq!(seen.lock().expect("no panic").len(), 1);
 }

@@ -19,6 +19,8 @@ pub const RELEASED: usize = 128;
 pub const PARKED: usize = 192;
 /// Offset of `withdrawn` in a lane's control page.
 pub const WITHDRAWN: usize = 256;
+/// Offset of the sign of life in a lane's control page: `asked` in `to_proxy`, `told` in `to_app`.
+pub const SIGN_OF_LIFE: usize = 320;
 /// Offset of slot 0's word in a lane's control page.
 pub const SLOT_WORDS: usize = 512;
 /// Offset of the release ring in a lane.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::arena::Arena;
 use crate::atomics::{Ordering, fence};
 use crate::call_words::CallState;
-use crate::geometry::{Geometry, PARKED, SLOT_WORDS, WITHDRAWN};
+use crate::geometry::{Geometry, PARKED, SIGN_OF_LIFE, SLOT_WORDS, WITHDRAWN};
 use crate::record::{Entry, Header, INLINE};
 use crate::region::Mapping;
 use crate::release::{Reclaim, Releases};
@@ -93,6 +93,8 @@ pub struct LaneEnd {
     /// Offset in the peer's segment of the peeked record's payload.
     payload_at: usize,
     broken: Option<Violation>,
+    /// Sidecar: the sign of life that was given last.
+    told: u64,
 }
 
 impl LaneEnd {
@@ -124,6 +126,7 @@ impl LaneEnd {
             is_peeked: false,
             payload_at: 0,
             broken: None,
+            told: 0,
         }
     }
 
@@ -490,6 +493,27 @@ impl LaneEnd {
     #[inline]
     pub fn is_slot_withdrawn(&self, slot: u32, generation: u64) -> bool {
         self.slot_word(slot).is_some_and(|at| self.theirs.load(at) >= generation)
+    }
+
+    /// App: asks for a sign of life, with a number that was not used before. The lane is to be marked, and its worker rung, behind it.
+    pub fn ask(&self, number: u64) {
+        self.mine.store(self.lane_at + SIGN_OF_LIFE, number);
+        // SeqCst: pairs with the fence in `DirtyWatch::take`. A worker that finds the lane marked finds the number.
+        fence(Ordering::SeqCst);
+    }
+
+    /// App: the number of the sign of life that the sidecar gave last.
+    pub fn told(&self) -> u64 {
+        self.theirs.load(self.lane_at + SIGN_OF_LIFE)
+    }
+
+    /// Sidecar, whenever the lane was found marked: gives the sign of life that the app asked for, if it did.
+    pub fn tell(&mut self) {
+        let asked = self.theirs.load(self.lane_at + SIGN_OF_LIFE);
+        if asked != self.told {
+            self.told = asked;
+            self.mine.store(self.lane_at + SIGN_OF_LIFE, asked);
+        }
     }
 
     /// The SeqCst fence between storing *forwarded* for a batch and looking at what is withdrawn. One for the whole batch.

@@ -61,13 +61,14 @@ fn lane_control_page() {
         ("released", geometry::RELEASED),
         ("parked", geometry::PARKED),
         ("withdrawn", geometry::WITHDRAWN),
+        ("asked, told", geometry::SIGN_OF_LIFE),
     ];
     let rows = table(&["offset", "size", "name", "meaning", "stored"]);
     assert_eq!(rows.len(), words.len() + 1);
     for (row, (name, offset)) in rows.iter().zip(words) {
         assert_eq!((row[0].as_str(), row[1].as_str(), row[2].as_str()), (&*offset.to_string(), "8", name));
     }
-    assert_eq!(rows[5][0], format!("{} + 8·s", geometry::SLOT_WORDS));
+    assert_eq!(rows[6][0], format!("{} + 8·s", geometry::SLOT_WORDS));
 }
 
 #[test]

@@ -267,7 +267,7 @@ impl Calls {
             self.flush();
         }
         if self.wire.session.is_gone() {
-            self.lose(CallError::SidecarGone("its end of the session is closed".into()));
+            self.lose(CallError::SidecarGone(self.wire.session.why_gone()));
         }
     }
 
@@ -285,7 +285,7 @@ impl Calls {
                 true
             }
             Waited::Gone => {
-                self.lose(CallError::SidecarGone("its end of the session is closed".into()));
+                self.lose(CallError::SidecarGone(self.wire.session.why_gone()));
                 true
             }
             Waited::TimedOut => {
