@@ -22,6 +22,8 @@ pub struct Plan {
     pub lanes: u16,
     pub bytes_max: u64,
     pub max_spin: Duration,
+    /// A sidecar that is stopped for longer is left.
+    pub hang_timeout: Duration,
     /// Somebody serves behind [`APP`].
     pub served: bool,
     pub fallback: bool,
@@ -92,6 +94,7 @@ impl Caller {
                 .sessions_max(1)
                 .patience(Duration::from_millis(50))
                 .max_wait_spin(self.plan.max_spin)
+                .hang_timeout(self.plan.hang_timeout)
                 .fallback(self.plan.fallback);
             match builder.connect() {
                 Ok(client) => return Some(client),

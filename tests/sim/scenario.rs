@@ -141,6 +141,8 @@ impl Run {
                 (u64::from(geometry.window) * 4).min(largest),
             ]),
             max_spin: Duration::from_micros(random.pick(&[0, 0, 5, 100])),
+            // Sidecars are stopped for up to 80 ms.
+            hang_timeout: Duration::from_millis(if calm { 200 } else { random.pick(&[0, 2, 20, 200]) }),
             served,
             fallback: random.percent(50),
             // Nobody ends a tunnel to a peer that fell silent before an hour is over.
