@@ -18,11 +18,14 @@ use crate::lane::Lane;
 use crate::pool::Pool;
 use crate::session::Attach;
 use crate::stream::Stream;
+use crate::ways::Ways;
 
 /// Calling lanes of a session unless set otherwise.
 const LANES: u16 = 4;
 /// Sessions of a client unless set otherwise.
 const SESSIONS_MAX: usize = 8;
+/// How long [`ClientBuilder::connect`] waits for a sidecar that is there and does not answer.
+const CONNECT_WAIT: Duration = Duration::from_secs(1);
 /// How long a sidecar may give no sign of life while a call waits, unless set otherwise.
 const HANG_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long to wait for a lane when all are in use.
@@ -38,6 +41,7 @@ pub struct Client {
 struct Shared {
     pool: Arc<Pool>,
     fallback: Option<Fallback>,
+    ways: Ways,
 }
 
 /// Settings of a [`Client`].
@@ -76,30 +80,58 @@ impl Client {
         }
     }
 
-    /// Calls and waits for the whole answer. When the sidecar is gone the call goes directly to the endpoints that it named,
-    /// provided that it did not run or is idempotent.
+    /// Calls and waits for the whole answer. While the sidecar is gone or hung, calls go directly to the endpoints that it named,
+    /// provided that they did not run or are idempotent; when it is back a share of them goes through it again, which grows while
+    /// that goes well.
     pub fn call(&self, request: Request<'_>) -> Result<Response, CallError> {
         if let Some(flaw) = request.flaw {
             return Err(CallError::BadRequest(flaw));
         }
-        let outcome = self.call_through_sidecar(&request);
-        let (Err(error), Some(fallback)) = (&outcome, &self.shared.fallback) else { return outcome };
+        let Some(fallback) = &self.shared.fallback else { return self.call_through(self.lane()?, &request) };
+        let failed = match self.call_sidecar(fallback, &request) {
+            Some(Err(error)) if error.is_sidecar_lost() => Some(error),
+            Some(outcome) => return outcome,
+            None => None,
+        };
+        let Some(error) = failed else {
+            return match fallback.call(&request) {
+                // The sidecar was not asked, and may be there all the same.
+                None | Some(Err(CallError::Direct { ran: Ran::No, .. })) => self.call_through(self.lane()?, &request),
+                Some(outcome) => outcome,
+            };
+        };
         let may = match error.retry() {
             Retry::Safe => true,
             Retry::IfIdempotent => request.idempotent,
             Retry::No => false,
         };
-        if !error.is_sidecar_lost() || !may {
-            return outcome;
-        }
-        match fallback.call(&request) {
+        match if may { fallback.call(&request) } else { None } {
             // The first attempt may have run, whatever became of the second.
             Some(Err(CallError::Direct { sentence, .. })) if error.retry() != Retry::Safe => {
                 Err(CallError::Direct { ran: Ran::Maybe, sentence })
             }
             Some(direct) => direct,
-            None => outcome,
+            None => Err(error),
         }
+    }
+
+    /// Calls through the sidecar, if the call is to go there now. None: it is to go round it.
+    fn call_sidecar(&self, fallback: &Fallback, request: &Request<'_>) -> Option<Result<Response, CallError>> {
+        let Shared { pool, ways, .. } = &*self.shared;
+        let through = ways.choose()?;
+        let outcome = match pool.take_attached() {
+            Ok(Some(calls)) => self.call_through(Lane::new(calls, pool.clone()), request),
+            Ok(None) => {
+                ways.not_yet(through);
+                if fallback.knows(request) {
+                    return None;
+                }
+                self.lane().and_then(|lane| self.call_through(lane, request))
+            }
+            Err(error) => Err(error),
+        };
+        ways.tell(through, outcome.as_ref().err());
+        Some(outcome)
     }
 
     /// A lane of one's own, for pipelined calls from one thread.
@@ -147,8 +179,7 @@ impl Client {
         Ok((lane, id))
     }
 
-    fn call_through_sidecar(&self, request: &Request<'_>) -> Result<Response, CallError> {
-        let mut lane = self.lane()?;
+    fn call_through(&self, mut lane: Lane, request: &Request<'_>) -> Result<Response, CallError> {
         let mut key = Vec::with_capacity(256);
         request.write_key(&mut key);
         let protocol = request.protocol();
@@ -241,14 +272,22 @@ impl ClientBuilder {
         self
     }
 
-    /// Attaches the first session.
+    /// Attaches the first session. With [`ClientBuilder::fallback`] it need not be there yet: if nobody answers on the socket within a
+    /// second, calls go round it where a way is known, and through it as soon as it is there. Being refused is an error in any case.
     pub fn connect(mut self) -> Result<Client, CallError> {
         let fallback = self.fallback.then(|| Fallback::new(self.answer_bytes_max));
         self.attach.directory = fallback.as_ref().map(Fallback::directory);
         let pool = Pool::new(self.attach, self.sessions_max, self.patience, self.answer_bytes_max);
-        let client = Client { shared: Arc::new(Shared { pool, fallback }) };
-        drop(client.lane()?);
-        Ok(client)
+        let shared = Shared { pool, fallback, ways: Ways::new() };
+        match shared.fallback {
+            None => shared.pool.give_back(shared.pool.take()?),
+            Some(_) => match shared.pool.take_within(CONNECT_WAIT) {
+                Ok(attached) => attached.into_iter().for_each(|calls| shared.pool.give_back(calls)),
+                Err(CallError::Connect(why)) if why.is_absence() => {}
+                Err(error) => return Err(error),
+            },
+        }
+        Ok(Client { shared: Arc::new(shared) })
     }
 }
 

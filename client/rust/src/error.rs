@@ -220,6 +220,11 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Nobody was there, or nobody that answered: that may change by itself.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, ConnectError::Socket { .. } | ConnectError::Closed | ConnectError::Silent { .. })
+    }
+
     /// The code of REFUSED, if it was that.
     pub fn refused(&self) -> Option<RefusedCode> {
         let ConnectError::Refused { code, .. } = self else { return None };

@@ -40,6 +40,11 @@ impl Fallback {
         self.directory.ask(session, subject(request), key);
     }
 
+    /// Whether there is a way for such a request without the sidecar.
+    pub fn knows(&self, request: &Request<'_>) -> bool {
+        self.directory.endpoints(&subject(request)).is_some_and(|endpoints| !endpoints.is_empty())
+    }
+
     /// Calls directly. None: there is no endpoint that can be reached without the sidecar.
     pub fn call(&self, request: &Request<'_>) -> Option<Result<Response, CallError>> {
         let endpoints = self.directory.endpoints(&subject(request))?;

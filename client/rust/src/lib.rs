@@ -9,7 +9,7 @@
 //! # Ok::<(), shmesh_client::CallError>(())
 //! ```
 //!
-//! - [`Client::call`]: one request, one answer, from any thread; it goes round a sidecar that is gone.
+//! - [`Client::call`]: one request, one answer, from any thread; it goes round a sidecar that is gone, and comes back little by little.
 //! - [`Client::lane`]: many calls in flight from one thread.
 //! - [`Client::exchange`]: a call whose bodies are too large to be held whole.
 //! - [`Client::stream`]: a byte stream that stands in for a TCP connection (`AsyncStream` with the feature `tokio`).
@@ -29,6 +29,7 @@
 
 #[cfg(feature = "tokio")]
 mod async_stream;
+mod attachment;
 mod buffers;
 mod call;
 mod calls;
@@ -48,6 +49,7 @@ mod served;
 mod server;
 mod session;
 mod stream;
+mod ways;
 mod wire;
 
 #[cfg(feature = "tokio")]

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::attachment::{Attachment, Progress};
 use crate::calls::Calls;
 use crate::clock;
 use crate::error::{CallError, ConnectError};
@@ -14,6 +15,9 @@ use shmesh_shm::handshake::RefusedCode;
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 /// The longest pause between attempts to attach.
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// How long a thread waits for WELCOME before it looks round: the sessions that there are may turn out lost meanwhile.
+const WELCOME_LOOK: Duration = Duration::from_millis(20);
 
 /// The lanes of all sessions of a client.
 #[derive(Debug)]
@@ -30,8 +34,19 @@ pub(crate) struct Pool {
 struct State {
     idle: Vec<Calls>,
     sessions: VecDeque<Weak<Session>>,
-    attaching: bool,
+    attaching: Attaching,
     failure: Option<Failure>,
+}
+
+/// The attachment under way; one at a time.
+#[derive(Debug, Default)]
+enum Attaching {
+    #[default]
+    No,
+    /// Whoever wants a lane looks after it.
+    Pending(Attachment),
+    /// A thread waits for it.
+    Awaited,
 }
 
 #[derive(Debug)]
@@ -56,24 +71,36 @@ impl Pool {
 
     /// A lane that is not in use. Attaches when there is none and more sessions are allowed, else waits for one.
     pub fn take(&self) -> Result<Calls, CallError> {
+        self.take_or(true, None).map(|lane| lane.expect("it was waited for"))
+    }
+
+    /// As [`Pool::take`], but does not wait for a sidecar of which no session is attached. None: attaching is under way.
+    pub fn take_attached(&self) -> Result<Option<Calls>, CallError> {
+        self.take_or(false, None)
+    }
+
+    /// As [`Pool::take`], but does not wait for a sidecar for longer than this. None: attaching is under way.
+    pub fn take_within(&self, longest: Duration) -> Result<Option<Calls>, CallError> {
+        self.take_or(true, Some(clock::now().saturating_add(clock::nanos(longest))))
+    }
+
+    fn take_or(&self, waits: bool, until: Option<u64>) -> Result<Option<Calls>, CallError> {
         let mut state = self.lock();
         let mut deadline = None;
         loop {
             while let Some(calls) = state.idle.pop() {
                 // After a pause the sidecar may be gone, or going.
                 if is_good(&calls.wire.session) && !calls.is_lost() {
-                    return Ok(calls);
+                    return Ok(Some(calls));
                 }
             }
             state.sessions.retain(|session| session.upgrade().is_some_and(|session| is_good(&session)));
-            if !state.attaching && state.sessions.len() < self.sessions_max {
-                match self.attach(state) {
-                    Ok(attached) => {
-                        state = attached;
-                        continue;
-                    }
+            let more = state.sessions.len() < self.sessions_max;
+            if more && !matches!(state.attaching, Attaching::Awaited) {
+                match self.attach(&mut state) {
+                    Ok(true) => continue,
+                    Ok(false) => {}
                     Err(error) => {
-                        state = self.lock();
                         // Over a quota: then the lanes that there are have to do.
                         let full =
                             matches!(&error, CallError::Connect(why) if why.refused() == Some(RefusedCode::Limit));
@@ -87,6 +114,16 @@ impl Pool {
                 }
             }
             let now = clock::now();
+            if state.sessions.is_empty() && (!waits || until.is_some_and(|until| now >= until)) {
+                return Ok(None);
+            }
+            match std::mem::take(&mut state.attaching) {
+                Attaching::Pending(attachment) => {
+                    state = self.wait_welcome(state, attachment);
+                    continue;
+                }
+                other => state.attaching = other,
+            }
             let deadline = *deadline.get_or_insert_with(|| now.saturating_add(clock::nanos(self.patience)));
             if now >= deadline {
                 let lanes = usize::from(self.attach.calling_lanes) * state.sessions.len();
@@ -119,17 +156,25 @@ impl Pool {
         self.lock()
     }
 
-    fn attach<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>, CallError> {
+    /// Begins to attach, or goes on with it. True: lanes were added; false: the sidecar has not answered yet.
+    fn attach(&self, state: &mut State) -> Result<bool, CallError> {
         if let Some(failure) = state.failure.as_ref().filter(|failure| clock::now() < failure.retry_at) {
             return Err(failure.error.clone().into());
         }
-        state.attaching = true;
-        drop(state);
-        let outcome = Session::attach(&self.attach);
-        let mut state = self.lock();
-        state.attaching = false;
+        let attachment = match std::mem::take(&mut state.attaching) {
+            Attaching::Pending(attachment) if !attachment.is_forked() => Ok(attachment),
+            _ => Attachment::begin(&self.attach),
+        };
+        let attached = match attachment.and_then(Attachment::advance) {
+            Ok(Progress::Pending(attachment)) => {
+                state.attaching = Attaching::Pending(attachment);
+                return Ok(false);
+            }
+            Ok(Progress::Done(welcomed)) => Session::open(welcomed, &self.attach),
+            Err(error) => Err(error),
+        };
         self.freed.notify_all();
-        match outcome {
+        match attached {
             Ok((session, wires)) => {
                 state.failure = None;
                 state.sessions.push_back(Arc::downgrade(&session));
@@ -142,7 +187,7 @@ impl Pool {
                 if state.idle.is_empty() {
                     return Err(ConnectError::NoLanes.into());
                 }
-                Ok(state)
+                Ok(true)
             }
             Err(error) => {
                 let before = state.failure.as_ref().map(|failure| failure.back_off);
@@ -152,6 +197,17 @@ impl Pool {
                 Err(error.into())
             }
         }
+    }
+
+    /// Waits for the sidecar's answer with the lanes free for others.
+    fn wait_welcome<'a>(&'a self, mut state: MutexGuard<'a, State>, attachment: Attachment) -> MutexGuard<'a, State> {
+        state.attaching = Attaching::Awaited;
+        drop(state);
+        attachment.wait(WELCOME_LOOK);
+        let mut state = self.lock();
+        state.attaching = Attaching::Pending(attachment);
+        self.freed.notify_all();
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -4,16 +4,15 @@ use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shmesh_shm::handshake::{
-    self, FEATURE_LIVENESS, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION, Welcome,
-};
+use shmesh_shm::handshake::{self, LaneInfo, Lookup, Message};
 use shmesh_shm::{Dirty, ForkGuard, LaneEnd, Mapping, Protocol, Side, doorbell, host};
 
+use crate::attachment::{Attachment, Progress, SILENCE, Welcomed};
 use crate::clock;
 use crate::directory::Directory;
 use crate::error::ConnectError;
@@ -21,9 +20,6 @@ use crate::wire::Wire;
 
 /// How often a busy session looks for messages of the sidecar, in nanoseconds.
 const INBOX_EVERY_NS: u64 = 20_000_000;
-
-/// How long the sidecar may be silent during the handshake.
-const SILENCE: Duration = Duration::from_millis(SILENCE_MS_MAX);
 
 /// What to ask for when attaching.
 #[derive(Clone, Debug)]
@@ -59,21 +55,21 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Attaches: HELLO, WELCOME, descriptors, mappings. The lanes come in the order of WELCOME.
+    /// Attaches and waits for it.
     pub fn attach(attach: &Attach) -> Result<(Arc<Session>, Vec<Wire>), ConnectError> {
-        let socket = connect(&attach.socket)?;
-        greet(&socket, attach)?;
-        let (welcome, descriptors) = welcome(&socket)?;
-        socket.set_nonblocking(true).map_err(mapping_error)?;
-        Session::open(socket, welcome, descriptors, attach)
+        let mut attachment = Attachment::begin(attach)?;
+        loop {
+            attachment = match attachment.advance()? {
+                Progress::Done(welcomed) => return Session::open(welcomed, attach),
+                Progress::Pending(pending) => pending,
+            };
+            attachment.wait(SILENCE);
+        }
     }
 
-    fn open(
-        socket: UnixStream,
-        welcome: Welcome,
-        descriptors: Vec<OwnedFd>,
-        attach: &Attach,
-    ) -> Result<(Arc<Session>, Vec<Wire>), ConnectError> {
+    /// Maps what WELCOME brought. The lanes come in its order.
+    pub fn open(welcomed: Welcomed, attach: &Attach) -> Result<(Arc<Session>, Vec<Wire>), ConnectError> {
+        let Welcomed { socket, welcome, descriptors, behind } = welcomed;
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(ConnectError::NoLanes);
         let (to_proxy, to_app) = (next()?, next()?);
@@ -95,7 +91,7 @@ impl Session {
             hang_ns: if welcome.has_liveness() { clock::nanos(attach.hang_timeout) } else { 0 },
             going: AtomicBool::new(false),
             looked_at: AtomicU64::new(clock::now()),
-            inbox: Mutex::default(),
+            inbox: Mutex::new(behind),
             directory: attach.directory.clone(),
         });
         let wire = |(lane, (info, bell)): (u16, (&LaneInfo, OwnedFd))| {
@@ -265,79 +261,6 @@ impl Session {
             _ => self.gone.store(true, Ordering::Relaxed),
         }
     }
-}
-
-fn connect(path: &Path) -> Result<UnixStream, ConnectError> {
-    let socket_error = |error: io::Error| ConnectError::Socket {
-        path: path.display().to_string(),
-        kind: error.kind(),
-        reason: error.to_string(),
-    };
-    let socket = UnixStream::connect(path).map_err(socket_error)?;
-    let silence = Some(SILENCE);
-    socket.set_read_timeout(silence).map_err(socket_error)?;
-    socket.set_write_timeout(silence).map_err(socket_error)?;
-    Ok(socket)
-}
-
-fn greet(socket: &UnixStream, attach: &Attach) -> Result<(), ConnectError> {
-    let hello = Hello {
-        version_min: VERSION,
-        version_max: VERSION,
-        calling_lanes: attach.calling_lanes,
-        serving: attach.serving,
-        features: FEATURE_LIVENESS,
-        name: attach.name.clone(),
-    };
-    let mut bytes = Vec::new();
-    Message::Hello(hello).encode(&mut bytes)?;
-    // A sidecar that refuses at once may have closed already; what it said is still there to be read.
-    let _ = handshake::send(socket.as_fd(), &bytes, &[]);
-    Ok(())
-}
-
-fn welcome(socket: &UnixStream) -> Result<(Welcome, Vec<OwnedFd>), ConnectError> {
-    let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
-    loop {
-        match Message::decode(&bytes)? {
-            Some((Message::Welcome(welcome), _)) if welcome.version != VERSION => {
-                return Err(version(welcome.version, welcome.version));
-            }
-            Some((Message::Welcome(welcome), _)) => {
-                let (announced, came) = (welcome.descriptors(), descriptors.len());
-                if announced != came {
-                    return Err(ConnectError::Descriptors { announced, came });
-                }
-                return Ok((welcome, descriptors));
-            }
-            Some((Message::Refused(refused), _)) => return Err(refusal(refused)),
-            Some(_) => return Err(ConnectError::Handshake(handshake::HandshakeError::Range)),
-            None => {}
-        }
-        if !host::await_readable(socket.as_fd(), SILENCE) {
-            return Err(ConnectError::Silent { seconds: SILENCE_MS_MAX / 1000 });
-        }
-        let mut piece = [0; 4096];
-        match handshake::receive(socket.as_fd(), &mut piece, &mut descriptors) {
-            Ok(0) => return Err(ConnectError::Closed),
-            Ok(len) => bytes.extend_from_slice(&piece[..len]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(ConnectError::Silent { seconds: SILENCE_MS_MAX / 1000 });
-            }
-            Err(_) => return Err(ConnectError::Closed),
-        }
-    }
-}
-
-fn refusal(refused: Refused) -> ConnectError {
-    if refused.code == RefusedCode::Version as u16 {
-        return version(refused.version_min, refused.version_max);
-    }
-    ConnectError::Refused { code: refused.code, sentence: refused.sentence }
-}
-
-fn version(theirs_min: u16, theirs_max: u16) -> ConnectError {
-    ConnectError::Version { ours_min: VERSION, ours_max: VERSION, theirs_min, theirs_max }
 }
 
 fn mapping_error(error: io::Error) -> ConnectError {

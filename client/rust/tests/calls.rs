@@ -279,8 +279,11 @@ fn nothing_stays_lent_when_a_client_is_dropped() {
 }
 
 #[test]
-fn without_a_sidecar_connecting_says_so() {
-    let error = Client::connect("/nonexistent/shmesh.sock").unwrap_err();
+fn without_a_sidecar_the_first_call_says_so_or_connecting_if_there_is_no_other_way() {
+    let loyal = Client::builder().socket("/nonexistent/shmesh.sock").fallback(false).connect();
+    let error =
+        Client::connect("/nonexistent/shmesh.sock").unwrap().call(Request::http("GET", "reviews", "/")).unwrap_err();
+    assert_eq!(loyal.unwrap_err(), error);
     let CallError::Connect(ConnectError::Socket { path, .. }) = &error else { panic!("{error:?}") };
     assert_eq!(path, "/nonexistent/shmesh.sock");
     assert_eq!((error.place(), error.retry()), (Place::Sidecar, Retry::Safe));

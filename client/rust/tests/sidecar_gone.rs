@@ -148,6 +148,53 @@ fn while_the_sidecar_is_away_calls_go_direct_and_then_back() {
 }
 
 #[test]
+fn an_app_that_starts_before_its_sidecar_goes_over_when_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let client = Client::connect(&path).unwrap();
+    let call = || client.call(Request::http("GET", "reviews", "/x"));
+    let error = call().unwrap_err();
+    assert!(matches!(error, CallError::Connect(_)) && error.retry() == Retry::Safe, "{error:?}");
+    let _sidecar = FakeSidecar::start(&path, Settings::default());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while call().is_err() {
+        assert!(Instant::now() < deadline, "it never went over");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn calls_do_not_wait_for_a_sidecar_that_takes_connections_and_says_nothing() {
+    let (address, served) = http_service();
+    let (dir, sidecar, client) = warm(&address);
+    sidecar.kill();
+    let path = dir.path().join("s");
+    let _ = std::fs::remove_file(&path);
+    let silent = UnixListener::bind(&path).unwrap();
+    // Until it was tried, and some more.
+    let mut connections = Vec::new();
+    silent.set_nonblocking(true).unwrap();
+    let mut calls = 0;
+    while connections.is_empty() || calls < 50 {
+        let began = Instant::now();
+        assert_eq!(client.call(Request::http("POST", "reviews", "/x").body(b"b")).unwrap().status, 202);
+        // The handshake's time is 5 s.
+        assert!(began.elapsed() < Duration::from_secs(4), "it waited for WELCOME");
+        calls += 1;
+        connections.extend(silent.accept());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(served.load(SeqCst), calls);
+    drop((silent, connections));
+    let _again = FakeSidecar::start(&path, Settings::default());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while client.call(Request::http("GET", "reviews", "/x")).unwrap().status != 200 {
+        assert!(Instant::now() < deadline, "it never went back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn an_unknown_path_goes_where_all_of_its_authority_go() {
     let (address, _) = http_service();
     let (_dir, sidecar, client) = with_endpoints(&[&address]);

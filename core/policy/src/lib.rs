@@ -11,6 +11,7 @@
 //! - [`pattern`]: texts in which `*` stands for any bytes
 //! - [`balance`]: which endpoint of a cluster is next
 //! - [`outlier`]: which endpoint is left out for a while, because it fails again and again
+//! - [`refuge`]: whether calls go through the sidecar or round it
 //! - [`retry`]: whether a failed attempt is made once more
 //! - [`turns`]: whose frame leaves next on a shared connection, and whose may wait
 
@@ -22,6 +23,7 @@ pub mod condition;
 pub mod limit;
 pub mod outlier;
 pub mod pattern;
+pub mod refuge;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
@@ -33,6 +35,7 @@ pub use condition::{Condition, Fields, Query, Regex, Test};
 pub use limit::{Limits, Quotas, Timeouts};
 pub use outlier::{Ejection, Outcome, OutlierDetection, Outliers};
 pub use pattern::{Pattern, Precision};
+pub use refuge::{Failure, Refuge, Visit};
 pub use retry::{Attempt, Retry};
 pub use route::{
     Attached, DubboKey, DubboRoute, HostMatch, HttpKey, PathMatch, Route, RouteMatch, Routes, Specificity, Way,

@@ -5,13 +5,12 @@
 #[cfg(not(shmesh_sim))]
 pub(crate) use real::in_pieces;
 #[cfg(not(shmesh_sim))]
-pub use real::{await_readable, cpu_quota, now, poll, sleep, spin, yield_now};
+pub use real::{cpu_quota, now, poll, sleep, spin, yield_now};
 #[cfg(shmesh_sim)]
 pub use simulated::*;
 
 #[cfg(not(shmesh_sim))]
 mod real {
-    use std::os::fd::BorrowedFd;
     use std::sync::OnceLock;
     use std::time::{Duration, Instant};
 
@@ -57,12 +56,6 @@ mod real {
     pub(crate) fn in_pieces(len: usize, mut copy: impl FnMut(usize, usize)) {
         copy(0, len);
     }
-
-    /// Before a read of a blocking socket, whose own timeout does this: nothing.
-    #[inline]
-    pub fn await_readable(_socket: BorrowedFd<'_>, _timeout: Duration) -> bool {
-        true
-    }
 }
 
 /// The simulator's side: it installs a [`Scheduler`](simulated::Scheduler) on its thread and switches between processes whenever
@@ -70,12 +63,11 @@ mod real {
 #[cfg(shmesh_sim)]
 mod simulated {
     use std::cell::{Cell, RefCell};
-    use std::os::fd::BorrowedFd;
     use std::rc::Rc;
     use std::time::Duration;
 
     use nix::errno::Errno;
-    use nix::poll::{PollFd, PollFlags, PollTimeout};
+    use nix::poll::{PollFd, PollTimeout};
 
     /// Who decides which process runs.
     pub trait Scheduler {
@@ -219,10 +211,5 @@ mod simulated {
             }
             scheduler.block(until, fds);
         }
-    }
-
-    /// Waits before a read that would block the thread that all processes share. False: the time is over.
-    pub fn await_readable(socket: BorrowedFd<'_>, timeout: Duration) -> bool {
-        poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], Some(timeout)).is_ok_and(|ready| ready > 0)
     }
 }
