@@ -120,6 +120,11 @@ impl Client {
         let Shared { pool, ways, .. } = &*self.shared;
         let through = ways.choose()?;
         let outcome = match pool.take_attached() {
+            Ok(Some(calls)) if self.is_to_go_round(&calls, fallback, request) => {
+                ways.not_yet(through);
+                pool.give_back(calls);
+                return None;
+            }
             Ok(Some(calls)) => self.call_through(Lane::new(calls, pool.clone()), request),
             Ok(None) => {
                 ways.not_yet(through);
@@ -177,6 +182,12 @@ impl Client {
         let id = submit(lane.calls_mut(), &Call::new(target, &[]), Opening::Stream)?;
         lane.flush();
         Ok((lane, id))
+    }
+
+    /// The sidecar says so, of this call as one of many. One for which no other way is known goes through it all the same.
+    fn is_to_go_round(&self, calls: &Calls, fallback: &Fallback, request: &Request<'_>) -> bool {
+        let share = calls.wire.session.direct_share();
+        share > 0 && self.shared.ways.draw() < share && fallback.knows(request)
     }
 
     fn call_through(&self, mut lane: Lane, request: &Request<'_>) -> Result<Response, CallError> {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use shmesh_shm::geometry::DIRECT_MODE;
 use shmesh_shm::handshake::{self, LaneInfo, Lookup, Message};
 use shmesh_shm::{Dirty, ForkGuard, LaneEnd, Mapping, Protocol, Side, doorbell, host};
 
@@ -43,6 +44,8 @@ pub(crate) struct Session {
     workers: Vec<OwnedFd>,
     dirty: Dirty,
     guard: Option<ForkGuard>,
+    /// What the sidecar writes; for the direct-mode word.
+    to_app: Arc<Mapping>,
     gone: AtomicBool,
     hung: AtomicBool,
     /// Of which it was not said, or which the sidecar does not know: 0.
@@ -86,6 +89,7 @@ impl Session {
             workers,
             dirty: Dirty::new(&to_proxy, &to_app),
             guard: ForkGuard::new().ok(),
+            to_app: to_app.clone(),
             gone: AtomicBool::new(false),
             hung: AtomicBool::new(false),
             hang_ns: if welcome.has_liveness() { clock::nanos(attach.hang_timeout) } else { 0 },
@@ -145,6 +149,12 @@ impl Session {
             true => format!("it gave no sign of life for {:?}", Duration::from_nanos(self.hang_ns)),
             false => "its end of the session is closed".to_owned(),
         }
+    }
+
+    /// Of a thousand calls so many are to go round the sidecar, it says. One load.
+    pub fn direct_share(&self) -> u32 {
+        // The other bits are reserved.
+        u32::from(self.to_app.load(DIRECT_MODE) as u16)
     }
 
     /// The sidecar is stopping: nothing new should be opened here.

@@ -1,11 +1,12 @@
 //! The admin interface over HTTP: what the sidecar is doing, for people, probes and Prometheus.
 //!
-//! Everything is a GET and changes nothing. What is shown comes from an [`AdminSource`]; this crate
+//! A GET changes nothing, and what a POST changes no web page can ([`guard`]). What is shown comes from an [`AdminSource`]; this crate
 //! knows paths, statuses and content types.
 
 #![forbid(unsafe_code)]
 
 mod answer;
+mod guard;
 
 use std::future::Future;
 use std::io;
@@ -30,6 +31,7 @@ const PATHS: &str = "\
 /sessions  the attached apps, JSON
 /clusters  the clusters and their endpoints, JSON
 /metrics   counters and histograms, Prometheus text
+/direct    which share of their calls apps make round the sidecar, JSON; POST {\"share\": 0…1000, \"app\": NAME} changes it
 ";
 
 /// Where the admin interface looks.
@@ -40,6 +42,10 @@ pub trait AdminSource: Send + Sync + 'static {
     fn snapshot(&self) -> Value;
     fn sessions(&self) -> Value;
     fn clusters(&self) -> Value;
+    /// Which share of their calls apps are told to make round the sidecar.
+    fn direct(&self) -> Value;
+    /// Changes that, of one app or of all. The error is a sentence.
+    fn set_direct(&self, app: Option<&str>, share: u16) -> Result<(), String>;
     /// Content type and text, in the format that a request's `Accept` asks for.
     fn metrics(&self, accept: Option<&str>) -> (&'static str, String);
 }
@@ -90,6 +96,7 @@ fn router(source: Arc<dyn AdminSource>) -> Router {
         .route("/sessions", get(sessions))
         .route("/clusters", get(clusters))
         .route("/metrics", get(metrics))
+        .route("/direct", get(direct).post(set_direct))
         .method_not_allowed_fallback(wrong_method)
         .fallback(wrong_path)
         .with_state(source)
@@ -128,13 +135,41 @@ async fn metrics(State(source): Source, headers: HeaderMap) -> Response {
     answer::typed(StatusCode::OK, content_type, body)
 }
 
+async fn direct(State(source): Source) -> Response {
+    json(&source.direct())
+}
+
+async fn set_direct(State(source): Source, headers: HeaderMap, body: String) -> Response {
+    if let Some(refusal) = guard::refusal(&headers) {
+        return text(StatusCode::FORBIDDEN, format!("{refusal}\n"));
+    }
+    let Some((app, share)) = wanted_direct(&body) else {
+        let sentence = "write {\"share\": 0…1000}, and \"app\": NAME if it is for one app\n";
+        return text(StatusCode::BAD_REQUEST, sentence.to_owned());
+    };
+    match source.set_direct(app.as_deref(), share) {
+        Ok(()) => json(&source.direct()),
+        Err(sentence) => text(StatusCode::CONFLICT, format!("{sentence}\n")),
+    }
+}
+
+/// The app and the share that are asked for.
+fn wanted_direct(body: &str) -> Option<(Option<String>, u16)> {
+    let value: Value = serde_json::from_str(body).ok()?;
+    let share = value.get("share")?.as_u64().filter(|share| *share <= 1000)? as u16;
+    match value.get("app") {
+        None | Some(Value::Null) => Some((None, share)),
+        Some(app) => Some((Some(app.as_str()?.to_owned()), share)),
+    }
+}
+
 async fn wrong_path(uri: Uri) -> Response {
     let body = format!("there is nothing at {}; there is:\n{PATHS}", uri.path());
     text(StatusCode::NOT_FOUND, body)
 }
 
 async fn wrong_method() -> Response {
-    let body = "nothing here is changed over HTTP: use GET\n".to_owned();
+    let body = "nothing here is changed in that way: use GET\n".to_owned();
     text(StatusCode::METHOD_NOT_ALLOWED, body)
 }
 

@@ -10,6 +10,7 @@ use super::*;
 #[derive(Default)]
 struct Fake {
     lacking: Mutex<Vec<String>>,
+    direct: Mutex<(Option<String>, u16)>,
 }
 
 impl AdminSource for Fake {
@@ -25,17 +26,40 @@ impl AdminSource for Fake {
     fn clusters(&self) -> Value {
         json!([])
     }
+    fn direct(&self) -> Value {
+        let (app, share) = self.direct.lock().expect("no panic").clone();
+        json!({ "share": share, "app": app })
+    }
+    fn set_direct(&self, app: Option<&str>, share: u16) -> Result<(), String> {
+        if app == Some("full") {
+            return Err("too many".into());
+        }
+        *self.direct.lock().expect("no panic") = (app.map(str::to_owned), share);
+        Ok(())
+    }
     fn metrics(&self, accept: Option<&str>) -> (&'static str, String) {
         ("text/plain; version=0.0.4", format!("asked_for {accept:?}\n"))
     }
 }
 
+/// A POST to /direct with further header fields.
+fn post(host: &str, fields: &str, body: &str) -> String {
+    let length = body.len();
+    let head = format!(
+        "POST /direct HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n{fields}connection: close\r\n\r\n"
+    );
+    exchange(Fake::default(), head + body)
+}
+
 /// Sends one request to a server of its own and returns the whole answer.
 fn ask(source: Fake, request: &str) -> String {
+    exchange(source, format!("{request}host: a\r\nconnection: close\r\n\r\n"))
+}
+
+fn exchange(source: Fake, request: String) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let listener = runtime.block_on(bind((Ipv4Addr::LOCALHOST, 0).into())).expect("a port");
     let address = listener.local_addr().expect("bound");
-    let request = format!("{request}host: a\r\nconnection: close\r\n\r\n");
     let (done, end) = oneshot::channel::<()>();
     let client = std::thread::spawn(move || {
         let mut stream = TcpStream::connect(address).expect("it listens");
@@ -93,6 +117,43 @@ fn other_paths_and_methods_are_told_what_there_is() {
         assert!(answer.contains("allow: GET,HEAD\r\n"), "{answer}");
         assert!(answer.ends_with("use GET\n"), "{answer}");
     }
+}
+
+#[test]
+fn a_post_changes_the_direct_mode() {
+    const JSON: &str = "content-type: application/json\r\n";
+    for host in ["127.0.0.1:15000", "localhost", "[::1]:9", "LOCALHOST:1"] {
+        let answer = post(host, JSON, r#"{"share":1000,"app":"my-app"}"#);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.ends_with("{\n  \"app\": \"my-app\",\n  \"share\": 1000\n}\n"), "{answer}");
+    }
+    assert!(post("127.0.0.1", JSON, r#"{"share":0,"app":null}"#).starts_with("HTTP/1.1 200 "));
+    assert!(post("127.0.0.1", JSON, r#"{"share":0,"app":"full"}"#).starts_with("HTTP/1.1 409 "));
+    for wrong in ["", "{}", "on", r#"{"share":1001}"#, r#"{"share":-1}"#, r#"{"share":1,"app":7}"#] {
+        assert!(post("127.0.0.1", JSON, wrong).starts_with("HTTP/1.1 400 "), "{wrong}");
+    }
+}
+
+#[test]
+fn a_web_page_changes_nothing() {
+    const GOOD: &str = r#"{"share":1000}"#;
+    const JSON: &str = "content-type: application/json\r\n";
+    for (host, fields) in [
+        ("127.0.0.1", format!("{JSON}origin: http://evil.example\r\n")),
+        ("127.0.0.1", format!("{JSON}origin: null\r\n")),
+        ("127.0.0.1", format!("{JSON}sec-fetch-site: cross-site\r\n")),
+        ("127.0.0.1", format!("{JSON}sec-fetch-site: same-origin\r\n")),
+        // A name that was made to resolve to this address.
+        ("evil.example:15000", JSON.to_owned()),
+        ("127.0.0.1.evil.example", JSON.to_owned()),
+        // What a form can send.
+        ("127.0.0.1", "content-type: text/plain\r\n".to_owned()),
+        ("127.0.0.1", String::new()),
+    ] {
+        let answer = post(host, &fields, GOOD);
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{host} {fields:?}: {answer}");
+    }
+    assert!(ask(Fake::default(), "GET /direct HTTP/1.1\r\n").ends_with("{\n  \"app\": null,\n  \"share\": 0\n}\n"));
 }
 
 #[test]

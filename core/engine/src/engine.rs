@@ -17,6 +17,7 @@ use shmesh_shm::Geometry;
 
 use crate::access_log::AccessLog;
 use crate::counters::{Registry, lock};
+use crate::direct::Direct;
 use crate::liveness::Liveness;
 use crate::mailbox::{Mail, Postbox};
 use crate::resolve::Resolver;
@@ -178,6 +179,17 @@ impl Engine {
     /// Every listener accepts, and nobody asked to stop.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && !self.shared.draining.load(Ordering::Acquire)
+    }
+
+    /// Tells every app which share of its calls goes round the sidecar: those that are attached at once, others when they attach.
+    pub fn set_direct(&self, direct: Direct) {
+        *lock(&self.shared.sessions.direct) = direct;
+        self.shared.sessions.wake();
+    }
+
+    /// What apps are told.
+    pub fn direct(&self) -> Direct {
+        lock(&self.shared.sessions.direct).clone()
     }
 
     /// Closes the listeners and lets what is in flight finish.

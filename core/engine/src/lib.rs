@@ -17,6 +17,7 @@ mod conn;
 mod connect;
 mod counters;
 mod date;
+mod direct;
 mod dispatch;
 mod dubbo;
 mod dubbo_extension;
@@ -62,6 +63,7 @@ mod upstream;
 mod view;
 mod worker;
 
+pub use direct::{DIRECT_ALL, DIRECT_APPS_MAX, Direct};
 pub use engine::{DriverReport, Engine, EngineOptions, PublishError, StartError, WORKERS_MAX};
 pub use resolve::{NAMES_MAX, Outcome, Question, RETRY_AFTER, Resolver};
 pub use shmesh_io::Choice;

@@ -10,6 +10,7 @@ use crossbeam::queue::SegQueue;
 use shmesh_shm::{DirtyWatch, Geometry, Mapping};
 
 use crate::counters::lock;
+use crate::direct::Direct;
 use crate::lane::Lane;
 use crate::quota::{QuotaDesk, SessionUse};
 use crate::slab::Key;
@@ -71,6 +72,8 @@ pub struct SessionDesk {
     /// Wakes the session thread.
     pub bell: Mutex<Option<OwnedFd>>,
     pub list: Mutex<HashMap<u64, SessionView>>,
+    /// Which apps are to go round.
+    pub direct: Mutex<Direct>,
     /// What sessions may take, and have.
     pub quotas: QuotaDesk,
 }

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use shmesh_policy::{Address, Snapshot};
 use shmesh_proto::http1::RequestHead;
+use shmesh_shm::geometry::DIRECT_MODE;
 use shmesh_shm::handshake::{
     Endpoints, FEATURE_LIVENESS, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION,
     Welcome,
@@ -20,6 +21,7 @@ use shmesh_shm::handshake::{
 use shmesh_shm::{Geometry, Mapping, descriptors, doorbell, host, segment};
 
 use crate::counters::lock;
+use crate::direct::Direct;
 use crate::liveness::Liveness;
 use crate::mailbox::{Mail, Postbox};
 use crate::quota::{Quota, SessionUse};
@@ -72,7 +74,11 @@ struct Peer {
 struct Session {
     id: u64,
     _usage: Arc<SessionUse>,
+    app: String,
     serves: Option<String>,
+    /// Where the direct-mode word is, and what it says.
+    to_app: Arc<Mapping>,
+    direct: u16,
     lookups: BTreeMap<u32, (Lookup, Vec<String>)>,
     /// Bytes of their keys.
     lookup_bytes: usize,
@@ -184,6 +190,11 @@ impl Desk {
             self.version = version;
             self.answer_again();
         }
+        let direct = lock(&self.shared.sessions.direct);
+        for session in self.peers.values_mut().filter_map(|peer| peer.session.as_mut()) {
+            session.tell_direct(&direct);
+        }
+        drop(direct);
         if self.shared.draining.load(Ordering::Acquire) && !self.said_goodbye {
             self.said_goodbye = true;
             self.listeners.clear();
@@ -399,7 +410,18 @@ impl Desk {
 
         let serves = hello.serving.then(|| hello.name.clone());
         self.names.extend(serves.clone());
-        peer.session = Some(Session { id: session, _usage: usage, serves, lookups: BTreeMap::new(), lookup_bytes: 0 });
+        let mut attached = Session {
+            id: session,
+            _usage: usage,
+            app: hello.name.clone(),
+            serves,
+            to_app: to_app_map,
+            direct: 0,
+            lookups: BTreeMap::new(),
+            lookup_bytes: 0,
+        };
+        attached.tell_direct(&lock(&self.shared.sessions.direct));
+        peer.session = Some(attached);
         tracing::info!(
             session,
             app = ?hello.name,
@@ -517,6 +539,16 @@ impl Desk {
     fn close_silent(&mut self) {
         let (now, silence) = (host::now(), SILENCE_MS_MAX * 1_000_000);
         self.peers.retain(|_, peer| peer.session.is_some() || now.saturating_sub(peer.since) < silence);
+    }
+}
+
+impl Session {
+    fn tell_direct(&mut self, direct: &Direct) {
+        let share = direct.of(&self.app);
+        if share != self.direct {
+            self.direct = share;
+            self.to_app.store(DIRECT_MODE, share.into());
+        }
     }
 }
 

@@ -87,7 +87,11 @@ impl Engine {
     pub fn view(&self) -> View {
         let sessions = self.sessions();
         let (bytes, bytes_max) = self.shared.sessions.quotas.bytes(&self.snapshot().session.quotas);
-        let gauges = vec![
+        let direct = self.direct();
+        let direct_of =
+            |app: String, share: u16| Count { labels: vec![("app", app)], ..gauge(DIRECT, DIRECT_HELP, share.into()) };
+        let mut gauges = vec![
+            direct_of("*".to_owned(), direct.share),
             gauge("shmesh_sessions", "Apps attached over shared memory.", sessions.len() as u64),
             Count {
                 labels: vec![("isolation", "read-only".to_owned())],
@@ -110,7 +114,10 @@ impl Engine {
             clusters: self.clusters(&sessions),
             sessions,
             counters: self.counters(),
-            gauges,
+            gauges: {
+                gauges.extend(direct.apps.into_iter().map(|(app, share)| direct_of(app, share)));
+                gauges
+            },
         }
     }
 
@@ -225,6 +232,9 @@ impl Engine {
     }
 }
 
+const DIRECT: &str = "shmesh_direct_share";
+const DIRECT_HELP: &str =
+    "Of a thousand calls of an app so many are to go round the sidecar; `*` is every app that is not named.";
 const ISOLATION: &str = "shmesh_sessions_by_isolation";
 const ISOLATION_HELP: &str = "Apps attached, by whether the kernel keeps them from writing the sidecar's segment.";
 

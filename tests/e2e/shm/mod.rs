@@ -4,6 +4,7 @@ mod ambiguous;
 mod attach;
 mod calls;
 mod death;
+mod direct;
 mod from_the_page;
 mod handmade;
 mod hyper;

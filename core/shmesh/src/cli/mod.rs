@@ -1,11 +1,14 @@
 //! The command line: its words, and which module does what they ask.
 
+pub mod admin;
 pub mod bench;
 pub mod call;
 pub mod check;
 pub mod demo;
+pub mod direct;
 pub mod echo;
 pub mod run;
+pub mod wait_ready;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -37,6 +40,10 @@ enum Command {
     Echo(EchoArgs),
     /// Make one call and print the answer: a curl for shared memory.
     Call(CallArgs),
+    /// Tell apps to make their calls without the sidecar, or through it again; without a word show what they are told.
+    Direct(DirectArgs),
+    /// Wait until a sidecar is ready.
+    WaitReady(WaitReadyArgs),
     /// Measure calls to an echo service, directly or through a sidecar.
     Bench(BenchArgs),
 }
@@ -141,6 +148,38 @@ pub struct CallArgs {
     pub verbose: bool,
 }
 
+/// Round the sidecar, or through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Args)]
+pub struct DirectArgs {
+    #[arg(value_enum)]
+    pub to: Option<Switch>,
+    /// Only the app with this name; without it all apps, whatever they were told apart
+    #[arg(long, value_name = "NAME", requires = "to")]
+    pub app: Option<String>,
+    /// The sidecar's admin interface
+    #[arg(long, value_name = "ADDRESS", default_value = admin::ADDRESS)]
+    pub admin: SocketAddr,
+}
+
+#[derive(Args)]
+pub struct WaitReadyArgs {
+    /// How long to wait, such as 30s, 500ms or 2m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// The sidecar's admin interface
+    #[arg(long, value_name = "ADDRESS", default_value = admin::ADDRESS)]
+    pub admin: SocketAddr,
+    /// Attach to this session socket instead of asking the admin interface
+    #[arg(long, value_name = "PATH", conflicts_with = "admin")]
+    pub socket: Option<PathBuf>,
+}
+
 #[derive(Args)]
 pub struct BenchArgs {
     /// tcp:HOST:PORT or unix:PATH of a sidecar or a service, or shm:SOCKET of a sidecar
@@ -200,6 +239,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args.config),
         Command::Echo(args) => echo::echo(args.protocol, &args.listen, args.name.as_deref(), args.check),
         Command::Call(args) => call::call(&args),
+        Command::Direct(args) => direct::direct(&args),
+        Command::WaitReady(args) => wait_ready::wait_ready(&args),
         Command::Bench(args) => bench::bench(&args),
     }
 }

@@ -2,18 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Read, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
+use crate::cli::admin;
+
 const PREFIX: &str = "shmesh_stage_";
 const SUFFIX: &str = "_nanoseconds_total";
-/// How long the admin interface may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest answer that is read, in bytes.
-const ANSWER_MAX: u64 = 16 << 20;
 
 /// The stages in the order of a call, with what they are, and whether they are work of the worker outside of its wait loop.
 const STAGES: [(&str, bool, &str); 8] = [
@@ -32,15 +28,16 @@ pub struct Reading(BTreeMap<String, u64>);
 
 impl Reading {
     /// Asks the admin interface.
-    pub fn take(admin: SocketAddr) -> Result<Reading, String> {
-        let text = get(admin, "/metrics").map_err(|error| format!("cannot read http://{admin}/metrics: {error}"))?;
+    pub fn take(address: SocketAddr) -> Result<Reading, String> {
+        let (_, text) = admin::get(address, "/metrics")
+            .map_err(|error| format!("cannot read http://{address}/metrics: {error}"))?;
         let counters: BTreeMap<String, u64> = text
             .lines()
             .filter_map(|line| line.strip_prefix(PREFIX)?.split_once(' '))
             .filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?)))
             .collect();
         if counters.is_empty() {
-            return Err(format!("{admin} has no counters of stages: is it the admin interface of a shmesh?"));
+            return Err(format!("{address} has no counters of stages: is it the admin interface of a shmesh?"));
         }
         Ok(Reading(counters))
     }
@@ -93,15 +90,6 @@ impl Spent {
         }
         object
     }
-}
-
-fn get(address: SocketAddr, path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.take(ANSWER_MAX).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 #[cfg(test)]

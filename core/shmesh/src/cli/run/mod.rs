@@ -4,6 +4,7 @@
 //! The main thread is the control thread: a tokio runtime that serves the admin interface and waits
 //! for signals. Calls are handled by the engine's workers, which never wait for it.
 
+mod direct;
 mod families;
 mod log;
 mod reload;
@@ -23,6 +24,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
 use crate::cli::{RunArgs, fail};
+use direct::DirectFile;
 pub use log::{Format, Level};
 use reload::Reloader;
 use status::Status;
@@ -79,7 +81,9 @@ async fn serve(args: &RunArgs) -> Result<(), Refusal> {
     let engine = Arc::new(engine);
     announce(args, &snapshot, &engine);
 
-    let status = Arc::new(Status::new(engine.clone()));
+    let direct = DirectFile::of(&snapshot);
+    engine.set_direct(direct.load());
+    let status = Arc::new(Status::new(engine.clone(), direct));
     let (ended, end) = watch::channel(false);
     let serving = tokio::spawn(shmesh_admin::serve(admin, status.clone(), until(end)));
     let mut reloader = Reloader::new(args.config.clone(), engine.clone(), snapshot);

@@ -1,18 +1,21 @@
 //! What the admin interface shows of a running sidecar.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use shmesh_admin::AdminSource;
-use shmesh_engine::Engine;
+use shmesh_engine::{DIRECT_APPS_MAX, Engine};
 use shmesh_metrics::Format;
+use tracing::info;
 
+use super::direct::{DirectFile, to_json};
 use super::families::families;
 use super::reload::Outcome;
 
 pub struct Status {
     engine: Arc<Engine>,
+    direct: Mutex<DirectFile>,
     draining: AtomicBool,
     /// Reloads by what came of them.
     taken: AtomicU64,
@@ -20,8 +23,14 @@ pub struct Status {
 }
 
 impl Status {
-    pub fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, draining: AtomicBool::new(false), taken: AtomicU64::new(0), refused: AtomicU64::new(0) }
+    pub fn new(engine: Arc<Engine>, direct: DirectFile) -> Self {
+        Self {
+            engine,
+            direct: Mutex::new(direct),
+            draining: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
     }
 
     pub fn reloaded(&self, outcome: Outcome) {
@@ -86,6 +95,22 @@ impl AdminSource for Status {
             json!({ "name": cluster.name, "endpoints": endpoints.collect::<Vec<_>>() })
         });
         shown.collect()
+    }
+
+    fn direct(&self) -> Value {
+        to_json(&self.engine.direct())
+    }
+
+    fn set_direct(&self, app: Option<&str>, share: u16) -> Result<(), String> {
+        // One change after the other.
+        let file = self.direct.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut direct = self.engine.direct();
+        if !direct.set(app, share) {
+            return Err(format!("{DIRECT_APPS_MAX} apps are told something of their own already"));
+        }
+        info!(app = app.unwrap_or("*"), share, "direct mode: of a thousand calls so many go round the sidecar");
+        self.engine.set_direct(direct.clone());
+        file.save(&direct).map_err(|error| format!("it is so now, but cannot be kept for the next start: {error}"))
     }
 
     fn metrics(&self, accept: Option<&str>) -> (&'static str, String) {

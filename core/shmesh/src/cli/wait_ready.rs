@@ -1,0 +1,39 @@
+//! `shmesh wait-ready`: for postStart hooks, and whatever has to begin after the sidecar.
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use shmesh_client::Client;
+
+use super::{WaitReadyArgs, admin, fail};
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Waits until the sidecar is ready; fails when it is not in time.
+pub fn wait_ready(args: &WaitReadyArgs) -> ExitCode {
+    let late = Instant::now() + args.timeout;
+    loop {
+        let Err(why) = is_ready(args) else { return ExitCode::SUCCESS };
+        let left = late.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return fail(&format!("the sidecar is not ready after {:?}: {why}", args.timeout));
+        }
+        thread::sleep(LOOK_EVERY.min(left));
+    }
+}
+
+/// Whether it is, and if not, why.
+fn is_ready(args: &WaitReadyArgs) -> Result<(), String> {
+    if let Some(socket) = &args.socket {
+        // As an app does it.
+        let attached = Client::builder().socket(socket).name("wait-ready").lanes(1).fallback(false).connect();
+        return attached.map(drop).map_err(|error| error.to_string());
+    }
+    match admin::get(args.admin, "/ready") {
+        Ok((200, _)) => Ok(()),
+        Ok((_, why)) => Err(why.trim_end().to_owned()),
+        Err(error) => Err(format!("http://{}/ready: {error}", args.admin)),
+    }
+}

@@ -1,0 +1,156 @@
+//! The switch: apps go round the sidecar, or come back, by one command; and waiting for a sidecar to be ready.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use shmesh_client::{Client, Request};
+
+use super::death::learn;
+use super::{before, client, put};
+use crate::process::{shmesh, shmesh_ok, until};
+use crate::service::{http, noise_service, saying};
+use crate::sidecar::{Driver, Sidecar};
+
+on_each_driver!(
+    one_command_sends_all_calls_round_and_back,
+    the_switch_survives_a_restart_of_the_sidecar,
+    a_call_in_flight_finishes_where_it_is,
+    ready_is_waited_for,
+);
+
+const ALL: &str = "shmesh_direct_share{app=\"*\"}";
+
+/// `shmesh direct` with these words, which has to succeed: what it shows.
+fn direct(sidecar: &Sidecar, words: &[&str]) -> serde_json::Value {
+    let admin = sidecar.tcp("admin").to_string();
+    let args = [&["direct"], words, &["--admin", &admin]].concat();
+    serde_json::from_slice(&shmesh_ok(&args)).expect("JSON")
+}
+
+/// Whether a call goes through the sidecar. It is answered in any case.
+fn is_through(sidecar: &Sidecar, client: &Client) -> bool {
+    let before = sidecar.requests("apps", "service", 200);
+    assert_eq!(client.call(put("service", b"x")).expect("an answer").status, 200);
+    sidecar.requests("apps", "service", 200) > before
+}
+
+/// Waits until calls go one way, and makes sure of it.
+fn expect_way(sidecar: &Sidecar, client: &Client, through: bool) {
+    until("the shim was told", || is_through(sidecar, client) == through);
+    let before = sidecar.requests("apps", "service", 200);
+    for _ in 0..10 {
+        assert_eq!(client.call(put("service", b"x")).expect("an answer").status, 200);
+    }
+    if through {
+        until("ten are counted", || sidecar.requests("apps", "service", 200) >= before + 10.0);
+    } else {
+        assert_eq!(sidecar.requests("apps", "service", 200), before);
+    }
+}
+
+fn one_command_sends_all_calls_round_and_back(driver: Driver) {
+    let service = noise_service();
+    let sidecar = before(driver, &service.endpoint);
+    let (client, others) = (client(&sidecar), Client::builder().socket(sidecar.path("apps.sock")).name("other"));
+    let other = others.connect().expect("it attaches");
+    for client in [&client, &other] {
+        learn(client, || put("service", b"x"));
+    }
+    assert_eq!(direct(&sidecar, &[])["share"], 0);
+    assert_eq!(direct(&sidecar, &["on"])["share"], 1000);
+    expect_way(&sidecar, &client, false);
+    expect_way(&sidecar, &other, false);
+    assert_eq!(sidecar.metric(ALL), 1000.0);
+    // Who attaches now is told so; until it knows another way, its calls go through.
+    let late = super::client(&sidecar);
+    learn(&late, || put("service", b"x"));
+    expect_way(&sidecar, &late, false);
+
+    assert_eq!(direct(&sidecar, &["off", "--app", "other"])["apps"]["other"], 0);
+    expect_way(&sidecar, &other, true);
+    expect_way(&sidecar, &client, false);
+    let off = direct(&sidecar, &["off"]);
+    assert_eq!((&off["share"], off["apps"].as_object().map(|apps| apps.len())), (&0.into(), Some(0)));
+    for client in [&client, &other, &late] {
+        expect_way(&sidecar, client, true);
+    }
+    assert_eq!(sidecar.metric(ALL), 0.0);
+}
+
+fn the_switch_survives_a_restart_of_the_sidecar(driver: Driver) {
+    let service = noise_service();
+    let mut sidecar = before(driver, &service.endpoint);
+    let again = |sidecar: &mut Sidecar| {
+        sidecar.process.signal(Signal::SIGKILL);
+        sidecar.process.wait();
+        sidecar.start_again();
+    };
+    direct(&sidecar, &["on", "--app", "test"]);
+    again(&mut sidecar);
+    assert_eq!(direct(&sidecar, &[])["apps"]["test"], 1000);
+    let client = client(&sidecar);
+    learn(&client, || put("service", b"x"));
+    expect_way(&sidecar, &client, false);
+    // A file that cannot be read is none, and is told of.
+    std::fs::write(sidecar.path("apps.sock.direct"), "yes").expect("a file");
+    again(&mut sidecar);
+    assert_eq!(direct(&sidecar, &[])["apps"].as_object().map(|apps| apps.len()), Some(0));
+    assert!(sidecar.log().contains("direct mode cannot be read"), "{}", sidecar.log());
+    until("calls come back", || is_through(&sidecar, &client));
+}
+
+fn a_call_in_flight_finishes_where_it_is(driver: Driver) {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    let service = http(move |head, wire| {
+        wire.body(head, false, |_| ());
+        if head.path() == "/slow" {
+            count.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        let _ = wire.try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let sidecar = before(driver, &service.endpoint);
+    let client = client(&sidecar);
+    learn(&client, || put("service", b"x"));
+    let slow = std::thread::spawn({
+        let client = client.clone();
+        move || client.call(Request::http("POST", "service", "/slow").body(b"x"))
+    });
+    until("it is being answered", || seen.load(Ordering::Relaxed) == 1);
+    let answered = sidecar.requests("apps", "service", 200);
+    direct(&sidecar, &["on"]);
+    assert_eq!(slow.join().expect("no panic").expect("an answer").body, b"ok");
+    until("it is counted", || sidecar.requests("apps", "service", 200) == answered + 1.0);
+    assert_eq!(seen.load(Ordering::Relaxed), 1);
+}
+
+fn ready_is_waited_for(driver: Driver) {
+    let service = saying("ok");
+    let mut sidecar = before(driver, &service.endpoint);
+    let (admin, socket) = (sidecar.tcp("admin").to_string(), sidecar.path("apps.sock").display().to_string());
+    let wait = |timeout: &str, at: [&str; 2]| shmesh(&[&["wait-ready", "--timeout", timeout][..], &at[..]].concat());
+    let places = [["--admin", &*admin], ["--socket", &*socket]];
+    for place in places {
+        let output = wait("30s", place);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    sidecar.process.signal(Signal::SIGKILL);
+    sidecar.process.wait();
+    for place in places {
+        let output = wait("200ms", place);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("shmesh: the sidecar is not ready after 200ms: "), "{said}");
+    }
+    // It may be waited for before it is started.
+    std::thread::scope(|scope| {
+        let waiting = places.map(|place| scope.spawn(move || wait("30s", place)));
+        sidecar.start_again();
+        for waited in waiting {
+            assert!(waited.join().expect("no panic").status.success());
+        }
+    });
+}
