@@ -9,12 +9,16 @@ mod routes;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use shmesh_policy::{AccessLog, AdminSpec, AllowUids, Dns, Limits, SessionSpec, Snapshot, Timeouts};
+use shmesh_policy::{
+    AccessLog, Address, AdminSpec, AllowUids, CentralProxy, Dns, Limits, SessionSpec, Snapshot, Timeouts,
+};
 
 use crate::error::Fault;
-use crate::file::{AccessLogEntry, AdminEntry, DnsEntry, File, LimitsEntry, SessionEntry, TimeoutsEntry};
+use crate::file::{
+    AccessLogEntry, AdminEntry, CentralProxyEntry, DnsEntry, File, LimitsEntry, SessionEntry, TimeoutsEntry,
+};
 use crate::located::{At, Key, Place};
-use crate::scalar::{Count, Interval, Size};
+use crate::scalar::{Count, Interval, Size, Target};
 
 /// Most worker threads: what a session over shared memory can have (docs/spec/shm-v1.md §8).
 const WORKERS_MAX: u32 = 32;
@@ -40,6 +44,7 @@ pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
     let admin = admin(file.admin.0, &mut faults);
     let session = session(file.session.0, &mut faults);
     let dns = dns(file.dns.0, &mut faults);
+    let central_proxy = central_proxy(file.central_proxy.0, &mut faults);
     let access_log = access_log(file.access_log.0, &mut faults);
     let workers = faults.read(file.workers.0, |count: &Count| count.read(1, WORKERS_MAX)).map(|count| count as usize);
     let max_spin = faults.read(file.max_spin.0, Interval::read_spin);
@@ -68,6 +73,7 @@ pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
         limits,
         session,
         dns,
+        central_proxy,
         access_log,
         workers,
         max_spin,
@@ -280,6 +286,25 @@ fn dns(entry: Option<At<DnsEntry>>, faults: &mut Faults) -> Dns {
         faults.add(place, message);
     }
     Dns { servers: servers.into_iter().filter_map(|at| faults.take(at.place, at.value.read())).collect() }
+}
+
+fn central_proxy(entry: Option<At<CentralProxyEntry>>, faults: &mut Faults) -> CentralProxy {
+    let Some(At { value: entry, place }) = entry else { return CentralProxy::default() };
+    if entry.http.0.is_none() && entry.dubbo.0.is_none() {
+        faults.add(place, "this central proxy takes nothing; write `http: \"tcp:HOST:PORT\"`, `dubbo: …`, or both");
+    }
+    let mut address = |key: Key<Target>| {
+        let At { value, place } = key.0?;
+        let address = faults.take(place, value.read())?;
+        if let Address::Shm(name) = &address {
+            let message = format!(
+                "`shm:{name}` is reached through the sidecar, and this is for when that is gone; write `tcp:HOST:PORT`"
+            );
+            faults.add(place, message);
+        }
+        Some(address)
+    };
+    CentralProxy { http: address(entry.http), dubbo: address(entry.dubbo) }
 }
 
 fn access_log(entry: Option<At<AccessLogEntry>>, faults: &mut Faults) -> Option<AccessLog> {

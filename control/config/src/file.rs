@@ -35,6 +35,8 @@ pub(crate) struct File {
     pub session: Key<SessionEntry>,
     /// How host names are looked up.
     pub dns: Key<DnsEntry>,
+    /// Where apps go when their sidecar is gone, before they go directly. Default: none.
+    pub central_proxy: Key<CentralProxyEntry>,
     /// One line of JSON for each call. Default: off.
     pub access_log: Key<AccessLogEntry>,
     /// Number of worker threads. Default: as many as the process may use CPUs.
@@ -300,6 +302,17 @@ pub(crate) struct DnsEntry {
     /// IP addresses and ports of name servers, at most 8. Default: those of /etc/resolv.conf, whose other settings hold either
     /// way.
     pub servers: Key<Vec<At<SocketText>>>,
+}
+
+/// A proxy for the whole mesh, with routes of its own. At least one of `http` and `dubbo`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "CentralProxy")]
+pub(crate) struct CentralProxyEntry {
+    /// Where it takes HTTP/1.1.
+    pub http: Key<Target>,
+    /// Where it takes Dubbo2.
+    pub dubbo: Key<Target>,
 }
 
 /// One line of JSON for each call.

@@ -51,6 +51,13 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
         let servers = snapshot.dns.servers.iter().map(ToString::to_string);
         object.insert("dns".into(), json!({ "servers": servers.collect::<Vec<String>>() }));
     }
+    let central = [("http", &snapshot.central_proxy.http), ("dubbo", &snapshot.central_proxy.dubbo)];
+    let central =
+        central.iter().filter_map(|(key, address)| Some(((*key).into(), json!(address.as_ref()?.to_string()))));
+    let central: Map<String, Value> = central.collect();
+    if !central.is_empty() {
+        object.insert("central_proxy".into(), Value::Object(central));
+    }
     if let Some(log) = &snapshot.access_log {
         object.insert("access_log".into(), json!({ "path": log.path.to_string_lossy() }));
     }

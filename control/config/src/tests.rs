@@ -99,6 +99,7 @@ session:
   route_ids_per_session: 8
   route_ids_per_uid: 9
 dns: { servers: [ "10.96.0.10:53", "[::1]:5353" ] }
+central_proxy: { http: "tcp:proxy:15001", dubbo: "unix:/run/proxy.sock" }
 access_log: { path: /var/log/shmesh.log }
 workers: 2
 "#;
@@ -229,6 +230,9 @@ fn every_key_is_read() {
     };
     assert_eq!(snapshot.session.quotas, quotas);
     assert_eq!(snapshot.dns.servers, ["10.96.0.10:53".parse().unwrap(), "[::1]:5353".parse().unwrap()]);
+    let central =
+        [snapshot.central_proxy.http, snapshot.central_proxy.dubbo].map(|address| address.unwrap().to_string());
+    assert_eq!(central, ["tcp:proxy:15001", "unix:/run/proxy.sock"]);
     assert_eq!(snapshot.access_log.unwrap().path, Path::new("/var/log/shmesh.log"));
     assert_eq!(snapshot.workers, Some(2));
 }

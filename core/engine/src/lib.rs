@@ -41,6 +41,7 @@ mod known_head;
 mod landing;
 mod lane;
 mod liveness;
+mod lookup;
 mod mailbox;
 mod outlier;
 mod partial;

@@ -1,6 +1,6 @@
 //! The thread that talks to apps on the session sockets: handshake, sign of life, look-ups. The data path is not here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,11 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use shmesh_policy::{Address, Snapshot};
-use shmesh_proto::http1::RequestHead;
 use shmesh_shm::geometry::DIRECT_MODE;
 use shmesh_shm::handshake::{
-    Endpoints, FEATURE_LIVENESS, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION,
+    FEATURE_LIVENESS, FEATURE_POLICY, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION,
     Welcome,
 };
 use shmesh_shm::{Geometry, Mapping, descriptors, doorbell, host, segment};
@@ -23,23 +21,20 @@ use shmesh_shm::{Geometry, Mapping, descriptors, doorbell, host, segment};
 use crate::counters::lock;
 use crate::direct::Direct;
 use crate::liveness::Liveness;
+use crate::lookup::{Known, Lookups};
 use crate::mailbox::{Mail, Postbox};
 use crate::quota::{Quota, SessionUse};
-use crate::route_key::RouteKey;
 use crate::session::{NewLane, NewLanes, SessionView};
 use crate::shared::Shared;
 
 /// Connections that have not said HELLO yet; beyond, the one that has been silent longest is closed.
 pub const HANDSHAKES_MAX: usize = 64;
 
-/// Look-ups of one session; more are not answered.
-pub const LOOKUPS_MAX: usize = 1024;
-
-/// Bytes of the keys in these; more are not answered.
-pub const LOOKUP_BYTES_MAX: usize = 512 * 1024;
-
 /// Lanes of one session at most, so that their descriptors fit one message.
 pub const LANES_MAX: usize = 200;
+
+/// What this sidecar knows beyond the first version of the page.
+const FEATURES: u64 = FEATURE_LIVENESS | FEATURE_POLICY;
 
 /// How often connections that have not said HELLO yet are looked at.
 const SILENT_LOOK: Duration = Duration::from_millis(500);
@@ -79,9 +74,9 @@ struct Session {
     /// Where the direct-mode word is, and what it says.
     to_app: Arc<Mapping>,
     direct: u16,
-    lookups: BTreeMap<u32, (Lookup, Vec<String>)>,
-    /// Bytes of their keys.
-    lookup_bytes: usize,
+    /// What both sides know.
+    features: u64,
+    lookups: Lookups,
 }
 
 /// Why a connection is closed.
@@ -109,6 +104,8 @@ pub(crate) struct Desk {
     /// In the order in which they came, which is the order in which they are looked at.
     peers: BTreeMap<u64, Peer>,
     names: HashSet<String>,
+    /// The sockets of their own on which serving apps listen, by name.
+    served_at: HashMap<String, String>,
     next_peer: u64,
     next_session: u64,
     next_worker: usize,
@@ -129,6 +126,7 @@ impl Desk {
             liveness: parts.liveness,
             peers: BTreeMap::new(),
             names: HashSet::new(),
+            served_at: HashMap::new(),
             next_peer: 0,
             next_session: 1,
             next_worker: 0,
@@ -274,6 +272,7 @@ impl Desk {
         match message {
             Message::Hello(hello) if !attached => self.welcome(id, &hello),
             Message::Lookup(lookup) if attached => self.look_up(id, lookup),
+            Message::ServesAt(path) if attached => self.serves_at(id, path),
             _ => Err(self.refuse(id, RefusedCode::Malformed, "shmesh: this message has no place here")),
         }
     }
@@ -351,7 +350,7 @@ impl Desk {
 
         let session = self.next_session;
         self.next_session += 1;
-        let features = hello.features & FEATURE_LIVENESS;
+        let features = hello.features & FEATURES;
         let app: Arc<str> = hello.name.as_str().into();
         let view = SessionView {
             id: session,
@@ -417,8 +416,8 @@ impl Desk {
             serves,
             to_app: to_app_map,
             direct: 0,
-            lookups: BTreeMap::new(),
-            lookup_bytes: 0,
+            features,
+            lookups: Lookups::new(features),
         };
         attached.tell_direct(&lock(&self.shared.sessions.direct));
         peer.session = Some(attached);
@@ -459,41 +458,40 @@ impl Desk {
     /// Where calls with a key go, for the time when this sidecar does not.
     fn look_up(&mut self, id: u64, lookup: Lookup) -> Result<(), Close> {
         let snapshot = self.shared.snapshot.load_full();
+        let known = Known { snapshot: &snapshot, served_at: &self.served_at };
         let Some(Peer { socket, session: Some(session), .. }) = self.peers.get_mut(&id) else { return Ok(()) };
-        let known = session.lookups.get(&lookup.id).map(|(known, _)| known.key.len());
-        let bytes = session.lookup_bytes - known.unwrap_or(0) + lookup.key.len();
-        if known.is_none() && session.lookups.len() >= LOOKUPS_MAX || bytes > LOOKUP_BYTES_MAX {
-            return Ok(());
-        }
-        session.lookup_bytes = bytes;
-        let endpoints = endpoints(&snapshot, &lookup);
-        let answer = Message::Endpoints(Endpoints { id: lookup.id, endpoints: endpoints.clone() });
-        session.lookups.insert(lookup.id, (lookup, endpoints));
+        let Some(answer) = session.lookups.ask(lookup, &known) else { return Ok(()) };
         say(socket, &answer, &[]).map_err(|_| Close::Gone)
     }
 
-    /// A new snapshot: sessions hear of every answer that changed.
+    /// A new snapshot, or an app listens elsewhere: sessions hear of every answer that changed.
     fn answer_again(&mut self) {
         let snapshot = self.shared.snapshot.load_full();
+        let known = Known { snapshot: &snapshot, served_at: &self.served_at };
         let mut gone = Vec::new();
         for (&id, peer) in &mut self.peers {
             let Some(session) = &mut peer.session else { continue };
-            for (lookup, known) in session.lookups.values_mut() {
-                let now = endpoints(&snapshot, lookup);
-                if now == *known {
-                    continue;
-                }
-                *known = now.clone();
-                let answer = Message::Endpoints(Endpoints { id: lookup.id, endpoints: now });
-                if say(&peer.socket, &answer, &[]).is_err() {
-                    gone.push(id);
-                    break;
-                }
+            let mut answers = session.lookups.changed(&known).into_iter();
+            if answers.any(|answer| say(&peer.socket, &answer, &[]).is_err()) {
+                gone.push(id);
             }
         }
         for id in gone {
             self.close(id, &Close::Gone);
         }
+    }
+
+    /// An app that serves listens on a socket of its own, too.
+    fn serves_at(&mut self, id: u64, path: String) -> Result<(), Close> {
+        let session = self.peers.get(&id).and_then(|peer| peer.session.as_ref());
+        let Some(name) =
+            session.filter(|session| session.features & FEATURE_POLICY != 0).and_then(|s| s.serves.clone())
+        else {
+            return Err(self.refuse(id, RefusedCode::Malformed, "shmesh: only an app that serves may say where"));
+        };
+        self.served_at.insert(name, path);
+        self.answer_again();
+        Ok(())
     }
 
     fn over_quota(&mut self, id: u64, quota: Quota, most: u64, why: &str) -> Close {
@@ -522,6 +520,8 @@ impl Desk {
         let Some(session) = peer.session else { return };
         if let Some(name) = &session.serves {
             self.names.remove(name);
+            // Whoever was told of its socket keeps that: a sidecar that stops loses its apps first.
+            self.served_at.remove(name);
         }
         for worker in &self.workers {
             worker.send(Mail::Detach { session: session.id });
@@ -550,23 +550,6 @@ impl Session {
             self.to_app.store(DIRECT_MODE, share.into());
         }
     }
-}
-
-/// The socket endpoints of the cluster that takes calls with this key, and all that are alike.
-fn endpoints(snapshot: &Snapshot, lookup: &Lookup) -> Vec<String> {
-    let mut head = RequestHead::default();
-    let read = RouteKey::read(lookup.protocol, &lookup.key, snapshot, &mut head, &mut Vec::new());
-    let Ok(key) = read else { return Vec::new() };
-    let Some(cluster) = key.way_of_alike(snapshot).and_then(|way| snapshot.cluster(way.cluster)) else {
-        return Vec::new();
-    };
-    cluster
-        .endpoints
-        .iter()
-        .map(|endpoint| &endpoint.address)
-        .filter(|address| !matches!(address, Address::Shm(_)))
-        .map(ToString::to_string)
-        .collect()
 }
 
 fn say(socket: &UnixStream, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

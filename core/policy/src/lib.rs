@@ -41,8 +41,8 @@ pub use route::{
     Attached, DubboKey, DubboRoute, HostMatch, HttpKey, PathMatch, Route, RouteMatch, Routes, Specificity, Way,
 };
 pub use snapshot::{
-    AccessLog, AdminSpec, AllowUids, Bind, Cluster, ClusterId, Dns, Endpoint, HttpSpec, Listener, Protocol,
-    SessionSpec, Snapshot,
+    AccessLog, AdminSpec, AllowUids, Bind, CentralProxy, Cluster, ClusterId, Dns, Endpoint, HttpSpec, Listener,
+    Protocol, SessionSpec, Snapshot,
 };
 pub use turns::{Ticket, Turns};
 

@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub session: SessionSpec,
     /// How host names are looked up.
     pub dns: Dns,
+    /// Where apps go when this sidecar is gone, before they go directly.
+    pub central_proxy: CentralProxy,
     /// The access log; off when `None`.
     pub access_log: Option<AccessLog>,
     /// The longest that a worker spins for records before it sleeps; it spins less where that catches nothing. 0: never;
@@ -315,6 +317,15 @@ impl AllowUids {
 pub struct Dns {
     /// Name servers; none: those of resolv.conf.
     pub servers: Vec<SocketAddr>,
+}
+
+/// The proxy of the whole mesh, by what is spoken to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CentralProxy {
+    /// HTTP/1.1 requests, in origin form.
+    pub http: Option<Address>,
+    /// Dubbo2 frames.
+    pub dubbo: Option<Address>,
 }
 
 /// The access log: JSON lines, appended to a file.

@@ -3,6 +3,8 @@
 
 pub use crate::descriptors::{MAX_DESCRIPTORS, receive, send};
 
+pub use crate::policy::Policy;
+
 use crate::geometry::{Geometry, GeometryError, MAX_LANES, MAX_LANES_PER_WORKER, MAX_WORKERS};
 use crate::record::Protocol;
 
@@ -12,6 +14,10 @@ pub const VERSION: u16 = 1;
 pub const FEATURE_LIVENESS: u64 = 1;
 /// First word of every message ("SHMS").
 pub const MAGIC: u32 = 0x534D_4853;
+/// Feature bit 1: LOOKUP is answered with POLICY instead of ENDPOINTS, and a serving app may say SERVES_AT.
+pub const FEATURE_POLICY: u64 = 1 << 1;
+/// Longest path in SERVES_AT, in bytes: what a socket's address holds.
+pub const MAX_PATH_BYTES: usize = 107;
 /// Bytes before a message's payload.
 pub const MESSAGE_HEADER_BYTES: usize = 16;
 /// Longest payload of a message, in bytes.
@@ -30,6 +36,10 @@ pub enum Message {
     Lookup(Lookup),
     Endpoints(Endpoints),
     GoAway,
+    /// Sidecar → app, in place of ENDPOINTS: the answer to the look-up with this id.
+    Policy(u32, Policy),
+    /// App → sidecar: the serving app listens on this Unix socket, too.
+    ServesAt(String),
 }
 
 /// App → sidecar: wants to attach.
@@ -143,6 +153,8 @@ const REFUSED: u16 = 3;
 const LOOKUP: u16 = 4;
 const ENDPOINTS: u16 = 5;
 const GOAWAY: u16 = 6;
+const POLICY: u16 = 7;
+const SERVES_AT: u16 = 8;
 
 impl Message {
     /// The message at the front of `bytes` and how many bytes it took; nothing while it is not complete.
@@ -174,6 +186,8 @@ impl Message {
             LOOKUP => Message::Lookup(Lookup::decode(&mut fields)?),
             ENDPOINTS => Message::Endpoints(Endpoints::decode(&mut fields)?),
             GOAWAY => Message::GoAway,
+            POLICY => Message::Policy(fields.u32()?, Policy::decode(fields.rest())?),
+            SERVES_AT => Message::ServesAt(checked_path(fields.text16()?)?),
             other => return Err(HandshakeError::Type(other)),
         };
         fields.end()?;
@@ -213,6 +227,11 @@ impl Message {
             Message::Lookup(lookup) => lookup.encode(out).map(|()| LOOKUP),
             Message::Endpoints(endpoints) => endpoints.encode(out).map(|()| ENDPOINTS),
             Message::GoAway => Ok(GOAWAY),
+            Message::Policy(id, policy) => {
+                out.extend_from_slice(&id.to_le_bytes());
+                policy.encode(out).map(|()| POLICY)
+            }
+            Message::ServesAt(path) => put_text16(out, &checked_path(path.clone())?).map(|()| SERVES_AT),
         }
     }
 }
@@ -362,10 +381,15 @@ impl Endpoints {
 }
 
 /// The rest of a payload that is taken apart.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn bytes(&mut self, len: usize) -> Result<&'a [u8], HandshakeError> {
+    /// Everything that is left, taken.
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], HandshakeError> {
         let (bytes, rest) = self.0.split_at_checked(len).ok_or(HandshakeError::Length)?;
         self.0 = rest;
         Ok(bytes)
@@ -381,19 +405,19 @@ impl<'a> Fields<'a> {
         Ok(u8::from_le_bytes(self.array()?))
     }
 
-    fn u16(&mut self) -> Result<u16, HandshakeError> {
+    pub fn u16(&mut self) -> Result<u16, HandshakeError> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    fn u32(&mut self) -> Result<u32, HandshakeError> {
+    pub fn u32(&mut self) -> Result<u32, HandshakeError> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    fn u64(&mut self) -> Result<u64, HandshakeError> {
+    pub fn u64(&mut self) -> Result<u64, HandshakeError> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    fn flag(&mut self) -> Result<bool, HandshakeError> {
+    pub fn flag(&mut self) -> Result<bool, HandshakeError> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -407,9 +431,15 @@ impl<'a> Fields<'a> {
         String::from_utf8(bytes.to_vec()).map_err(|_| HandshakeError::Text)
     }
 
-    fn end(&self) -> Result<(), HandshakeError> {
+    pub fn end(&self) -> Result<(), HandshakeError> {
         if self.0.is_empty() { Ok(()) } else { Err(HandshakeError::Length) }
     }
+}
+
+/// A socket that others can connect to has an absolute path without NUL, and not a longer one.
+fn checked_path(path: String) -> Result<String, HandshakeError> {
+    let fits = path.starts_with('/') && path.len() <= MAX_PATH_BYTES && !path.contains('\0');
+    if fits { Ok(path) } else { Err(HandshakeError::Range) }
 }
 
 fn put16(out: &mut Vec<u8>, values: &[u16]) {

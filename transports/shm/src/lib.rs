@@ -37,6 +37,8 @@ pub mod handshake;
 #[cfg(not(loom))]
 pub mod host;
 #[cfg(not(loom))]
+mod policy;
+#[cfg(not(loom))]
 pub mod segment;
 
 pub use arena::{Arena, NotLent};

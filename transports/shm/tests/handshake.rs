@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use shmesh_shm::handshake::{
-    self, Endpoints, HandshakeError, Hello, LaneInfo, Lookup, MESSAGE_HEADER_BYTES, Message, Refused, Welcome,
+    self, Endpoints, HandshakeError, Hello, LaneInfo, Lookup, MESSAGE_HEADER_BYTES, Message, Policy, Refused, Welcome,
 };
 use shmesh_shm::{Geometry, Protocol, segment};
 
@@ -36,13 +37,70 @@ fn all() -> Vec<Message> {
         Message::Endpoints(Endpoints { id: 9, endpoints: vec!["tcp:127.0.0.1:80".into(), "unix:/run/x".into()] }),
         Message::Endpoints(Endpoints { id: 10, endpoints: vec![] }),
         Message::GoAway,
+        Message::Policy(11, policy()),
+        Message::ServesAt("/run/shmesh/orders.app.sock".into()),
     ]
+}
+
+fn policy() -> Policy {
+    Policy {
+        endpoints: vec!["tcp:10.0.0.1:80".into(), "tcp:reviews:80".into()],
+        app_sockets: vec!["unix:/run/orders".into()],
+        listeners: vec!["unix:/run/http".into()],
+        central_proxy: Some("tcp:10.0.0.9:15001".into()),
+        connect_timeout: Some(Duration::from_millis(1000)),
+        first_byte_timeout: Some(Duration::from_secs(15)),
+        request_timeout: None,
+        attempts: Some(2),
+        idempotent: Some(false),
+    }
 }
 
 fn encoded(message: &Message) -> Vec<u8> {
     let mut bytes = Vec::new();
     message.encode(&mut bytes).unwrap();
     bytes
+}
+
+/// What another version of this code must read, byte by byte.
+#[test]
+fn a_policy_has_these_bytes() {
+    let golden: [&[u8]; 11] = [
+        b"SHMS\x07\0\x01\0\x8a\0\0\0\0\0\0\0",
+        b"\x0b\0\0\0",
+        b"\x01\0\x0f\0tcp:10.0.0.1:80",
+        b"\x01\0\x0e\0tcp:reviews:80",
+        b"\x07\0\x0e\0unix:/run/http",
+        b"\x09\0\x10\0unix:/run/orders",
+        b"\x08\0\x12\0tcp:10.0.0.9:15001",
+        b"\x02\0\x08\0\x40\x42\x0f\0\0\0\0\0",
+        b"\x03\0\x08\0\xc0\xe1\xe4\0\0\0\0\0",
+        b"\x05\0\x04\0\x02\0\0\0",
+        b"\x06\0\x01\0\0",
+    ];
+    assert_eq!(encoded(&Message::Policy(11, policy())), golden.concat());
+}
+
+#[test]
+fn fields_of_a_policy_that_are_not_known_are_skipped() {
+    let read = |fields: &[&[u8]]| Policy::decode(&fields.concat());
+    let known: &[u8] = b"\x05\0\x04\0\x03\0\0\0";
+    let expected = Policy { attempts: Some(3), ..Policy::default() };
+    assert_eq!(read(&[b"\xff\xff\x02\0xx", known, b"\x63\0\0\0"]), Ok(expected));
+    for broken in
+        [&b"\x05\0\x05\0\x03\0\0\0\0"[..], b"\x05\0\x04\0\x03", b"\x05", b"\x06\0\x01\0\x02", b"\x01\0\x01\0\xff"]
+    {
+        assert!(Policy::decode(broken).is_err(), "{broken:?}");
+    }
+}
+
+#[test]
+fn a_path_that_no_socket_can_have_is_not_told() {
+    for path in ["", "relative", "/with\0nul", &format!("/{}", "a".repeat(107))] {
+        let mut bytes = Vec::new();
+        assert!(Message::ServesAt(path.into()).encode(&mut bytes).is_err(), "{path:?}");
+        assert!(bytes.is_empty());
+    }
 }
 
 #[test]
@@ -117,7 +175,7 @@ fn what_is_not_a_message_has_its_reason() {
         Message::decode(&bytes).map(|_| ())
     };
     assert_eq!(changed(&good, 0, b'G'), Err(HandshakeError::Magic));
-    assert_eq!(changed(&good, 4, 7), Err(HandshakeError::Type(7)));
+    assert_eq!(changed(&good, 4, 99), Err(HandshakeError::Type(99)));
     assert_eq!(changed(&good, 6, 9), Ok(()), "HELLO settles versions, so any version may send it");
     assert_eq!(changed(&good, 10, 2), Err(HandshakeError::TooLong((2 << 16) + 0x18)));
     assert_eq!(changed(&good, 16, 4), Err(HandshakeError::Range), "version_min over version_max");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use pair::{SMALL, pair};
 use shmesh_shm::geometry::{self, Geometry};
-use shmesh_shm::handshake::{self, Message, RefusedCode};
+use shmesh_shm::handshake::{self, Message, Policy, RefusedCode};
 use shmesh_shm::{CallState, Flags, Header, INLINE_KEY, Kind, MAX_GENERATION, Protocol, ROUTE_IDS, Reset};
 
 const PAGE: &str = include_str!("../../../docs/spec/shm-v1.md");
@@ -74,7 +74,8 @@ fn lane_control_page() {
 #[test]
 fn features() {
     let bits = numbered(&["bit", "feature"]);
-    assert_eq!(bits, BTreeMap::from([(handshake::FEATURE_LIVENESS.trailing_zeros().into(), "liveness".to_owned())]));
+    let known = [(handshake::FEATURE_LIVENESS, "liveness"), (handshake::FEATURE_POLICY, "policy")];
+    assert_eq!(bits, known.map(|(bit, name)| (bit.trailing_zeros().into(), name.to_owned())).into());
 }
 
 #[test]
@@ -174,7 +175,7 @@ fn messages() {
     Message::GoAway.encode(&mut bytes).unwrap();
     assert_eq!(bytes, b"SHMS\x06\0\x01\0\0\0\0\0\0\0\0\0");
 
-    let names = ["HELLO", "WELCOME", "REFUSED", "LOOKUP", "ENDPOINTS", "GOAWAY"];
+    let names = ["HELLO", "WELCOME", "REFUSED", "LOOKUP", "ENDPOINTS", "GOAWAY", "POLICY", "SERVES_AT"];
     let types = numbered(&["type", "name", "direction"]);
     assert_eq!(types, (1..).zip(names.map(String::from)).collect());
     for (number, _) in types {
@@ -193,9 +194,46 @@ fn messages() {
         RefusedCode::Malformed,
     ];
     assert_eq!(codes.map(|code| code as u16), [1, 2, 3, 4, 5]);
+    assert!(PAGE.contains("path (≤ 107 bytes, absolute)") && handshake::MAX_PATH_BYTES == 107);
     assert!(PAGE.contains("a payload of at most 65,536") && handshake::MAX_MESSAGE_BYTES == 65_536);
     assert!(PAGE.contains("UTF-8, ≤ 64 bytes") && handshake::MAX_NAME_BYTES == 64);
     assert!(PAGE.contains("says nothing for 5 s before WELCOME") && handshake::SILENCE_MS_MAX == 5_000);
+}
+
+/// Each field alone, found under the tag of the page, with the length of its value.
+#[test]
+fn fields_of_a_policy() {
+    let text = || vec!["t".to_owned()];
+    let time = Some(std::time::Duration::from_micros(0x0102_0304));
+    let none = Policy::default;
+    let fields = [
+        ("endpoint", Policy { endpoints: text(), ..none() }),
+        ("connect timeout", Policy { connect_timeout: time, ..none() }),
+        ("first-byte timeout", Policy { first_byte_timeout: time, ..none() }),
+        ("request timeout", Policy { request_timeout: time, ..none() }),
+        ("attempts", Policy { attempts: Some(0x0102_0304), ..none() }),
+        ("idempotent", Policy { idempotent: Some(true), ..none() }),
+        ("listener", Policy { listeners: text(), ..none() }),
+        ("central proxy", Policy { central_proxy: Some("t".into()), ..none() }),
+        ("app socket", Policy { app_sockets: text(), ..none() }),
+    ];
+    let rows = table(&["tag", "field", "value"]);
+    assert_eq!(rows.len(), fields.len());
+    for (row, (name, policy)) in rows.iter().zip(fields) {
+        let value: &[u8] = match row[2].split(',').next().unwrap() {
+            "text" => b"t",
+            "µs u64" => &[4, 3, 2, 1, 0, 0, 0, 0],
+            "u32" => &[4, 3, 2, 1],
+            "u8" => &[1],
+            other => panic!("{other}"),
+        };
+        let mut expected = row[0].parse::<u16>().unwrap().to_le_bytes().to_vec();
+        expected.extend_from_slice(&(value.len() as u16).to_le_bytes());
+        expected.extend_from_slice(value);
+        let mut bytes = Vec::new();
+        policy.encode(&mut bytes).unwrap();
+        assert_eq!((row[1].as_str(), &bytes), (name, &expected));
+    }
 }
 
 #[test]
