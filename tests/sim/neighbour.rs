@@ -100,7 +100,8 @@ struct Watched {
 fn serve(machine: &Machine, settings: &Settings, stop: &Arc<AtomicBool>) {
     let (socket, stop) = (settings.socket.clone(), stop.clone());
     machine.spawn(machine.process("provider"), "serve", move || {
-        let mut server = Server::attach_spinning(&socket, SERVING, Duration::from_micros(50)).expect("a sidecar");
+        let mut server =
+            Server::builder(&socket, SERVING).max_spin(Duration::from_micros(50)).attach().expect("a sidecar");
         let _ = server.serve_until(&stop, &mut |request: &mut Served<'_>, response: &mut ServedResponse| {
             response.body.extend_from_slice(request.body);
         });

@@ -38,7 +38,7 @@ impl Provider {
     pub fn run(mut self) {
         let apart = self.random.percent(30);
         while !self.stop.load(Ordering::Relaxed) {
-            match Server::attach_spinning(&self.plan.socket, SERVING, self.plan.max_spin) {
+            match Server::builder(&self.plan.socket, SERVING).max_spin(self.plan.max_spin).attach() {
                 Ok(server) if apart => self.serve_apart(server),
                 Ok(mut server) => {
                     let outcome = server.serve_until(&self.stop.clone(), &mut self.serving());

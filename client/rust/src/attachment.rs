@@ -9,7 +9,8 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use shmesh_shm::handshake::{
-    self, FEATURE_LIVENESS, HandshakeError, Hello, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION, Welcome,
+    self, FEATURE_LIVENESS, FEATURE_POLICY, HandshakeError, Hello, Message, Refused, RefusedCode, SILENCE_MS_MAX,
+    VERSION, Welcome,
 };
 use shmesh_shm::{ForkGuard, host};
 
@@ -19,6 +20,9 @@ use crate::session::Attach;
 
 /// How long the sidecar may be silent during the handshake.
 pub(crate) const SILENCE: Duration = Duration::from_millis(SILENCE_MS_MAX);
+
+/// What this shim knows beyond the first version of the page.
+const FEATURES: u64 = FEATURE_LIVENESS | FEATURE_POLICY;
 
 /// An attachment under way: HELLO was said.
 #[derive(Debug)]
@@ -129,7 +133,7 @@ fn greet(socket: &UnixStream, attach: &Attach) -> Result<(), ConnectError> {
         version_max: VERSION,
         calling_lanes: attach.calling_lanes,
         serving: attach.serving,
-        features: FEATURE_LIVENESS,
+        features: FEATURES,
         name: attach.name.clone(),
     };
     let mut bytes = Vec::new();

@@ -123,7 +123,10 @@ pub enum SubmitError {
 pub struct Request<'a> {
     pub(crate) kind: RequestKind<'a>,
     pub(crate) timeout: Option<Duration>,
-    pub(crate) idempotent: bool,
+    /// By its method.
+    safe_twice: bool,
+    /// What the caller says.
+    idempotent: Option<bool>,
     pub(crate) flaw: Option<&'static str>,
 }
 
@@ -164,20 +167,26 @@ impl<'a> Request<'a> {
         for piece in [method, " ", path, " HTTP/1.1\r\nHost: ", authority, "\r\n"] {
             head.extend_from_slice(piece.as_bytes());
         }
-        let idempotent = matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE");
-        Request { kind: RequestKind::Http { head, body: &[] }, timeout: None, idempotent, flaw }
+        let safe_twice = matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE");
+        Request { kind: RequestKind::Http { head, body: &[] }, timeout: None, safe_twice, idempotent: None, flaw }
     }
 
     /// A Dubbo2 request: `frame` is whole, with its header of 16 bytes; the answer's frame has the same id. One-way if the
     /// frame says so. Not idempotent unless [`Request::idempotent`] says so.
     pub fn dubbo(key: DubboKey<'a>, frame: &'a [u8]) -> Request<'a> {
         let flaw = (frame.len() < 16 || frame[..2] != [0xda, 0xbb]).then_some("not a Dubbo2 frame");
-        Request { kind: RequestKind::Dubbo { key, frame }, timeout: None, idempotent: false, flaw }
+        Request { kind: RequestKind::Dubbo { key, frame }, timeout: None, safe_twice: false, idempotent: None, flaw }
     }
 
     /// Bytes to a cluster: sent, then the sending side is closed; the answer is what comes until the end.
     pub fn raw(cluster: &'a str, bytes: &'a [u8]) -> Request<'a> {
-        Request { kind: RequestKind::Raw { cluster, bytes }, timeout: None, idempotent: false, flaw: None }
+        Request {
+            kind: RequestKind::Raw { cluster, bytes },
+            timeout: None,
+            safe_twice: false,
+            idempotent: None,
+            flaw: None,
+        }
     }
 
     /// HTTP: adds a header. Host and framing headers (Content-Length, Transfer-Encoding, Connection …) are left out: the
@@ -215,11 +224,17 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Whether making the call twice does no harm: then it is made again when it may have been lost.
+    /// Whether making the call twice does no harm: then it is made again when it may have been lost. Counts more than what the
+    /// route says (`idempotent`), which counts more than the method.
     #[must_use]
     pub fn idempotent(mut self, idempotent: bool) -> Request<'a> {
-        self.idempotent = idempotent;
+        self.idempotent = Some(idempotent);
         self
+    }
+
+    /// Whether the call may be made twice; `by_route` is what its route says.
+    pub(crate) fn is_idempotent(&self, by_route: Option<bool>) -> bool {
+        self.idempotent.or(by_route).unwrap_or(self.safe_twice)
     }
 
     pub(crate) fn protocol(&self) -> Protocol {
@@ -283,8 +298,11 @@ mod tests {
             .header("HOST", "other")
             .body(b"hello");
         assert_eq!(key(&request), "PUT /a?b=c HTTP/1.1\r\nHost: reviews:9080\r\nx-trace: 1\r\n\r\n");
-        assert_eq!((request.payload(), request.idempotent, request.flaw), (&b"hello"[..], true, None));
-        assert!(!Request::http("POST", "h", "/").idempotent);
+        assert_eq!((request.payload(), request.is_idempotent(None), request.flaw), (&b"hello"[..], true, None));
+        assert!(!request.is_idempotent(Some(false)));
+        let post = Request::http("POST", "h", "/");
+        assert_eq!((post.is_idempotent(None), post.is_idempotent(Some(true))), (false, true));
+        assert!(!post.idempotent(false).is_idempotent(Some(true)), "who calls knows best");
     }
 
     #[test]

@@ -11,10 +11,12 @@ use shmesh_shm::wait::default_max_spin;
 use crate::call::{Call, Request, Response, SubmitError, Target, Wait};
 use crate::calls::{Calls, MAX_ANSWER_BYTES, Opening};
 use crate::clock;
-use crate::error::{CallError, Ran, Retry};
+use crate::direct_stream::DirectStream;
+use crate::error::{CallError, Ran};
 use crate::exchange::Exchange;
 use crate::fallback::Fallback;
 use crate::lane::Lane;
+use crate::lane_stream::LaneStream;
 use crate::pool::Pool;
 use crate::session::Attach;
 use crate::stream::Stream;
@@ -40,7 +42,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     pool: Arc<Pool>,
-    fallback: Option<Fallback>,
+    fallback: Option<Arc<Fallback>>,
     ways: Ways,
 }
 
@@ -52,6 +54,7 @@ pub struct ClientBuilder {
     patience: Duration,
     answer_bytes_max: usize,
     fallback: bool,
+    policy_file: Option<PathBuf>,
 }
 
 impl Client {
@@ -68,7 +71,7 @@ impl Client {
             calling_lanes: LANES,
             serving: false,
             max_spin: default_max_spin(1),
-            directory: None,
+            fallback: None,
             hang_timeout: HANG_TIMEOUT,
         };
         ClientBuilder {
@@ -77,6 +80,7 @@ impl Client {
             patience: PATIENCE,
             answer_bytes_max: MAX_ANSWER_BYTES,
             fallback: true,
+            policy_file: None,
         }
     }
 
@@ -87,31 +91,16 @@ impl Client {
         if let Some(flaw) = request.flaw {
             return Err(CallError::BadRequest(flaw));
         }
+        let deadline = request.timeout.map(|timeout| clock::now().saturating_add(clock::nanos(timeout)));
         let Some(fallback) = &self.shared.fallback else { return self.call_through(self.lane()?, &request) };
-        let failed = match self.call_sidecar(fallback, &request) {
-            Some(Err(error)) if error.is_sidecar_lost() => Some(error),
-            Some(outcome) => return outcome,
-            None => None,
-        };
-        let Some(error) = failed else {
-            return match fallback.call(&request) {
+        match self.call_sidecar(fallback, &request) {
+            Some(Err(error)) => fallback.call(&request, Some(&error), deadline).unwrap_or(Err(error)),
+            Some(outcome) => outcome,
+            None => match fallback.call(&request, None, deadline) {
                 // The sidecar was not asked, and may be there all the same.
                 None | Some(Err(CallError::Direct { ran: Ran::No, .. })) => self.call_through(self.lane()?, &request),
                 Some(outcome) => outcome,
-            };
-        };
-        let may = match error.retry() {
-            Retry::Safe => true,
-            Retry::IfIdempotent => request.idempotent,
-            Retry::No => false,
-        };
-        match if may { fallback.call(&request) } else { None } {
-            // The first attempt may have run, whatever became of the second.
-            Some(Err(CallError::Direct { sentence, .. })) if error.retry() != Retry::Safe => {
-                Err(CallError::Direct { ran: Ran::Maybe, sentence })
-            }
-            Some(direct) => direct,
-            None => Err(error),
+            },
         }
     }
 
@@ -161,12 +150,21 @@ impl Client {
 
     /// A byte stream that stands in for a connection: with [`Protocol::Http`] or [`Protocol::Dubbo2`] to a listener of the sidecar, with
     /// [`Protocol::Raw`] to the cluster. It has a lane to itself until it is dropped.
+    ///
+    /// When the sidecar is gone it is a connection of its own: raw to an endpoint of the cluster; HTTP and Dubbo to a Unix
+    /// listener of the sidecar or to the central proxy, and without these there is no way, as nobody routes what comes in it.
     pub fn stream(&self, protocol: Protocol, cluster: Option<&str>) -> Result<Stream, CallError> {
-        let (lane, id) = self.open_stream(protocol, cluster)?;
-        Stream::new(lane, id)
+        match (self.open_stream(protocol, cluster), &self.shared.fallback) {
+            (Ok((lane, id)), _) => LaneStream::new(lane, id).map(Stream::over_lane),
+            (Err(error), Some(fallback)) => {
+                let peer = fallback.stream(protocol, cluster.unwrap_or(""), &error).unwrap_or(Err(error))?;
+                Ok(Stream::direct(DirectStream::new(peer)))
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 
-    /// As [`Client::stream`], for a tokio runtime, which must be entered.
+    /// As [`Client::stream`], for a tokio runtime, which must be entered; over the sidecar only.
     #[cfg(feature = "tokio")]
     pub fn async_stream(&self, protocol: Protocol, cluster: Option<&str>) -> Result<crate::AsyncStream, CallError> {
         let (lane, id) = self.open_stream(protocol, cluster)?;
@@ -178,6 +176,15 @@ impl Client {
             return Err(CallError::BadRequest("a raw stream names its cluster, others do not"));
         }
         let mut lane = self.lane()?;
+        let session = &lane.calls().wire.session;
+        // A stream stays where it is opened, so it is worth a look whether somebody is there.
+        session.look();
+        if session.is_gone() {
+            return Err(CallError::SidecarGone("its end of the session is closed".into()));
+        }
+        if let Some(fallback) = &self.shared.fallback {
+            fallback.note_stream(session, protocol, cluster.unwrap_or(""));
+        }
         let target = Target::Key(protocol, cluster.unwrap_or("").as_bytes());
         let id = submit(lane.calls_mut(), &Call::new(target, &[]), Opening::Stream)?;
         lane.flush();
@@ -283,11 +290,22 @@ impl ClientBuilder {
         self
     }
 
+    /// The file in which is kept what the sidecar said of where calls go and by which rules, for a time when this app starts and
+    /// its sidecar is not there. Only its owner may write it, and each app has one of its own. Unless set: `NAME.policy` in the
+    /// folder that the environment's `SHMESH_POLICY_DIR` names, `NAME` being the app's name; without either no file is written,
+    /// as nobody but its owner knows a folder that outlives the app and that nobody else can write to.
+    #[must_use]
+    pub fn policy_file(mut self, path: impl AsRef<Path>) -> ClientBuilder {
+        self.policy_file = Some(path.as_ref().to_owned());
+        self
+    }
+
     /// Attaches the first session. With [`ClientBuilder::fallback`] it need not be there yet: if nobody answers on the socket within a
     /// second, calls go round it where a way is known, and through it as soon as it is there. Being refused is an error in any case.
     pub fn connect(mut self) -> Result<Client, CallError> {
-        let fallback = self.fallback.then(|| Fallback::new(self.answer_bytes_max));
-        self.attach.directory = fallback.as_ref().map(Fallback::directory);
+        let file = self.policy_file.take().or_else(|| policy_file_of(&self.attach.name));
+        let fallback = self.fallback.then(|| Arc::new(Fallback::new(self.answer_bytes_max, file)));
+        self.attach.fallback = fallback.clone();
         let pool = Pool::new(self.attach, self.sessions_max, self.patience, self.answer_bytes_max);
         let shared = Shared { pool, fallback, ways: Ways::new() };
         match shared.fallback {
@@ -300,6 +318,13 @@ impl ClientBuilder {
         }
         Ok(Client { shared: Arc::new(shared) })
     }
+}
+
+/// The policy file of an app that named none.
+fn policy_file_of(name: &str) -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("SHMESH_POLICY_DIR").filter(|folder| !folder.is_empty())?);
+    let is_plain = !name.is_empty() && !name.contains(['/', '\0']);
+    is_plain.then(|| folder.join(format!("{name}.policy")))
 }
 
 fn call_of<'a>(request: &Request<'_>, target: Target<'a>, payload: &'a [&'a [u8]]) -> Call<'a> {

@@ -1,136 +1,168 @@
-//! One call straight to an endpoint, over a connection of its own: blocking, small, only for when the sidecar is gone.
+//! One call to an address, without the sidecar: over a connection that is kept, or a new one.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::io;
+use std::net::Shutdown;
+use std::time::Duration;
 
 use shmesh_policy::Address;
+use shmesh_policy::retry::{Attempt, Retry};
 use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN, write_heartbeat_reply};
 use shmesh_proto::http1::{BodyReader, HeadLimits, ResponseHead, ResponseOut, Status, write_response};
 
 use crate::call::{Request, RequestKind, Response};
-use crate::error::{CallError, Ran};
+use crate::clock;
+use crate::error::Ran;
+use crate::idle::Idle;
+use crate::own_connection::RAW_CALL;
+use crate::peer::Peer;
 
-/// How long a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a connection may be silent in the middle of a message.
+const SILENCE: Duration = Duration::from_secs(60);
+/// A body of so many bytes leaves together with its head.
+const TOGETHER_BYTES: usize = 16 << 10;
+
+/// Somewhere to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub address: Address,
+    /// It is the own socket of an app that serves.
+    pub of_app: bool,
+}
+
+/// By which rules.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub connect_timeout: Duration,
+    pub first_byte_timeout: Duration,
+    /// Nanoseconds of the clock.
+    pub deadline: Option<u64>,
+    pub idempotent: bool,
+    pub answer_bytes_max: usize,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub ran: Ran,
+    pub why: Why,
+    pub sentence: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// There was no connection to be had.
+    Refused,
+    /// The connection ended, or what came is no answer.
+    Broke,
+    /// It took too long.
+    Late,
+}
 
 /// Makes the call.
-pub(crate) fn call(
-    address: &Address,
-    request: &Request<'_>,
-    timeout: Duration,
-    answer_bytes_max: usize,
-) -> Result<Response, CallError> {
-    let deadline = Instant::now() + timeout;
-    let direct = |ran: Ran| move |sentence: String| CallError::Direct { ran, sentence };
-    let peer = Peer::connect(address, CONNECT_TIMEOUT.min(timeout))
-        .map_err(|error| format!("{address}: {error}"))
-        .map_err(direct(Ran::No))?;
-    let mut exchange = Conversation { peer, deadline, answer_bytes_max, received: Vec::new() };
-    let outcome = match &request.kind {
-        RequestKind::Http { head, body } => exchange.http(head, body),
-        RequestKind::Dubbo { frame, .. } => exchange.dubbo(frame, request.is_one_way()),
-        RequestKind::Raw { bytes, .. } => exchange.raw(bytes),
-    };
-    // What was sent may have been executed, whatever came back.
-    outcome.map_err(|error| direct(Ran::Maybe)(format!("{address}: {error}")))
-}
-
-enum Peer {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Peer {
-    fn connect(address: &Address, timeout: Duration) -> io::Result<Peer> {
-        // The simulation has no network of the kernel's: there every endpoint refuses.
-        if cfg!(shmesh_sim) {
-            return Err(io::ErrorKind::ConnectionRefused.into());
-        }
-        let tcp = |addresses: &mut dyn Iterator<Item = std::net::SocketAddr>| {
-            let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-            for address in addresses {
-                match TcpStream::connect_timeout(&address, timeout) {
-                    Ok(stream) => {
-                        stream.set_nodelay(true)?;
-                        return Ok(Peer::Tcp(stream));
-                    }
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
+pub(crate) fn call(place: &Place, request: &Request<'_>, rules: &Rules, idle: &Idle) -> Result<Response, Failed> {
+    let address = &place.address;
+    let failed = |ran, why, error: io::Error| Failed { ran, why, sentence: format!("{address}: {error}") };
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let first = attempts == 1;
+        let kept = first.then(|| idle.take(address, request.protocol(), rules.idempotent)).flatten();
+        let reused = kept.is_some();
+        let left = rules.left().map_err(|error| failed(Ran::No, Why::Late, error))?;
+        let connect =
+            || Peer::connect(address, left.map_or(rules.connect_timeout, |left| left.min(rules.connect_timeout)));
+        let peer = kept.map_or_else(connect, Ok).map_err(|error| failed(Ran::No, Why::Refused, error))?;
+        let mut talk = Conversation::new(peer, rules);
+        let outcome = match &request.kind {
+            RequestKind::Http { head, body } => talk.http(head, body),
+            RequestKind::Dubbo { frame, .. } => talk.dubbo(frame, request.is_one_way()),
+            RequestKind::Raw { bytes, .. } => talk.raw(bytes, place.of_app),
         };
-        match address {
-            Address::Tcp(address) => tcp(&mut [*address].into_iter()),
-            Address::Host { host, port } => tcp(&mut (&**host, *port).to_socket_addrs()?),
-            Address::Unix(path) => UnixStream::connect(path).map(Peer::Unix),
-            Address::Shm(_) => Err(io::ErrorKind::Unsupported.into()),
-        }
-    }
-
-    fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
-        let timeout = Some(timeout.max(Duration::from_millis(1)));
-        match self {
-            Peer::Tcp(stream) => {
-                stream.set_read_timeout(timeout)?;
-                stream.set_write_timeout(timeout)
+        let error = match outcome {
+            Ok(response) => {
+                if talk.keep {
+                    idle.give_back(address, request.protocol(), talk.peer);
+                }
+                return Ok(response);
             }
-            Peer::Unix(stream) => {
-                stream.set_read_timeout(timeout)?;
-                stream.set_write_timeout(timeout)
-            }
+            Err(error) => error,
+        };
+        // What was sent may have been executed, whatever came back.
+        let ran = if talk.sent == 0 { Ran::No } else { Ran::Maybe };
+        if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            return Err(failed(ran, Why::Late, io::ErrorKind::TimedOut.into()));
         }
-    }
-
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Peer::Tcp(stream) => stream.read(into),
-            Peer::Unix(stream) => stream.read(into),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Peer::Tcp(stream) => stream.write(bytes),
-            Peer::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn end_write(&self) -> io::Result<()> {
-        match self {
-            Peer::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Peer::Unix(stream) => stream.shutdown(Shutdown::Write),
+        let attempt = Attempt {
+            idempotent: rules.idempotent,
+            bytes_sent: talk.sent,
+            replayable: true,
+            reused_connection: reused,
+            // Whether to go on elsewhere is decided where the paths are known.
+            endpoint_left: false,
+            response_started: talk.answered,
+            attempts,
+        };
+        if attempt.decide() != Retry::Again {
+            return Err(failed(ran, Why::Broke, error));
         }
     }
 }
 
-struct Conversation {
+impl Rules {
+    /// The time that is left for the call. None: as long as bytes move.
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let Some(deadline) = self.deadline else { return Ok(None) };
+        match deadline.saturating_sub(clock::now()) {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            left => Ok(Some(Duration::from_nanos(left))),
+        }
+    }
+}
+
+/// A request and its answer on a connection.
+struct Conversation<'a> {
     peer: Peer,
-    deadline: Instant,
-    answer_bytes_max: usize,
+    rules: &'a Rules,
     /// Bytes that came and were not looked at yet.
     received: Vec<u8>,
+    sent: u64,
+    /// When the request had been sent.
+    asked: u64,
+    /// A byte of the answer came.
+    answered: bool,
+    /// The connection is good for another call.
+    keep: bool,
 }
 
-impl Conversation {
+impl<'a> Conversation<'a> {
+    fn new(peer: Peer, rules: &'a Rules) -> Conversation<'a> {
+        Conversation { peer, rules, received: Vec::new(), sent: 0, asked: 0, answered: false, keep: false }
+    }
+
     fn http(&mut self, head: &[u8], body: &[u8]) -> io::Result<Response> {
         let mut out = head.to_vec();
         let to_head = head.starts_with(b"HEAD ");
         if !body.is_empty() || !has_no_body_by_nature(head) {
             out.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
         }
-        out.extend_from_slice(b"connection: close\r\n\r\n");
-        self.send(&out)?;
+        out.extend_from_slice(b"\r\n");
+        let mut rest = body;
+        if body.len() <= TOGETHER_BYTES {
+            out.extend_from_slice(std::mem::take(&mut rest));
+        }
         // A server may answer before it has read everything, and close: its answer counts.
-        let sent = self.send(body);
+        let sent = self.send(&out).and_then(|()| self.send(rest));
         match self.http_answer(to_head) {
-            Ok(response) => Ok(response),
+            Ok((response, keep)) => {
+                self.keep = keep && sent.is_ok() && self.received.is_empty();
+                Ok(response)
+            }
             Err(error) => Err(sent.err().unwrap_or(error)),
         }
     }
 
-    fn http_answer(&mut self, to_head: bool) -> io::Result<Response> {
+    /// The answer, and whether the server keeps the connection.
+    fn http_answer(&mut self, to_head: bool) -> io::Result<(Response, bool)> {
         let mut head = ResponseHead::default();
         loop {
             match head.parse(&self.received, &HeadLimits::default(), to_head).map_err(invalid)? {
@@ -151,10 +183,13 @@ impl Conversation {
             self.check_len(response.body.len())?;
             self.received.drain(..step.consumed);
             if step.consumed == 0 && self.receive()? == 0 {
-                return if reader.may_end_here() { Ok(response) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                if reader.may_end_here() {
+                    return Ok((response, false));
+                }
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        Ok(response)
+        Ok((response, head.keep_alive))
     }
 
     fn dubbo(&mut self, frame: &[u8], one_way: bool) -> io::Result<Response> {
@@ -168,7 +203,7 @@ impl Conversation {
                 self.must_receive()?;
             }
             let Some(bytes) = self.received.first_chunk::<HEADER_LEN>() else { continue };
-            let limit = u32::try_from(self.answer_bytes_max).unwrap_or(u32::MAX);
+            let limit = u32::try_from(self.rules.answer_bytes_max).unwrap_or(u32::MAX);
             let header = FrameHeader::parse(bytes, limit).map_err(invalid)?;
             let len = HEADER_LEN + header.body_len as usize;
             while self.received.len() < len {
@@ -181,14 +216,18 @@ impl Conversation {
                 write_heartbeat_reply(&mut reply, &header);
                 self.send(&reply)?;
             } else if !header.request && !header.event && &answer[4..12] == id {
+                self.keep = self.received.is_empty();
                 return Ok(Response { status: u16::from(header.status), head: Vec::new(), body: answer });
             }
         }
     }
 
-    fn raw(&mut self, bytes: &[u8]) -> io::Result<Response> {
+    fn raw(&mut self, bytes: &[u8], to_app: bool) -> io::Result<Response> {
+        if to_app {
+            self.send(&[RAW_CALL])?;
+        }
         self.send(bytes)?;
-        self.peer.end_write()?;
+        self.peer.shutdown(Shutdown::Write)?;
         while self.receive()? > 0 {
             self.check_len(self.received.len())?;
         }
@@ -197,29 +236,28 @@ impl Conversation {
 
     fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.peer.set_timeout(self.left()?)?;
-            match self.peer.write(bytes) {
-                Ok(sent) => bytes = &bytes[sent..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+            let left = self.rules.left()?.unwrap_or(SILENCE).min(SILENCE);
+            let sent = self.peer.write(bytes, Some(left))?;
+            self.sent += sent as u64;
+            bytes = &bytes[sent..];
         }
+        self.asked = clock::now();
         Ok(())
     }
 
     fn receive(&mut self) -> io::Result<usize> {
         let mut piece = [0; 16 << 10];
-        loop {
-            self.peer.set_timeout(self.left()?)?;
-            match self.peer.read(&mut piece) {
-                Ok(len) => {
-                    self.received.extend_from_slice(&piece[..len]);
-                    return Ok(len);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let silence = if self.answered {
+            SILENCE
+        } else {
+            let waited = Duration::from_nanos(clock::now().saturating_sub(self.asked));
+            self.rules.first_byte_timeout.saturating_sub(waited)
+        };
+        let left = self.rules.left()?.unwrap_or(silence).min(silence);
+        let len = self.peer.read(&mut piece, Some(left))?;
+        self.answered |= len > 0;
+        self.received.extend_from_slice(&piece[..len]);
+        Ok(len)
     }
 
     fn must_receive(&mut self) -> io::Result<()> {
@@ -229,14 +267,10 @@ impl Conversation {
         }
     }
 
-    fn left(&self) -> io::Result<Duration> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
-    }
-
     fn check_len(&self, len: usize) -> io::Result<()> {
-        if len > self.answer_bytes_max {
-            return Err(io::Error::other(format!("the answer is longer than {} bytes", self.answer_bytes_max)));
+        let most = self.rules.answer_bytes_max;
+        if len > most {
+            return Err(io::Error::other(format!("the answer is longer than {most} bytes")));
         }
         Ok(())
     }

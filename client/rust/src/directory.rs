@@ -1,10 +1,13 @@
-//! Where calls go, as the sidecar said while it was there.
+//! Where calls go and by which rules, as the sidecar said while it was there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use shmesh_policy::Address;
 use shmesh_shm::Protocol;
+use shmesh_shm::handshake::Policy;
 
+use crate::direct::Place;
 use crate::session::Session;
 
 /// Most keys that are asked about.
@@ -36,7 +39,37 @@ pub(crate) struct Subject {
 #[derive(Debug)]
 struct Entry {
     asked: Weak<Session>,
-    endpoints: Option<Vec<String>>,
+    answer: Option<Arc<Answer>>,
+}
+
+/// What the sidecar said, ready to be used.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub policy: Policy,
+    /// Places that serve such calls.
+    pub endpoints: Vec<Place>,
+    /// Unix listeners of the sidecar.
+    pub listeners: Vec<Place>,
+    pub central_proxy: Option<Place>,
+}
+
+impl Answer {
+    pub fn new(policy: Policy) -> Answer {
+        // An address of a kind that this shim does not know is of no use to it.
+        let place = |text: &String, of_app: bool| match text.parse() {
+            Ok(Address::Shm(_)) | Err(_) => None,
+            Ok(address) => Some(Place { address, of_app }),
+        };
+        let endpoints = policy.endpoints.iter().filter_map(|text| place(text, false));
+        let apps = policy.app_sockets.iter().filter_map(|text| place(text, true));
+        let listeners = policy.listeners.iter().filter_map(|text| place(text, false));
+        Answer {
+            endpoints: endpoints.chain(apps).collect(),
+            listeners: listeners.collect(),
+            central_proxy: policy.central_proxy.as_ref().and_then(|text| place(text, false)),
+            policy,
+        }
+    }
 }
 
 impl Directory {
@@ -44,16 +77,7 @@ impl Directory {
     pub fn ask(&self, session: &Arc<Session>, subject: Subject, key: &[u8]) {
         let protocol = subject.protocol;
         let mut state = self.lock();
-        let id = match state.ids.get(&subject) {
-            Some(id) => *id,
-            None if state.entries.len() >= MAX_LOOKUPS => return,
-            None => {
-                let id = state.entries.len() as u32;
-                state.ids.insert(subject, id);
-                state.entries.push(Entry { asked: Weak::new(), endpoints: None });
-                id
-            }
-        };
+        let Some(id) = state.id_of(subject) else { return };
         let entry = &mut state.entries[id as usize];
         if entry.asked.upgrade().is_some_and(|asked| !asked.is_gone()) {
             return;
@@ -65,20 +89,39 @@ impl Directory {
         }
     }
 
-    /// An answer came.
-    pub fn learn(&self, id: u32, endpoints: Vec<String>) {
-        if let Some(entry) = self.lock().entries.get_mut(id as usize) {
-            entry.endpoints = Some(endpoints);
+    /// An answer came. False: it says nothing new.
+    pub fn learn(&self, id: u32, policy: Policy) -> bool {
+        let mut state = self.lock();
+        let Some(entry) = state.entries.get_mut(id as usize) else { return false };
+        if entry.answer.as_ref().is_some_and(|answer| answer.policy == policy) {
+            return false;
+        }
+        entry.answer = Some(Arc::new(Answer::new(policy)));
+        true
+    }
+
+    /// What was known before this process began. What was learned since counts more.
+    pub fn remember(&self, subject: Subject, policy: Policy) {
+        let mut state = self.lock();
+        if let Some(id) = state.id_of(subject) {
+            state.entries[id as usize].answer.get_or_insert_with(|| Arc::new(Answer::new(policy)));
         }
     }
 
-    /// Where calls of this subject go. Of one without an answer: where all others of the same authority, service or
-    /// cluster go, if they agree.
-    pub fn endpoints(&self, subject: &Subject) -> Option<Vec<String>> {
+    /// Everything that is known.
+    pub fn answers(&self) -> Vec<(Subject, Arc<Answer>)> {
         let state = self.lock();
-        let answer = |id: &u32| state.entries[*id as usize].endpoints.as_ref();
-        if let Some(endpoints) = state.ids.get(subject).and_then(answer) {
-            return Some(endpoints.clone());
+        let answer = |id: &u32| state.entries[*id as usize].answer.clone();
+        state.ids.iter().filter_map(|(subject, id)| Some((subject.clone(), answer(id)?))).collect()
+    }
+
+    /// What is known of calls of this subject. Of one without an answer: of all others of the same authority, service or
+    /// cluster, if they agree.
+    pub fn answer(&self, subject: &Subject) -> Option<Arc<Answer>> {
+        let state = self.lock();
+        let answer = |id: &u32| state.entries[*id as usize].answer.as_ref();
+        if let Some(answer) = state.ids.get(subject).and_then(answer) {
+            return Some(answer.clone());
         }
         let alike = |known: &&Subject| known.protocol == subject.protocol && known.of == subject.of;
         let ids = state.ids.iter().filter(|(other, _)| alike(other)).map(|(_, id)| id);
@@ -87,7 +130,33 @@ impl Directory {
         known.all(|other| other == first).then(|| first.clone())
     }
 
+    /// The proxies that take all calls of a protocol and route them themselves, of whatever was asked about.
+    pub fn proxies(&self, protocol: Protocol) -> Option<Arc<Answer>> {
+        if protocol == Protocol::Raw {
+            return None;
+        }
+        let state = self.lock();
+        let mut ids = state.ids.iter().filter(|(subject, _)| subject.protocol == protocol).map(|(_, id)| *id);
+        ids.find_map(|id| state.entries[id as usize].answer.clone())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The id of a subject, a new one if need be; none when there are too many.
+    fn id_of(&mut self, subject: Subject) -> Option<u32> {
+        if let Some(id) = self.ids.get(&subject) {
+            return Some(*id);
+        }
+        if self.entries.len() >= MAX_LOOKUPS {
+            return None;
+        }
+        let id = self.entries.len() as u32;
+        self.ids.insert(subject, id);
+        self.entries.push(Entry { asked: Weak::new(), answer: None });
+        Some(id)
     }
 }

@@ -72,6 +72,10 @@ pub enum CallError {
     /// The sidecar went away after the call was forwarded: it may have run.
     #[error("the sidecar went away and the call may have been executed: {0}")]
     MaybeExecuted(String),
+    /// The sidecar went away in the middle of a byte stream. At least the first `acknowledged` bytes that were written had been passed
+    /// on by then; whether the others were, nobody knows.
+    #[error("the sidecar went away; of the stream {acknowledged} bytes are known to have been passed on: {sentence}")]
+    StreamReset { acknowledged: u64, sentence: String },
     /// The sidecar is not there, or went away before the call was forwarded: it did not run.
     #[error("the sidecar is gone, the call was not executed: {0}")]
     SidecarGone(String),
@@ -108,6 +112,7 @@ impl CallError {
             | CallError::Draining { .. }
             | CallError::Withdrawn
             | CallError::MaybeExecuted(_)
+            | CallError::StreamReset { .. }
             | CallError::SidecarGone(_)
             | CallError::Violation(_)
             | CallError::Connect(_) => Place::Sidecar,
@@ -133,7 +138,9 @@ impl CallError {
             | CallError::SidecarGone(_)
             | CallError::NoLane { .. }
             | CallError::Connect(_) => Retry::Safe,
-            CallError::MaybeExecuted(_) | CallError::Violation(_) => Retry::IfIdempotent,
+            CallError::MaybeExecuted(_) | CallError::StreamReset { .. } | CallError::Violation(_) => {
+                Retry::IfIdempotent
+            }
             CallError::Died { ran, .. }
             | CallError::Timeout { ran, .. }
             | CallError::Overloaded { ran, .. }
@@ -150,7 +157,11 @@ impl CallError {
     pub(crate) fn is_sidecar_lost(&self) -> bool {
         matches!(
             self,
-            CallError::MaybeExecuted(_) | CallError::SidecarGone(_) | CallError::Violation(_) | CallError::Connect(_)
+            CallError::MaybeExecuted(_)
+                | CallError::SidecarGone(_)
+                | CallError::Violation(_)
+                | CallError::Connect(_)
+                | CallError::Draining { .. }
         )
     }
 
@@ -214,6 +225,9 @@ pub enum ConnectError {
     /// The sidecar gave no lane of the kind that was asked for.
     #[error("the sidecar gave no lane")]
     NoLanes,
+    /// A serving app cannot listen where it was told to.
+    #[error("the app cannot listen on its own socket {path}: {reason}")]
+    OwnSocket { path: String, reason: String },
     /// The segments could not be mapped.
     #[error("the shared memory could not be mapped: {0}")]
     Mapping(String),

@@ -1,38 +1,82 @@
-//! The way round a sidecar that is gone: straight to the endpoints that it named.
+//! The way round a sidecar that is gone: through its Unix listener, through the central proxy, or straight to the endpoints that it
+//! named, by the rules that it named.
 //!
 //! For each distinct thing that routes look at (HTTP: method, authority and path; Dubbo: service, method, group and version; raw:
 //! cluster) the shim asks the sidecar once, off the hot path, where such calls go, and keeps what it answers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use shmesh_policy::Address;
+use shmesh_policy::{Address, Timeouts};
+use shmesh_shm::Protocol;
+use shmesh_shm::handshake::Policy;
+use shmesh_shm::key::DubboKey;
 
+use crate::back_off::BackOff;
 use crate::call::{Request, RequestKind, Response};
-use crate::direct;
-use crate::directory::{Directory, Subject};
-use crate::error::{CallError, Ran};
+use crate::clock;
+use crate::direct::{self, Failed, Place, Rules, Why};
+use crate::directory::{Answer, Directory, Subject};
+use crate::error::{CallError, ConnectError, Ran, Retry};
+use crate::idle::Idle;
+use crate::own_connection::RAW_STREAM;
+use crate::peer::Peer;
+use crate::policy_file::PolicyFile;
 use crate::session::Session;
 
-/// How long a direct call without a timeout of its own may take.
-const DIRECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a request is sent to endpoints at most, if the sidecar did not say.
+const ATTEMPTS: u32 = shmesh_policy::retry::ATTEMPTS_MAX;
+/// How long the listeners of a sidecar that died are left alone. They may outlive its sign of life by tens of milliseconds, and
+/// what they take then is lost: a call that has not run would become one that may have.
+const DEATH_SETTLES: Duration = Duration::from_millis(250);
 
-/// What direct calls need.
+/// What calls without the sidecar need.
 #[derive(Debug)]
 pub(crate) struct Fallback {
-    directory: Arc<Directory>,
+    directory: Directory,
+    idle: Idle,
+    back_off: BackOff,
+    file: Option<PolicyFile>,
     answer_bytes_max: usize,
     turn: AtomicUsize,
+    /// When a session was found to have ended last; nanoseconds of the clock, 0 = never.
+    lost_at: AtomicU64,
+    listener_lives: AtomicBool,
+}
+
+/// A path that a call may take, and what kind of path it is.
+struct Path<'a> {
+    place: &'a Place,
+    by: By,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Listener,
+    CentralProxy,
+    Endpoint,
 }
 
 impl Fallback {
-    pub fn new(answer_bytes_max: usize) -> Fallback {
-        Fallback { directory: Arc::default(), answer_bytes_max, turn: AtomicUsize::new(0) }
-    }
-
-    pub fn directory(&self) -> Arc<Directory> {
-        self.directory.clone()
+    /// Knows what the file says, if there is one.
+    pub fn new(answer_bytes_max: usize, file: Option<PathBuf>) -> Fallback {
+        let directory = Directory::default();
+        let file = file.map(PolicyFile::new);
+        if let Some(file) = &file {
+            file.load(&directory);
+        }
+        Fallback {
+            directory,
+            idle: Idle::default(),
+            back_off: BackOff::default(),
+            file,
+            answer_bytes_max,
+            turn: AtomicUsize::new(0),
+            lost_at: AtomicU64::new(0),
+            listener_lives: AtomicBool::new(false),
+        }
     }
 
     /// A request is about to be sent with this key: makes sure that the sidecar was asked about it.
@@ -42,35 +86,219 @@ impl Fallback {
 
     /// Whether there is a way for such a request without the sidecar.
     pub fn knows(&self, request: &Request<'_>) -> bool {
-        self.directory.endpoints(&subject(request)).is_some_and(|endpoints| !endpoints.is_empty())
+        let leads = |answer: Arc<Answer>| !answer.endpoints.is_empty() || answer.central_proxy.is_some();
+        self.directory.answer(&subject(request)).is_some_and(leads)
     }
 
-    /// Calls directly. None: there is no endpoint that can be reached without the sidecar.
-    pub fn call(&self, request: &Request<'_>) -> Option<Result<Response, CallError>> {
-        let endpoints = self.directory.endpoints(&subject(request))?;
-        let mut addresses: Vec<Address> = endpoints.iter().filter_map(|text| text.parse().ok()).collect();
-        addresses.retain(|address| !matches!(address, Address::Shm(_)));
-        if addresses.is_empty() {
+    /// A stream is opened: makes sure that the sidecar was asked where such streams go.
+    pub fn note_stream(&self, session: &Arc<Session>, protocol: Protocol, cluster: &str) {
+        let (subject, key) = stream_subject(protocol, cluster);
+        self.directory.ask(session, subject, &key);
+    }
+
+    /// The sidecar answered a look-up.
+    pub fn learn(&self, id: u32, policy: Policy) {
+        if self.directory.learn(id, policy)
+            && let Some(file) = &self.file
+        {
+            file.outdate();
+        }
+    }
+
+    /// What is to be done now and then, while there is a session.
+    pub fn tick(&self, now: u64) {
+        self.idle.expire(now);
+        if let Some(file) = &self.file {
+            file.save_if_due(&self.directory, now, false);
+        }
+    }
+
+    /// A session ended.
+    pub fn lost(&self, now: u64) {
+        self.lost_at.store(now.max(1), Ordering::Relaxed);
+        self.listener_lives.store(false, Ordering::Relaxed);
+    }
+
+    /// Makes the call another way. `met` is the error that it met at the sidecar; none: it was not tried there. `deadline` in
+    /// nanoseconds of the clock. None: there is no other way, or after this error the call must not be made again.
+    pub fn call(
+        &self,
+        request: &Request<'_>,
+        met: Option<&CallError>,
+        deadline: Option<u64>,
+    ) -> Option<Result<Response, CallError>> {
+        if met.is_some_and(|met| !met.is_sidecar_lost()) {
             return None;
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % addresses.len();
-        addresses.rotate_left(turn);
-        let timeout = request.timeout.unwrap_or(DIRECT_TIMEOUT);
-        let mut outcome = None;
-        for address in &addresses {
-            let direct = direct::call(address, request, timeout, self.answer_bytes_max);
-            let again = match &direct {
-                Err(CallError::Direct { ran: Ran::No, .. }) => true,
-                Err(CallError::Direct { ran: Ran::Maybe, .. }) => request.idempotent,
-                _ => false,
+        let listener_lives = self.listener_lives(met);
+        let subject = subject(request);
+        let known = self.directory.answer(&subject);
+        let proxies = known.clone().or_else(|| self.directory.proxies(subject.protocol));
+        let policy = known.as_ref().map(|known| &known.policy);
+        let idempotent = request.is_idempotent(policy.and_then(|policy| policy.idempotent));
+        let ran = match met.map_or(Retry::Safe, CallError::retry) {
+            Retry::Safe => Ran::No,
+            Retry::IfIdempotent if idempotent => Ran::Maybe,
+            Retry::IfIdempotent | Retry::No => return None,
+        };
+        let authority = if known.is_none() { authority_place(request) } else { None };
+        let paths = self.paths(known.as_deref(), proxies.as_deref(), authority.as_ref(), listener_lives);
+        let rules = self.rules(policy, idempotent, deadline);
+        let attempts = policy.and_then(|policy| policy.attempts).unwrap_or(ATTEMPTS);
+        self.walk(&paths, request, &rules, attempts, ran)
+    }
+
+    /// Opens a stream another way, after the error that it met at the sidecar. A raw stream goes where its cluster is; those of
+    /// HTTP and Dubbo need somebody who routes what comes in them. None: there is no other way.
+    pub fn stream(&self, protocol: Protocol, cluster: &str, met: &CallError) -> Option<Result<Peer, CallError>> {
+        if !met.is_sidecar_lost() {
+            return None;
+        }
+        let listener_lives = self.listener_lives(Some(met));
+        let known = self.directory.answer(&stream_subject(protocol, cluster).0);
+        let proxies = known.clone().or_else(|| self.directory.proxies(protocol));
+        let places = if protocol == Protocol::Raw { known.as_deref() } else { None };
+        let rules = self.rules(known.as_ref().map(|known| &known.policy), false, None);
+        let mut failed = None;
+        for Path { place, by } in self.paths(places, proxies.as_deref(), None, listener_lives) {
+            let opened = Peer::connect(&place.address, rules.connect_timeout).and_then(|mut peer| {
+                if place.of_app && by == By::Endpoint {
+                    peer.write(&[RAW_STREAM], Some(rules.connect_timeout))?;
+                }
+                Ok(peer)
+            });
+            match opened {
+                Ok(peer) => return Some(Ok(peer)),
+                Err(error) => {
+                    self.back_off.failed(&place.address);
+                    failed = Some(format!("{}: {error}", place.address));
+                }
+            }
+        }
+        failed.map(|sentence| Err(CallError::Direct { ran: Ran::No, sentence }))
+    }
+
+    /// Takes the paths one after the other, until one answers or the call must not be made again. None: there is none.
+    fn walk(
+        &self,
+        paths: &[Path<'_>],
+        request: &Request<'_>,
+        rules: &Rules,
+        attempts: u32,
+        mut ran: Ran,
+    ) -> Option<Result<Response, CallError>> {
+        let mut sent = 0;
+        let mut last = None;
+        for Path { place, by } in paths {
+            let failed = match direct::call(place, request, rules, &self.idle) {
+                Ok(response) => return Some(Ok(response)),
+                Err(failed) => failed,
             };
-            outcome = Some(direct);
+            let by_proxy = *by != By::Endpoint;
+            if failed.why == Why::Refused || by_proxy {
+                self.back_off.failed(&place.address);
+            }
+            let again = match failed.ran {
+                Ran::No => failed.why != Why::Late,
+                Ran::Maybe => {
+                    ran = Ran::Maybe;
+                    sent += u32::from(!by_proxy);
+                    // An endpoint that is slow is no reason to ask another; a proxy is.
+                    rules.idempotent && (by_proxy || failed.why != Why::Late && sent < attempts)
+                }
+            };
+            last = Some((failed, *by));
             if !again {
                 break;
             }
         }
-        outcome
+        let (Failed { why, sentence, .. }, by) = last?;
+        Some(Err(match (why, by, ran) {
+            (Why::Late, ..) => CallError::Timeout { ran, sentence },
+            (_, By::Listener, Ran::Maybe) => CallError::MaybeExecuted(sentence),
+            _ => CallError::Direct { ran, sentence },
+        }))
     }
+
+    /// The paths in their order; those that failed lately come last.
+    fn paths<'a>(
+        &self,
+        known: Option<&'a Answer>,
+        proxies: Option<&'a Answer>,
+        authority: Option<&'a Place>,
+        listener_lives: bool,
+    ) -> Vec<Path<'a>> {
+        let mut paths = Vec::new();
+        if let Some(proxies) = proxies {
+            let listeners = proxies.listeners.iter().filter(|_| listener_lives);
+            paths.extend(listeners.map(|place| Path { place, by: By::Listener }));
+            paths.extend(proxies.central_proxy.iter().map(|place| Path { place, by: By::CentralProxy }));
+        }
+        if let Some(Answer { endpoints, .. }) = known
+            && !endpoints.is_empty()
+        {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % endpoints.len();
+            let in_turn = endpoints[turn..].iter().chain(&endpoints[..turn]);
+            paths.extend(in_turn.map(|place| Path { place, by: By::Endpoint }));
+        }
+        paths.extend(authority.map(|place| Path { place, by: By::Endpoint }));
+        paths.sort_by_cached_key(|path| self.back_off.holds(&path.place.address));
+        paths
+    }
+
+    fn rules(&self, policy: Option<&Policy>, idempotent: bool, deadline: Option<u64>) -> Rules {
+        let defaults = Timeouts::default();
+        let own = policy.and_then(|policy| policy.request_timeout);
+        let own = own.map(|timeout| clock::now().saturating_add(clock::nanos(timeout)));
+        Rules {
+            connect_timeout: policy.and_then(|policy| policy.connect_timeout).unwrap_or(defaults.connect),
+            first_byte_timeout: policy.and_then(|policy| policy.first_byte_timeout).unwrap_or(defaults.first_byte),
+            deadline: [deadline, own].into_iter().flatten().min(),
+            idempotent,
+            answer_bytes_max: self.answer_bytes_max,
+        }
+    }
+
+    /// Whether the sidecar may still take calls over its Unix listeners: it refused a session, or nobody listens on the session
+    /// socket, but not because it has just died. One that hangs takes connections, too, and never answers. Of a call that was not
+    /// tried at the sidecar: what was found last.
+    fn listener_lives(&self, met: Option<&CallError>) -> bool {
+        let Some(met) = met else { return self.listener_lives.load(Ordering::Relaxed) };
+        let now = clock::now();
+        let lives = match met {
+            CallError::Connect(ConnectError::Refused { .. } | ConnectError::Version { .. }) => true,
+            CallError::Connect(ConnectError::Socket { .. }) => {
+                let lost_at = self.lost_at.load(Ordering::Relaxed);
+                lost_at == 0 || now.saturating_sub(lost_at) >= clock::nanos(DEATH_SETTLES)
+            }
+            _ => false,
+        };
+        self.listener_lives.store(lives, Ordering::Relaxed);
+        lives
+    }
+}
+
+impl Drop for Fallback {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            file.save_if_due(&self.directory, clock::now(), true);
+        }
+    }
+}
+
+/// What the sidecar is asked about a stream, and how. What comes in streams of HTTP and Dubbo is routed message by message, so that
+/// any key tells who does that.
+fn stream_subject(protocol: Protocol, cluster: &str) -> (Subject, Vec<u8>) {
+    let mut key = Vec::new();
+    match protocol {
+        Protocol::Http => key.extend_from_slice(b"GET / HTTP/1.1\r\nHost: any.invalid\r\n\r\n"),
+        Protocol::Dubbo2 => {
+            DubboKey { service: "any", method: "any", group: None, version: None, tag: None }.encode(&mut key);
+        }
+        Protocol::Raw => key.extend_from_slice(cluster.as_bytes()),
+    }
+    // No request has an empty authority or service.
+    (Subject { protocol, of: cluster.into(), detail: Vec::new() }, key)
 }
 
 /// What the sidecar routes a request by.
@@ -96,6 +324,17 @@ fn http_subject(head: &[u8]) -> (Vec<u8>, Vec<u8>) {
     (host.to_ascii_lowercase(), path.to_vec())
 }
 
+/// Where an HTTP request goes of which nothing is known: to its authority, if that says it all (host and port, or an address).
+fn authority_place(request: &Request<'_>) -> Option<Place> {
+    let RequestKind::Http { head, .. } = &request.kind else { return None };
+    let authority = String::from_utf8(http_subject(head).0).ok()?;
+    let is_address = || authority.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+    let with_port = format!("tcp:{authority}").parse::<Address>();
+    let address =
+        with_port.or_else(|error| if is_address() { format!("tcp:{authority}:80").parse() } else { Err(error) });
+    Some(Place { address: address.ok()?, of_app: false })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +346,18 @@ mod tests {
         assert_eq!((&subject.of[..], &subject.detail[..]), (&b"reviews:80"[..], &b"GET /a/b"[..]));
         assert_eq!(subject, of(Request::http("GET", "reviews:80", "/a/b?e")));
         assert_ne!(subject, of(Request::http("PUT", "reviews:80", "/a/b")));
+    }
+
+    #[test]
+    fn an_authority_that_says_it_all_is_a_place() {
+        let place = |authority: &str| {
+            authority_place(&Request::http("GET", authority, "/")).map(|place| place.address.to_string())
+        };
+        assert_eq!(place("Reviews:9080").as_deref(), Some("tcp:reviews:9080"));
+        assert_eq!(place("10.0.0.1").as_deref(), Some("tcp:10.0.0.1:80"));
+        assert_eq!(place("10.0.0.1:81").as_deref(), Some("tcp:10.0.0.1:81"));
+        assert_eq!(place("[::1]").as_deref(), Some("tcp:[::1]:80"));
+        assert_eq!(place("[::1]:82").as_deref(), Some("tcp:[::1]:82"));
+        assert_eq!([place("reviews"), place("reviews:"), place("::1")], [None, None, None]);
     }
 }

@@ -16,6 +16,8 @@ const LARGE_PART: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     credit: u64,
+    /// Bytes for which the peer has given credit back.
+    acknowledged: u64,
     pending: Vec<u8>,
     sent: usize,
     first: Option<First>,
@@ -46,6 +48,7 @@ impl Outbound {
     /// A direction begins, with the window's credit.
     pub fn begin(&mut self, window: u32) {
         self.credit = u64::from(window);
+        self.acknowledged = 0;
         self.pending.clear();
         self.sent = 0;
         self.first = None;
@@ -66,6 +69,11 @@ impl Outbound {
         self.ends = true;
     }
 
+    /// Bytes that the peer has used up, and said so.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
     /// Bytes that the peer still takes.
     pub fn credit(&self) -> u64 {
         self.credit
@@ -80,6 +88,7 @@ impl Outbound {
 
     pub fn grant(&mut self, bytes: u32) {
         self.credit = self.credit.saturating_add(u64::from(bytes));
+        self.acknowledged = self.acknowledged.saturating_add(u64::from(bytes));
     }
 
     /// Bytes to send when there is room.

@@ -1,12 +1,12 @@
 //! Serving: an app receives calls over shared memory, under a name that one process at a time may hold.
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::poll::PollFlags;
 use shmesh_shm::geometry::MAX_HEAD_BYTES;
 use shmesh_shm::wait::default_max_spin;
 use shmesh_shm::{Flags, Header, Kind, Protocol, Reset, Step, TOTAL_UNKNOWN, Violation, Waiter, host};
@@ -15,18 +15,22 @@ use crate::buffers::Buffers;
 use crate::clock;
 use crate::error::{CallError, ConnectError};
 use crate::flow::{First, Inbound, Outbound, Pumped, part_len};
+use crate::own_socket::OwnSocket;
 use crate::served::{Handler, Served, ServedResponse, StreamEvent, StreamId, StreamReply};
 use crate::session::{Attach, Session};
 use crate::wire::{Wire, sleep_on};
 
 /// Most bytes of a request that is assembled.
-const REQUEST_BYTES_MAX: usize = 128 << 20;
+pub(crate) const REQUEST_BYTES_MAX: usize = 128 << 20;
 /// Answers wait for the others of their batch no longer than this, in nanoseconds.
 const BATCH_NS_MAX: u64 = 50_000;
+/// How often a serving app looks for a sidecar while there is none, in nanoseconds.
+const REATTACH_EVERY_NS: u64 = 100_000_000;
 /// How often `serve_until` looks at its flag while nothing comes, in nanoseconds.
 const FLAG_EVERY_NS: u64 = 100_000_000;
 
-/// An app that serves: a lane for every worker of the sidecar.
+/// An app that serves: a lane for every worker of the sidecar, and a Unix socket of its own, on which callers reach it while the
+/// sidecar is gone.
 ///
 /// ```no_run
 /// use shmesh_client::{Served, ServedResponse, Server};
@@ -40,46 +44,115 @@ const FLAG_EVERY_NS: u64 = 100_000_000;
 /// ```
 #[derive(Debug)]
 pub struct Server {
+    attach: Attach,
     session: Arc<Session>,
     lanes: Vec<ServingLane>,
     waiter: Waiter,
+    own_socket: Option<OwnSocket>,
+}
+
+/// Settings of a [`Server`].
+#[derive(Clone, Debug)]
+pub struct ServerBuilder {
+    attach: Attach,
+    own_socket: Own,
+}
+
+/// Where a serving app listens itself.
+#[derive(Clone, Debug)]
+enum Own {
+    /// Beside the session socket, if that is possible.
+    Default,
+    At(PathBuf),
+    Nowhere,
 }
 
 impl Server {
-    /// Attaches under this name. Fails with the name-taken refusal while another process holds it.
+    /// Attaches under this name, with every setting as it is unless set. Fails with the name-taken refusal while another
+    /// process holds the name.
     pub fn attach(socket: impl AsRef<Path>, name: &str) -> Result<Server, ConnectError> {
-        Server::attach_spinning(socket, name, default_max_spin(1))
+        Server::builder(socket, name).attach()
     }
 
-    /// As [`Server::attach`], spinning for calls at most so long before sleeping; 0 = sleep at once.
-    pub fn attach_spinning(socket: impl AsRef<Path>, name: &str, max_spin: Duration) -> Result<Server, ConnectError> {
+    /// Settings first.
+    pub fn builder(socket: impl AsRef<Path>, name: &str) -> ServerBuilder {
         let attach = Attach {
             socket: socket.as_ref().to_owned(),
             name: name.to_owned(),
             calling_lanes: 0,
             serving: true,
-            max_spin,
-            directory: None,
+            max_spin: default_max_spin(1),
+            fallback: None,
             // A hung sidecar is no reason to stop serving: it may wake up, and there is no other.
             hang_timeout: Duration::ZERO,
         };
-        let (session, wires) = Session::attach(&attach)?;
-        let serving = (0..).zip(wires).filter(|(_, wire)| wire.info.serving);
-        let lanes: Vec<_> = serving.map(|(lane, wire)| ServingLane::new(lane, wire)).collect();
-        if lanes.is_empty() {
-            return Err(ConnectError::NoLanes);
-        }
-        Ok(Server { session, lanes, waiter: Waiter::new(max_spin) })
+        ServerBuilder { attach, own_socket: Own::Default }
     }
 
-    /// Serves on this thread until the sidecar is gone, which the error says; attach again then.
+    /// The Unix socket on which the app itself listens; none if that was not wanted, or not possible where it is unless set.
+    pub fn own_socket(&self) -> Option<&Path> {
+        self.own_socket.as_ref().map(OwnSocket::path)
+    }
+
+    /// Serves on this thread. When the sidecar goes away, callers are still answered on the app's own socket, and the app attaches
+    /// again once there is a sidecar; streams over lanes are reset. Without an own socket this ends with the sidecar, which the
+    /// error says.
     pub fn serve_forever(&mut self, handler: &mut impl Handler) -> Result<(), CallError> {
-        serve(&self.session, &mut self.lanes, &mut self.waiter, None, handler)
+        self.serve(None, handler)
     }
 
-    /// Serves on this thread until the flag is set (looked at every 100 ms while nothing comes), or the sidecar is gone.
+    /// As [`Server::serve_forever`], until the flag is set (looked at every 100 ms while nothing comes).
     pub fn serve_until(&mut self, stop: &AtomicBool, handler: &mut impl Handler) -> Result<(), CallError> {
-        serve(&self.session, &mut self.lanes, &mut self.waiter, Some(stop), handler)
+        self.serve(Some(stop), handler)
+    }
+
+    fn serve(&mut self, stop: Option<&AtomicBool>, handler: &mut impl Handler) -> Result<(), CallError> {
+        loop {
+            let own = self.own_socket.as_mut();
+            match serve(&self.session, &mut self.lanes, own, &mut self.waiter, stop, handler) {
+                Err(CallError::SidecarGone(_) | CallError::Violation(_)) if self.own_socket.is_some() => {}
+                outcome => return outcome,
+            }
+            for lane in &mut self.lanes {
+                lane.reset_streams(handler);
+            }
+            // Their memory goes back at once.
+            self.lanes.clear();
+            if !self.serve_alone(stop, handler)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Serves on the own socket until there is a sidecar. False: the flag was set.
+    fn serve_alone(&mut self, stop: Option<&AtomicBool>, handler: &mut impl Handler) -> Result<bool, CallError> {
+        let mut attach_at = clock::now();
+        loop {
+            if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                return Ok(false);
+            }
+            if self.session.is_forked() {
+                return Err(CallError::Forked);
+            }
+            let now = clock::now();
+            if now >= attach_at {
+                match open_lanes(&self.attach) {
+                    Ok((session, lanes)) => {
+                        if let Some(own) = &self.own_socket {
+                            session.serves_at(own.path());
+                        }
+                        (self.session, self.lanes) = (session, lanes);
+                        return Ok(true);
+                    }
+                    Err(_) => attach_at = clock::now() + REATTACH_EVERY_NS,
+                }
+            }
+            let left = Duration::from_nanos(attach_at.saturating_sub(now));
+            match &mut self.own_socket {
+                Some(own) => own.wait(left, handler),
+                None => host::sleep(left),
+            }
+        }
     }
 
     /// For the simulation: blocks that the sidecar has not given back.
@@ -88,10 +161,68 @@ impl Server {
         self.lanes.iter_mut().map(|lane| lane.wire.end.lent_blocks()).sum()
     }
 
-    /// The lanes, to be served by a thread each.
-    pub fn into_lanes(self) -> Vec<ServingLane> {
+    /// The lanes, to be served by a thread each; the first one serves the own socket, too. All this ends with the sidecar.
+    pub fn into_lanes(mut self) -> Vec<ServingLane> {
+        if let Some(first) = self.lanes.first_mut() {
+            first.own_socket = self.own_socket.take();
+        }
         self.lanes
     }
+}
+
+impl ServerBuilder {
+    /// Longest time to spin for calls before sleeping; 0 = sleep at once. 100 µs unless set.
+    #[must_use]
+    pub fn max_spin(mut self, max_spin: Duration) -> ServerBuilder {
+        self.attach.max_spin = max_spin;
+        self
+    }
+
+    /// Where the app itself listens: an absolute path of at most 107 bytes, readable and writable by its user and group. Unless
+    /// set: `NAME.app.sock` beside the session socket, if a socket can be made there.
+    #[must_use]
+    pub fn own_socket(mut self, path: impl AsRef<Path>) -> ServerBuilder {
+        self.own_socket = Own::At(path.as_ref().to_owned());
+        self
+    }
+
+    /// The app does not listen itself: while its sidecar is gone it cannot be reached.
+    #[must_use]
+    pub fn without_own_socket(mut self) -> ServerBuilder {
+        self.own_socket = Own::Nowhere;
+        self
+    }
+
+    /// Attaches. Fails with the name-taken refusal while another process holds the name.
+    pub fn attach(self) -> Result<Server, ConnectError> {
+        let (session, lanes) = open_lanes(&self.attach)?;
+        // Whoever holds the name may take the socket over.
+        let own_socket = match &self.own_socket {
+            // All sockets of the simulation but the session's are the world's.
+            Own::Default if cfg!(shmesh_sim) => None,
+            Own::Default => OwnSocket::bind(&OwnSocket::default_path(&self.attach.socket, &self.attach.name)).ok(),
+            Own::At(path) => {
+                let refused = |error: std::io::Error| ConnectError::OwnSocket {
+                    path: path.display().to_string(),
+                    reason: error.to_string(),
+                };
+                Some(OwnSocket::bind(path).map_err(refused)?)
+            }
+            Own::Nowhere => None,
+        };
+        if let Some(own) = &own_socket {
+            session.serves_at(own.path());
+        }
+        let waiter = Waiter::new(self.attach.max_spin);
+        Ok(Server { attach: self.attach, session, lanes, waiter, own_socket })
+    }
+}
+
+fn open_lanes(attach: &Attach) -> Result<(Arc<Session>, Vec<ServingLane>), ConnectError> {
+    let (session, wires) = Session::attach(attach)?;
+    let serving = (0..).zip(wires).filter(|(_, wire)| wire.info.serving);
+    let lanes: Vec<_> = serving.map(|(lane, wire)| ServingLane::new(lane, wire)).collect();
+    if lanes.is_empty() { Err(ConnectError::NoLanes) } else { Ok((session, lanes)) }
 }
 
 /// One serving lane, in the hands of one thread.
@@ -108,6 +239,8 @@ pub struct ServingLane {
     buffers: Buffers,
     /// The last pump stopped for lack of room.
     full: bool,
+    /// Of the app, served by the thread of this lane.
+    own_socket: Option<OwnSocket>,
 }
 
 #[derive(Debug, Default)]
@@ -141,6 +274,7 @@ impl ServingLane {
             status_line: Vec::new(),
             buffers: Buffers::default(),
             full: false,
+            own_socket: None,
         }
     }
 
@@ -149,7 +283,22 @@ impl ServingLane {
     pub fn serve_until(&mut self, stop: &AtomicBool, handler: &mut impl Handler) -> Result<(), CallError> {
         let session = self.wire.session.clone();
         let mut waiter = Waiter::new(self.wire.max_spin);
-        serve(&session, std::slice::from_mut(self), &mut waiter, Some(stop), handler)
+        let mut own = self.own_socket.take();
+        let outcome = serve(&session, std::slice::from_mut(self), own.as_mut(), &mut waiter, Some(stop), handler);
+        self.own_socket = own;
+        outcome
+    }
+
+    /// The session is over: the handler hears of the end of every stream.
+    fn reset_streams(&mut self, handler: &mut impl Handler) {
+        for slot in 0..self.slots.len() as u32 {
+            let Slot { busy, stream, generation, .. } = self.slots[slot as usize];
+            if busy && stream {
+                let id = StreamId { lane: self.index, slot, generation };
+                self.reply = StreamReply::default();
+                handler.stream(StreamEvent::Reset(id, Reset::Died), &mut self.reply);
+            }
+        }
     }
 
     /// Everything that can be done without waiting. True if there was something.
@@ -454,6 +603,7 @@ fn protocol(header: &Header) -> Result<Protocol, Violation> {
 fn serve(
     session: &Session,
     lanes: &mut [ServingLane],
+    mut own: Option<&mut OwnSocket>,
     waiter: &mut Waiter,
     stop: Option<&AtomicBool>,
     handler: &mut impl Handler,
@@ -462,6 +612,9 @@ fn serve(
         let mut any = false;
         for lane in &mut *lanes {
             any |= lane.turn(handler).inspect_err(|_| session.set_gone())?;
+        }
+        if let Some(own) = &mut own {
+            any |= own.turn(clock::now(), handler);
         }
         if any {
             continue;
@@ -475,12 +628,18 @@ fn serve(
         if session.is_gone() {
             return Err(CallError::SidecarGone(session.why_gone()));
         }
-        wait(session, lanes, waiter, stop.map(|_| FLAG_EVERY_NS));
+        wait(session, lanes, own.as_deref_mut(), waiter, stop.map(|_| FLAG_EVERY_NS));
     }
 }
 
 /// Waits until a lane has something, the session ends, or for so long.
-fn wait(session: &Session, lanes: &mut [ServingLane], waiter: &mut Waiter, timeout_ns: Option<u64>) {
+fn wait(
+    session: &Session,
+    lanes: &mut [ServingLane],
+    own: Option<&mut OwnSocket>,
+    waiter: &mut Waiter,
+    timeout_ns: Option<u64>,
+) {
     let mut now = clock::now();
     session.look_if_due(now);
     waiter.begin(now);
@@ -492,7 +651,7 @@ fn wait(session: &Session, lanes: &mut [ServingLane], waiter: &mut Waiter, timeo
             Step::Pause => host::spin(),
             Step::Yield => host::yield_now(),
             Step::Park => {
-                park(session, lanes, timeout_ns);
+                park(session, lanes, own, timeout_ns);
                 return waiter.end(clock::now());
             }
         }
@@ -500,16 +659,20 @@ fn wait(session: &Session, lanes: &mut [ServingLane], waiter: &mut Waiter, timeo
     }
 }
 
-fn park(session: &Session, lanes: &mut [ServingLane], timeout_ns: Option<u64>) {
+fn park(session: &Session, lanes: &mut [ServingLane], own: Option<&mut OwnSocket>, timeout_ns: Option<u64>) {
     let quiet = lanes.iter_mut().all(|lane| lane.wire.end.announce(lane.full));
     if quiet {
-        let bells: Vec<BorrowedFd<'_>> = lanes.iter().map(|lane| lane.wire.bell()).collect();
-        sleep_on(&bells, session, timeout_ns);
+        let mut fds: Vec<_> = lanes.iter().map(|lane| (lane.wire.bell(), PollFlags::POLLIN)).collect();
+        fds.extend(own.iter().flat_map(|own| own.descriptors()));
+        sleep_on(&fds, session, timeout_ns);
     }
     for lane in lanes {
         lane.wire.end.unpark();
         if quiet {
             lane.wire.drain_bell();
         }
+    }
+    if let Some(own) = own {
+        own.woke();
     }
 }

@@ -4,19 +4,19 @@ use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shmesh_shm::geometry::DIRECT_MODE;
-use shmesh_shm::handshake::{self, LaneInfo, Lookup, Message};
+use shmesh_shm::handshake::{self, FEATURE_POLICY, LaneInfo, Lookup, Message, Policy};
 use shmesh_shm::{Dirty, ForkGuard, LaneEnd, Mapping, Protocol, Side, doorbell, host};
 
 use crate::attachment::{Attachment, Progress, SILENCE, Welcomed};
 use crate::clock;
-use crate::directory::Directory;
 use crate::error::ConnectError;
+use crate::fallback::Fallback;
 use crate::wire::Wire;
 
 /// How often a busy session looks for messages of the sidecar, in nanoseconds.
@@ -30,7 +30,7 @@ pub(crate) struct Attach {
     pub calling_lanes: u16,
     pub serving: bool,
     pub max_spin: Duration,
-    pub directory: Option<Arc<Directory>>,
+    pub fallback: Option<Arc<Fallback>>,
     /// A sidecar that gives no sign of life for so long while a call waits is left; zero = never.
     pub hang_timeout: Duration,
 }
@@ -39,6 +39,8 @@ pub(crate) struct Attach {
 #[derive(Debug)]
 pub(crate) struct Session {
     socket: UnixStream,
+    /// What both sides know.
+    features: u64,
     /// Ends when the sidecar is dead, before the session socket does. Nothing is ever said there.
     liveness: Option<UnixStream>,
     workers: Vec<OwnedFd>,
@@ -54,7 +56,7 @@ pub(crate) struct Session {
     looked_at: AtomicU64,
     /// Bytes of the sidecar that are no whole message yet. Whoever holds it reads and writes the socket.
     inbox: Mutex<Vec<u8>>,
-    directory: Option<Arc<Directory>>,
+    fallback: Option<Arc<Fallback>>,
 }
 
 impl Session {
@@ -85,6 +87,7 @@ impl Session {
         let to_app = Arc::new(Mapping::read_only(&to_app, bytes).map_err(mapping_error)?);
         let session = Arc::new(Session {
             socket,
+            features: welcome.features,
             liveness,
             workers,
             dirty: Dirty::new(&to_proxy, &to_app),
@@ -96,7 +99,7 @@ impl Session {
             going: AtomicBool::new(false),
             looked_at: AtomicU64::new(clock::now()),
             inbox: Mutex::new(behind),
-            directory: attach.directory.clone(),
+            fallback: attach.fallback.clone(),
         });
         let wire = |(lane, (info, bell)): (u16, (&LaneInfo, OwnedFd))| {
             let end = LaneEnd::new(Side::App, &to_proxy, &to_app, &geometry, lane);
@@ -124,7 +127,7 @@ impl Session {
     /// Ends the session. What the sidecar said until now is still taken.
     pub fn set_gone(&self) {
         self.look_into(&mut self.lock());
-        self.gone.store(true, Ordering::Relaxed);
+        self.end();
         // Wakes whoever sleeps on it in another thread.
         for socket in self.liveness.iter().chain([&self.socket]) {
             let _ = socket.shutdown(Shutdown::Both);
@@ -157,6 +160,15 @@ impl Session {
         u32::from(self.to_app.load(DIRECT_MODE) as u16)
     }
 
+    fn end(&self) {
+        let first = !self.gone.swap(true, Ordering::Relaxed);
+        if let Some(fallback) = &self.fallback
+            && first
+        {
+            fallback.lost(clock::now());
+        }
+    }
+
     /// The sidecar is stopping: nothing new should be opened here.
     pub fn is_going(&self) -> bool {
         self.going.load(Ordering::Relaxed)
@@ -186,6 +198,9 @@ impl Session {
         if now.saturating_sub(self.looked_at.load(Ordering::Relaxed)) >= INBOX_EVERY_NS {
             self.looked_at.store(now, Ordering::Relaxed);
             self.look();
+            if let Some(fallback) = &self.fallback {
+                fallback.tick(now);
+            }
         }
     }
 
@@ -199,8 +214,20 @@ impl Session {
 
     /// Asks where calls with this key go. False = not now (the socket is full), or never (the session is gone).
     pub fn lookup(&self, id: u32, protocol: Protocol, key: &[u8]) -> bool {
+        self.say(&Message::Lookup(Lookup { id, protocol, key: key.to_vec() }))
+    }
+
+    /// Tells on which socket of its own the app listens, if the sidecar wants to know.
+    pub fn serves_at(&self, path: &Path) {
+        if let Some(path) = path.to_str()
+            && self.features & FEATURE_POLICY != 0
+        {
+            self.say(&Message::ServesAt(path.to_owned()));
+        }
+    }
+
+    fn say(&self, message: &Message) -> bool {
         let mut bytes = Vec::new();
-        let message = Message::Lookup(Lookup { id, protocol, key: key.to_vec() });
         if message.encode(&mut bytes).is_err() {
             return false;
         }
@@ -240,11 +267,11 @@ impl Session {
         let mut piece = [0; 4096];
         loop {
             match (&self.socket).read(&mut piece) {
-                Ok(0) => break self.gone.store(true, Ordering::Relaxed),
+                Ok(0) => break self.end(),
                 Ok(len) => inbox.extend_from_slice(&piece[..len]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => break self.gone.store(true, Ordering::Relaxed),
+                Err(_) => break self.end(),
             }
         }
         loop {
@@ -254,21 +281,26 @@ impl Session {
                     self.take(message);
                 }
                 Ok(None) => return,
-                Err(_) => return self.gone.store(true, Ordering::Relaxed),
+                Err(_) => return self.end(),
             }
+        }
+    }
+
+    fn learn(&self, id: u32, policy: Policy) {
+        if let Some(fallback) = &self.fallback {
+            fallback.learn(id, policy);
         }
     }
 
     fn take(&self, message: Message) {
         match message {
             Message::Endpoints(endpoints) => {
-                if let Some(directory) = &self.directory {
-                    directory.learn(endpoints.id, endpoints.endpoints);
-                }
+                self.learn(endpoints.id, Policy { endpoints: endpoints.endpoints, ..Policy::default() });
             }
+            Message::Policy(id, policy) => self.learn(id, policy),
             Message::GoAway => self.going.store(true, Ordering::Relaxed),
             // Nothing else may come after WELCOME.
-            _ => self.gone.store(true, Ordering::Relaxed),
+            _ => self.end(),
         }
     }
 }

@@ -128,7 +128,7 @@ impl Wire {
     fn sleep(&mut self, timeout_ns: Option<u64>, for_room: bool) -> bool {
         let sleeps = self.end.park(for_room);
         if sleeps {
-            sleep_on(&[self.bell()], &self.session, timeout_ns);
+            sleep_on(&[(self.bell(), PollFlags::POLLIN)], &self.session, timeout_ns);
             self.end.unpark();
             self.drain_bell();
         }
@@ -136,12 +136,12 @@ impl Wire {
     }
 }
 
-/// Sleeps until one of the bells rings, the session ends, or the time is over.
-pub(crate) fn sleep_on(bells: &[BorrowedFd<'_>], session: &Session, timeout_ns: Option<u64>) {
-    let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(bells.len() + 1);
+/// Sleeps until one of the descriptors (bells, most of them) has one of its events, the session ends, or the time is over.
+pub(crate) fn sleep_on(on: &[(BorrowedFd<'_>, PollFlags)], session: &Session, timeout_ns: Option<u64>) {
+    let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(on.len() + 1);
     // No events: only the end wakes. Without a liveness socket it may well be readable, when the sidecar pushes endpoints.
     fds.push(PollFd::new(session.sign_of_end(), PollFlags::empty()));
-    fds.extend(bells.iter().map(|bell| PollFd::new(*bell, PollFlags::POLLIN)));
+    fds.extend(on.iter().map(|(fd, events)| PollFd::new(*fd, *events)));
     match host::poll(&mut fds, timeout_ns.map(Duration::from_nanos)) {
         Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
         Err(_) => session.set_gone(),

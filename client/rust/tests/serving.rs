@@ -63,7 +63,7 @@ struct App {
 fn app(settings: Settings, mut handler: impl Handler + Send + 'static) -> App {
     let dir = tempfile::tempdir().unwrap();
     let sidecar = FakeSidecar::start(&dir.path().join("s"), settings);
-    let mut server = Server::attach(sidecar.path(), "echo").unwrap();
+    let mut server = Server::builder(sidecar.path(), "echo").without_own_socket().attach().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     let thread = std::thread::spawn(move || server.serve_until(&flag, &mut handler));

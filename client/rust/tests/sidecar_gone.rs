@@ -1,61 +1,16 @@
 //! What happens to calls when the sidecar dies, and afterwards.
 
 mod fake;
+mod service;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use fake::{FakeSidecar, Settings, pattern};
+use service::Service;
 use shmesh_client::{CallError, Client, DubboKey, Protocol, Ran, Request, Retry, Target, Wait};
-
-/// A small HTTP service that echoes with status 202 and counts.
-fn http_service() -> (String, Arc<AtomicU64>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("tcp:{}", listener.local_addr().unwrap());
-    let served = Arc::new(AtomicU64::new(0));
-    let count = served.clone();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let (head, body) = read_request(&mut stream);
-            count.fetch_add(1, SeqCst);
-            let via = if head.contains("connection: close") { "closes" } else { "stays" };
-            write!(stream, "HTTP/1.1 100 Continue\r\n\r\n").unwrap();
-            write!(stream, "HTTP/1.1 202 Accepted\r\nx-conn: {via}\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
-            for piece in body.chunks(1000) {
-                write!(stream, "{:x}\r\n", piece.len()).unwrap();
-                stream.write_all(piece).unwrap();
-                write!(stream, "\r\n").unwrap();
-            }
-            write!(stream, "0\r\n\r\n").unwrap();
-        }
-    });
-    (address, served)
-}
-
-fn read_request(stream: &mut TcpStream) -> (String, Vec<u8>) {
-    let mut bytes = Vec::new();
-    let end = loop {
-        let mut piece = [0; 1024];
-        let len = stream.read(&mut piece).unwrap();
-        assert!(len > 0);
-        bytes.extend_from_slice(&piece[..len]);
-        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            break end + 4;
-        }
-    };
-    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-    let line = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-    let mut body = bytes[end..].to_vec();
-    let (len, have) = (line.map_or(0, |line| line.parse().unwrap()), body.len());
-    body.resize(len, 0);
-    stream.read_exact(&mut body[have..]).unwrap();
-    (head, body)
-}
 
 fn with_endpoints(endpoints: &[&str]) -> (tempfile::TempDir, FakeSidecar, Client) {
     let dir = tempfile::tempdir().unwrap();
@@ -76,25 +31,24 @@ fn warm(address: &str) -> (tempfile::TempDir, FakeSidecar, Client) {
 
 #[test]
 fn an_idempotent_call_that_was_forwarded_goes_direct() {
-    let (address, served) = http_service();
-    let (_dir, _sidecar, client) = warm(&address);
+    let service = Service::tcp();
+    let (_dir, _sidecar, client) = warm(&service.address);
     let body = pattern(1, 10_000);
     let began = Instant::now();
     let response = client.call(Request::http("PUT", "reviews", "/die").header("x", "y").body(&body)).unwrap();
-    assert_eq!((response.status, served.load(SeqCst)), (202, 1));
+    assert_eq!((response.status, service.requests()), (202, 1));
     assert!(response.body == body);
-    assert_eq!(response.header("x-conn"), Some(&b"closes"[..]));
     assert_eq!(response.header("transfer-encoding"), None, "framing is not passed on");
     assert!(began.elapsed() < Duration::from_millis(900));
 }
 
 #[test]
 fn a_call_that_may_have_run_and_is_not_idempotent_is_not_made_again() {
-    let (address, served) = http_service();
-    let (_dir, _sidecar, client) = warm(&address);
+    let service = Service::tcp();
+    let (_dir, _sidecar, client) = warm(&service.address);
     let error = client.call(Request::http("POST", "reviews", "/die").body(b"once")).unwrap_err();
     assert!(matches!(error, CallError::MaybeExecuted(_)), "{error:?}");
-    assert_eq!((error.retry(), served.load(SeqCst)), (Retry::IfIdempotent, 0));
+    assert_eq!((error.retry(), service.requests()), (Retry::IfIdempotent, 0));
 }
 
 #[test]
@@ -120,16 +74,16 @@ fn an_exchange_that_may_have_run_says_so_each_time_it_is_asked() {
 
 #[test]
 fn a_call_that_was_not_forwarded_is_made_again_whatever_its_method() {
-    let (address, served) = http_service();
-    let (_dir, _sidecar, client) = warm(&address);
+    let service = Service::tcp();
+    let (_dir, _sidecar, client) = warm(&service.address);
     let response = client.call(Request::http("POST", "reviews", "/die-early").body(b"once")).unwrap();
-    assert_eq!((response.status, &response.body[..], served.load(SeqCst)), (202, &b"once"[..], 1));
+    assert_eq!((response.status, &response.body[..], service.requests()), (202, &b"once"[..], 1));
 }
 
 #[test]
 fn while_the_sidecar_is_away_calls_go_direct_and_then_back() {
-    let (address, served) = http_service();
-    let (dir, sidecar, client) = with_endpoints(&["tcp:127.0.0.1:1", "shm:other", &address]);
+    let service = Service::tcp();
+    let (dir, sidecar, client) = with_endpoints(&["tcp:127.0.0.1:1", "shm:other", &service.address]);
     let call = |method: &str| client.call(Request::http(method, "reviews", "/x").body(b"b")).unwrap().status;
     assert_eq!(call("POST"), 200);
     sidecar.wait_for_lookups(1);
@@ -137,7 +91,7 @@ fn while_the_sidecar_is_away_calls_go_direct_and_then_back() {
     for _ in 0..10 {
         assert_eq!(call("POST"), 202, "refused by one endpoint, taken by the other");
     }
-    assert_eq!(served.load(SeqCst), 10);
+    assert_eq!(service.requests(), 10);
     let again = FakeSidecar::start(&dir.path().join("s"), Settings::default());
     let deadline = Instant::now() + Duration::from_secs(5);
     while call("POST") != 200 {
@@ -165,8 +119,8 @@ fn an_app_that_starts_before_its_sidecar_goes_over_when_it_is_there() {
 
 #[test]
 fn calls_do_not_wait_for_a_sidecar_that_takes_connections_and_says_nothing() {
-    let (address, served) = http_service();
-    let (dir, sidecar, client) = warm(&address);
+    let service = Service::tcp();
+    let (dir, sidecar, client) = warm(&service.address);
     sidecar.kill();
     let path = dir.path().join("s");
     let _ = std::fs::remove_file(&path);
@@ -184,7 +138,7 @@ fn calls_do_not_wait_for_a_sidecar_that_takes_connections_and_says_nothing() {
         connections.extend(silent.accept());
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(served.load(SeqCst), calls);
+    assert_eq!(service.requests(), calls);
     drop((silent, connections));
     let _again = FakeSidecar::start(&path, Settings::default());
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -196,8 +150,8 @@ fn calls_do_not_wait_for_a_sidecar_that_takes_connections_and_says_nothing() {
 
 #[test]
 fn an_unknown_path_goes_where_all_of_its_authority_go() {
-    let (address, _) = http_service();
-    let (_dir, sidecar, client) = with_endpoints(&[&address]);
+    let service = Service::tcp();
+    let (_dir, sidecar, client) = with_endpoints(&[&service.address]);
     client.call(Request::http("GET", "reviews", "/known")).unwrap();
     sidecar.wait_for_lookups(1);
     sidecar.kill();
@@ -212,14 +166,14 @@ fn without_endpoints_or_with_fallback_off_the_judgement_is_told() {
     let error = client.call(Request::http("PUT", "reviews", "/die")).unwrap_err();
     assert!(matches!(error, CallError::MaybeExecuted(_)), "{error:?}");
 
-    let (address, served) = http_service();
+    let service = Service::tcp();
     let dir = tempfile::tempdir().unwrap();
-    let settings = Settings { endpoints: vec![address], ..Settings::default() };
+    let settings = Settings { endpoints: vec![service.address.clone()], ..Settings::default() };
     let sidecar = FakeSidecar::start(&dir.path().join("s"), settings);
     let client = Client::builder().socket(sidecar.path()).fallback(false).connect().unwrap();
     let error = client.call(Request::http("GET", "reviews", "/die-early")).unwrap_err();
     assert!(matches!(error, CallError::SidecarGone(_)), "{error:?}");
-    assert_eq!((error.retry(), served.load(SeqCst)), (Retry::Safe, 0));
+    assert_eq!((error.retry(), service.requests()), (Retry::Safe, 0));
     assert_eq!(sidecar.counts.lookups.load(SeqCst), 0);
 }
 
@@ -284,21 +238,16 @@ fn every_call_in_flight_on_a_lane_is_judged_by_itself() {
 
 #[test]
 fn a_direct_call_that_breaks_off_may_have_run() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("tcp:{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            read_request(&mut stream);
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfive5").unwrap();
-        }
-    });
-    let (_dir, sidecar, client) = with_endpoints(&[&address]);
+    let service = Service::tcp();
+    let (_dir, sidecar, client) = with_endpoints(&[&service.address]);
     client.call(Request::http("GET", "reviews", "/")).unwrap();
     sidecar.wait_for_lookups(1);
     sidecar.kill();
-    let error = client.call(Request::http("POST", "reviews", "/").body(b"x")).unwrap_err();
-    assert!(matches!(error, CallError::Direct { ran: Ran::Maybe, .. }), "{error:?}");
+    for path in ["/break", "/half"] {
+        let error = client.call(Request::http("POST", "reviews", path).body(b"x")).unwrap_err();
+        assert!(matches!(error, CallError::Direct { ran: Ran::Maybe, .. }), "{error:?}");
+    }
+    assert_eq!(service.requests(), 2);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use fake::{FakeSidecar, SMALL, Settings, pattern};
-use shmesh_client::{Client, Protocol, Request};
+use shmesh_client::{CallError, Client, Protocol, Request};
+use shmesh_shm::handshake::Policy;
 use tempfile::TempDir;
 
 fn sidecar(settings: Settings) -> (TempDir, FakeSidecar, Client) {
@@ -134,6 +135,103 @@ fn the_death_of_the_sidecar_ends_a_read() {
         assert_eq!(waiting.join().unwrap().kind(), ErrorKind::ConnectionReset);
         assert!(began.elapsed() < Duration::from_secs(1));
     });
+}
+
+#[test]
+fn a_stream_that_dies_with_the_sidecar_says_how_much_was_passed_on() {
+    let (_dir, sidecar, client) = sidecar(small());
+    let mut stream = client.stream(Protocol::Raw, Some("echo")).unwrap();
+    let sent = pattern(5, 300_000);
+    for piece in sent.chunks(1000) {
+        stream.write_all(piece).unwrap();
+        let mut got = vec![0; piece.len()];
+        stream.read_exact(&mut got).unwrap();
+        assert!(got == piece);
+    }
+    sidecar.kill();
+    let error = stream.read(&mut [0; 8]).unwrap_err();
+    let why = error.get_ref().and_then(|inner| inner.downcast_ref::<CallError>()).cloned();
+    let Some(CallError::StreamReset { acknowledged, .. }) = why else { panic!("{error:?}") };
+    // The sidecar says so window by window at least.
+    let window = u64::from(SMALL.window);
+    assert!((300_000 - window..=300_000).contains(&acknowledged), "{acknowledged}");
+}
+
+/// A client whose sidecar said this of raw `echo` and of HTTP, and died.
+fn without_sidecar(policy: Policy) -> (tempfile::TempDir, Client) {
+    let (dir, sidecar, client) = sidecar(Settings { policy: Some(policy), ..Settings::default() });
+    drop(client.stream(Protocol::Raw, Some("echo")).unwrap());
+    drop(client.stream(Protocol::Http, None).unwrap());
+    sidecar.wait_for_lookups(2);
+    sidecar.kill();
+    (dir, client)
+}
+
+/// Echoes what comes on each connection.
+fn echo() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+        }
+    });
+    address
+}
+
+#[test]
+fn a_raw_stream_goes_to_an_endpoint_when_the_sidecar_is_gone() {
+    let endpoints = vec!["tcp:127.0.0.1:1".into(), echo()];
+    let (_dir, client) = without_sidecar(Policy { endpoints, ..Policy::default() });
+    for _ in 0..4 {
+        let mut writer = client.stream(Protocol::Raw, Some("echo")).unwrap();
+        assert!(writer.is_direct());
+        let mut reader = writer.try_clone().unwrap();
+        let sent = pattern(7, 1_000_000);
+        std::thread::scope(|scope| {
+            let expected = &sent;
+            scope.spawn(move || {
+                writer.write_all(expected).unwrap();
+                writer.shutdown(Shutdown::Write).unwrap();
+            });
+            let mut got = Vec::new();
+            reader.read_to_end(&mut got).unwrap();
+            assert!(got == sent);
+        });
+    }
+    let error = client.stream(Protocol::Raw, Some("elsewhere")).unwrap_err();
+    assert!(matches!(error, CallError::SidecarGone(_) | CallError::Connect(_)), "{error:?}");
+}
+
+#[test]
+fn a_handle_of_a_direct_stream_waits_as_long_as_it_was_told() {
+    let (_dir, client) = without_sidecar(Policy { endpoints: vec![echo()], ..Policy::default() });
+    let mut stream = client.stream(Protocol::Raw, Some("echo")).unwrap();
+    let mut patient = stream.try_clone().unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(20)));
+    assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(move || patient.read(&mut [0; 8]).unwrap());
+        std::thread::sleep(Duration::from_millis(60));
+        stream.shutdown(Shutdown::Read).unwrap();
+        assert_eq!(waiting.join().unwrap(), 0);
+    });
+}
+
+#[test]
+fn an_http_stream_goes_to_the_central_proxy_or_nowhere() {
+    let central_proxy = Some(echo());
+    let (_dir, client) = without_sidecar(Policy { central_proxy, ..Policy::default() });
+    let mut stream = client.stream(Protocol::Http, None).unwrap();
+    stream.write_all(b"GET").unwrap();
+    let mut got = [0; 3];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"GET");
+
+    let (_dir, client) = without_sidecar(Policy { endpoints: vec![echo()], ..Policy::default() });
+    let error = client.stream(Protocol::Http, None).unwrap_err();
+    assert!(matches!(error, CallError::SidecarGone(_) | CallError::Connect(_)), "{error:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod from_the_page;
 mod handmade;
 mod hyper;
 mod liveness;
+mod paths;
 mod quotas;
 mod serving;
 mod streams;

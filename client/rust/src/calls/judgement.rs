@@ -105,6 +105,9 @@ impl Calls {
             let failure = match (ran(generation == state.generation, reached), &why) {
                 (Ran::No, _) => CallError::SidecarGone(cause.clone()),
                 (Ran::Maybe, CallError::Violation(_)) => why.clone(),
+                (Ran::Maybe, _) if state.stream => {
+                    CallError::StreamReset { acknowledged: state.out.acknowledged(), sentence: cause.clone() }
+                }
                 (Ran::Maybe, _) => CallError::MaybeExecuted(cause.clone()),
             };
             self.fail(slot, failure);

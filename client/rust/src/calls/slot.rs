@@ -12,6 +12,8 @@ pub(super) struct Slot {
     pub queued: bool,
     /// ANSWER came (or is not expected: streams).
     pub begun: bool,
+    /// A byte stream.
+    pub stream: bool,
     /// The user reads in its own pace: nothing is handed over at the end, credit follows the reading.
     pub paced: bool,
     /// The user is gone: END follows what was written, and nothing more is taken.
@@ -52,7 +54,8 @@ impl Slot {
     pub fn begin(&mut self, generation: u64, window: u32, opening: Opening) {
         self.generation = generation;
         self.busy = true;
-        self.begun = opening == Opening::Stream;
+        self.stream = opening == Opening::Stream;
+        self.begun = self.stream;
         self.paced = opening != Opening::Whole;
         self.out.begin(window);
         self.inbound.begin(window);

@@ -12,11 +12,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use shmesh_shm::handshake::{self, Endpoints, Hello, LaneInfo, Message, Refused, RefusedCode, Welcome};
+use shmesh_shm::handshake::{
+    self, Endpoints, FEATURE_POLICY, Hello, LaneInfo, Message, Policy, Refused, RefusedCode, Welcome,
+};
 use shmesh_shm::{
     CallState, DirtyWatch, Flags, Geometry, Header, INLINE_KEY, Kind, LaneEnd, Mapping, Protocol, Reset, Side,
     TOTAL_UNKNOWN, doorbell, segment,
@@ -37,6 +39,8 @@ pub const SMALL: Geometry = Geometry {
 pub struct Settings {
     pub geometry: Geometry,
     pub endpoints: Vec<String>,
+    /// Looks are answered with this, if the app understands it, instead of the endpoints.
+    pub policy: Option<Policy>,
     pub refuse: Option<Refused>,
 }
 
@@ -64,6 +68,8 @@ pub struct Counts {
     pub inline_keys: AtomicU64,
     pub resets: AtomicU64,
     pub lookups: AtomicU64,
+    /// Where the serving app said that it listens itself.
+    pub served_at: Mutex<Option<String>>,
     /// Blocks that were still lent to the app when a session ended orderly.
     pub leaked: AtomicU64,
 }
@@ -155,6 +161,8 @@ struct Session {
     worker: OwnedFd,
     watch: DirtyWatch,
     lanes: Vec<Lane>,
+    /// The app understands POLICY.
+    policies: bool,
     over: bool,
 }
 
@@ -255,7 +263,7 @@ impl Run {
             socket.write_all(&bytes).unwrap();
             return;
         }
-        let session = Session::welcome(socket, &hello, self.settings.geometry);
+        let session = Session::welcome(socket, &hello, &self.settings);
         self.sessions.push(session);
     }
 
@@ -291,7 +299,9 @@ impl Run {
 }
 
 impl Session {
-    fn welcome(socket: UnixStream, hello: &Hello, geometry: Geometry) -> Session {
+    fn welcome(socket: UnixStream, hello: &Hello, settings: &Settings) -> Session {
+        let geometry = settings.geometry;
+        let features = if settings.policy.is_some() { hello.features & FEATURE_POLICY } else { 0 };
         let mut lanes = Vec::new();
         for bit in 0..hello.calling_lanes + u16::from(hello.serving) {
             lanes.push(LaneInfo { serving: bit >= hello.calling_lanes, worker: 0, bit: bit as u8 });
@@ -305,7 +315,7 @@ impl Session {
         let for_app = segment::for_app(&memfds[1], 1).unwrap().memfd;
         let mut fds = vec![memfds[0].as_fd(), for_app.as_fd(), worker.as_fd()];
         fds.extend(theirs.iter().map(AsFd::as_fd));
-        let welcome = Welcome { version: 1, workers: 1, features: 0, geometry, lanes: lanes.clone() };
+        let welcome = Welcome { version: 1, workers: 1, features, geometry, lanes: lanes.clone() };
         let mut bytes = Vec::new();
         Message::Welcome(welcome).encode(&mut bytes).unwrap();
         assert_eq!(handshake::send(socket.as_fd(), &bytes, &fds).unwrap(), bytes.len());
@@ -325,6 +335,7 @@ impl Session {
             socket,
             inbox: Vec::new(),
             worker,
+            policies: features & FEATURE_POLICY != 0,
             over: false,
         }
     }
@@ -346,10 +357,20 @@ impl Session {
         }
         while let Some((message, used)) = Message::decode(&self.inbox).unwrap() {
             self.inbox.drain(..used);
-            let Message::Lookup(lookup) = message else { panic!("{message:?}") };
-            let endpoints = Endpoints { id: lookup.id, endpoints: settings.endpoints.clone() };
+            let lookup = match message {
+                Message::Lookup(lookup) => lookup,
+                Message::ServesAt(path) if self.policies => {
+                    *counts.served_at.lock().unwrap() = Some(path);
+                    continue;
+                }
+                other => panic!("{other:?}"),
+            };
+            let answer = match &settings.policy {
+                Some(policy) if self.policies => Message::Policy(lookup.id, policy.clone()),
+                _ => Message::Endpoints(Endpoints { id: lookup.id, endpoints: settings.endpoints.clone() }),
+            };
             let mut bytes = Vec::new();
-            Message::Endpoints(endpoints).encode(&mut bytes).unwrap();
+            answer.encode(&mut bytes).unwrap();
             // A client that is gone by now is not told; its end is read next.
             let _ = self.socket.write_all(&bytes);
             counts.lookups.fetch_add(1, Ordering::SeqCst);

@@ -1,0 +1,116 @@
+//! A connection to somebody other than the sidecar, blocking, each wait bounded.
+
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket};
+use shmesh_policy::Address;
+
+/// The shortest time that a socket waits; 0 would be for ever.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// A connected socket.
+#[derive(Debug)]
+pub(crate) enum Peer {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Peer {
+    /// Connects. Refusals of a Unix socket come at once, also when its listener has stopped accepting.
+    pub fn connect(address: &Address, timeout: Duration) -> io::Result<Peer> {
+        // The simulation has no network of the kernel's: there everybody refuses.
+        if cfg!(shmesh_sim) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        match address {
+            Address::Tcp(address) => connect_tcp([*address].into_iter(), timeout),
+            Address::Host { host, port } => connect_tcp((&**host, *port).to_socket_addrs()?, timeout),
+            Address::Unix(path) => connect_unix(path).map(Peer::Unix),
+            Address::Shm(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Nothing came since the last answer, neither bytes nor the end: another call may be made.
+    pub fn is_quiet(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        matches!(recv(self.as_fd().as_raw_fd(), &mut [0; 1], flags), Err(Errno::EAGAIN))
+    }
+
+    /// Reads; waits no longer than this.
+    pub fn read(&mut self, into: &mut [u8], timeout: Option<Duration>) -> io::Result<usize> {
+        let timeout = timeout.map(|timeout| timeout.max(WAIT_MIN));
+        loop {
+            let outcome = match self {
+                Peer::Tcp(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.read(into)),
+                Peer::Unix(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.read(into)),
+            };
+            match outcome {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Writes some bytes; waits no longer than this.
+    pub fn write(&mut self, bytes: &[u8], timeout: Option<Duration>) -> io::Result<usize> {
+        let timeout = timeout.map(|timeout| timeout.max(WAIT_MIN));
+        match self {
+            Peer::Tcp(stream) => stream.set_write_timeout(timeout)?,
+            Peer::Unix(stream) => stream.set_write_timeout(timeout)?,
+        }
+        loop {
+            // An app that did not ask for it gets no SIGPIPE.
+            match send(self.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
+                Err(Errno::EINTR) => {}
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    /// Ends one direction or both.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match self {
+            Peer::Tcp(stream) => stream.shutdown(how),
+            Peer::Unix(stream) => stream.shutdown(how),
+        }
+    }
+}
+
+impl AsFd for Peer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Peer::Tcp(stream) => stream.as_fd(),
+            Peer::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+fn connect_tcp(addresses: impl Iterator<Item = SocketAddr>, timeout: Duration) -> io::Result<Peer> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, timeout.max(WAIT_MIN)) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(Peer::Tcp(stream));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// A connect to a listener whose queue is full would block without a bound; nonblocking, it fails.
+fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let descriptor = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(descriptor.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let stream = UnixStream::from(descriptor);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}

@@ -1,0 +1,282 @@
+//! Which way a call takes when the sidecar is gone, and by which rules.
+
+mod fake;
+mod service;
+
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fake::{FakeSidecar, Settings};
+use service::Service;
+use shmesh_client::{CallError, Client, Ran, Request};
+use shmesh_shm::handshake::{Policy, Refused};
+use tempfile::TempDir;
+
+/// Generous: what is bounded by less than this did not wait for ever.
+const SOON: Duration = Duration::from_secs(20);
+/// A good while longer than the listeners of a sidecar that died are left alone.
+const SETTLED: Duration = Duration::from_millis(600);
+
+/// A client whose sidecar said this of `reviews`, and died.
+fn after(policy: Policy) -> (TempDir, Client) {
+    let dir = tempfile::tempdir().unwrap();
+    let (sidecar, client) = beside(&dir.path().join("s"), policy);
+    sidecar.kill();
+    // The client notices with this call, which nobody knows a way for.
+    client.call(Request::raw("nobody", b"")).unwrap_err();
+    (dir, client)
+}
+
+fn beside(socket: &Path, policy: Policy) -> (FakeSidecar, Client) {
+    let sidecar = FakeSidecar::start(socket, Settings { policy: Some(policy), ..Settings::default() });
+    let client = Client::builder().socket(sidecar.path()).lanes(1).connect().unwrap();
+    assert_eq!(client.call(get("/learn")).unwrap().status, 200);
+    sidecar.wait_for_lookups(1);
+    (sidecar, client)
+}
+
+fn to(endpoints: &[&Service]) -> Policy {
+    Policy { endpoints: endpoints.iter().map(|service| service.address.clone()).collect(), ..Policy::default() }
+}
+
+fn get(path: &str) -> Request<'static> {
+    Request::http("GET", "reviews", path)
+}
+
+fn post(path: &str) -> Request<'static> {
+    Request::http("POST", "reviews", path).body(b"body")
+}
+
+/// Nobody listens there.
+const NOWHERE: &str = "tcp:127.0.0.1:1";
+
+#[test]
+fn the_central_proxy_comes_before_the_endpoints_and_the_listener_before_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listener, central, direct) = (Service::unix(&dir.path().join("l")), Service::tcp(), Service::tcp());
+    let policy = Policy {
+        listeners: vec![listener.address.clone()],
+        central_proxy: Some(central.address.clone()),
+        ..to(&[&direct])
+    };
+    let (_dir, client) = after(policy);
+    let seen = || (listener.requests(), central.requests(), direct.requests());
+    std::thread::sleep(SETTLED);
+    assert_eq!((client.call(post("/b")).unwrap().status, seen()), (202, (1, 0, 0)));
+    // What nobody asked about goes to proxies, which know the way, and not to endpoints.
+    assert_eq!(client.call(Request::http("GET", "elsewhere", "/")).unwrap().status, 202);
+    assert_eq!(seen(), (2, 0, 0));
+}
+
+#[test]
+fn the_listener_of_a_sidecar_that_has_just_died_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listener, central) = (Service::unix(&dir.path().join("l")), Service::tcp());
+    let policy = Policy {
+        listeners: vec![listener.address.clone()],
+        central_proxy: Some(central.address.clone()),
+        ..Policy::default()
+    };
+    let (sidecar, client) = beside(&dir.path().join("s"), policy);
+    sidecar.kill();
+    // Long enough that the end of the session is noticed before a call is made.
+    std::thread::sleep(Duration::from_millis(50));
+    let began = Instant::now();
+    assert_eq!(client.call(post("/a")).unwrap().status, 202);
+    // On a machine that stood still meanwhile it need not be so.
+    if began.elapsed() < Duration::from_millis(200) {
+        assert_eq!((listener.requests(), central.requests()), (0, 1));
+    }
+}
+
+#[test]
+fn paths_that_refuse_lead_on_and_come_last_for_a_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let dead = dir.path().join("dead");
+    drop(UnixListener::bind(&dead).unwrap());
+    let direct = Service::tcp();
+    let policy = Policy {
+        listeners: vec![format!("unix:{}", dead.display()), "unix:/nonexistent/socket".into()],
+        central_proxy: Some(NOWHERE.into()),
+        ..to(&[&direct])
+    };
+    let (_dir, client) = after(policy);
+    std::thread::sleep(SETTLED);
+    for count in 1..20 {
+        assert_eq!((client.call(post("/")).unwrap().status, direct.requests()), (202, count));
+    }
+}
+
+#[test]
+fn a_sidecar_that_refuses_sessions_takes_calls_over_its_listener() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listener, direct) = (Service::unix(&dir.path().join("l")), Service::tcp());
+    let policy = Policy { listeners: vec![listener.address.clone()], ..to(&[&direct]) };
+    let socket = dir.path().join("s");
+    let (sidecar, client) = beside(&socket, policy);
+    sidecar.kill();
+    let refuse = Some(Refused { code: 3, version_min: 1, version_max: 1, sentence: "too many".into() });
+    let _full = FakeSidecar::start(&socket, Settings { refuse, ..Settings::default() });
+    // The first attempt to attach may still be the one before, which is not repeated at once.
+    let until = Instant::now() + SOON;
+    while listener.requests() == 0 {
+        assert_eq!(client.call(post("/")).unwrap().status, 202);
+        assert!(Instant::now() < until, "it never went there");
+    }
+}
+
+#[test]
+fn a_listener_that_ends_without_an_answer_may_have_run_the_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listener, direct) = (Service::unix(&dir.path().join("l")), Service::tcp());
+    let policy = Policy { listeners: vec![listener.address.clone()], ..to(&[&direct]) };
+    let (_dir, client) = after(policy);
+    std::thread::sleep(SETTLED);
+    let error = client.call(post("/break")).unwrap_err();
+    assert!(matches!(error, CallError::MaybeExecuted(_)), "{error:?}");
+    assert_eq!((listener.requests(), direct.requests()), (1, 0));
+    std::thread::sleep(SETTLED);
+    let response = client.call(get("/leave").timeout(SOON)).unwrap();
+    assert_eq!((response.status, listener.requests()), (202, 2));
+    std::thread::sleep(SETTLED);
+    // Idempotent: the next path gets it, and breaks it, too.
+    let error = client.call(get("/break")).unwrap_err();
+    assert!(matches!(error, CallError::Direct { ran: Ran::Maybe, .. }), "{error:?}");
+    assert_eq!(listener.requests(), 3);
+    assert!(direct.requests() >= 1);
+}
+
+#[test]
+fn endpoints_take_turns_and_their_connections_are_kept() {
+    let (one, other) = (Service::tcp(), Service::tcp());
+    let (_dir, client) = after(to(&[&one, &other]));
+    for _ in 0..20 {
+        // Whether a connection is still good for a call is a matter of time, unless the call may be made twice.
+        assert_eq!(client.call(get("/").body(b"x")).unwrap().status, 202);
+    }
+    assert_eq!((one.requests(), other.requests()), (10, 10));
+    assert!(one.connections() <= 3 && other.connections() <= 3, "{} {}", one.connections(), other.connections());
+}
+
+#[test]
+fn a_connection_that_its_server_left_is_no_failure() {
+    let service = Service::tcp();
+    let (_dir, client) = after(to(&[&service]));
+    for count in 1..=20 {
+        assert_eq!(client.call(get("/leave")).unwrap().status, 202);
+        assert_eq!(service.requests(), count, "each ran once");
+    }
+}
+
+#[test]
+fn a_request_is_sent_as_often_as_the_policy_allows() {
+    let service = Service::tcp();
+    let policy = |attempts| Policy {
+        attempts: Some(attempts),
+        endpoints: vec![service.address.clone(); 5],
+        ..Policy::default()
+    };
+    for attempts in [1, 3] {
+        let (_dir, client) = after(policy(attempts));
+        let before = service.requests();
+        let error = client.call(get("/break")).unwrap_err();
+        assert!(matches!(error, CallError::Direct { ran: Ran::Maybe, .. }), "{error:?}");
+        assert_eq!(service.requests() - before, u64::from(attempts));
+    }
+}
+
+#[test]
+fn whether_a_call_is_made_again_the_caller_says_then_the_policy_then_the_method() {
+    let direct = Service::tcp();
+    for (of_policy, request, tries) in [
+        (None, post("/break"), 1),
+        (None, get("/break"), 2),
+        (Some(true), post("/break"), 2),
+        (Some(false), get("/break"), 1),
+        (Some(true), post("/break").idempotent(false), 1),
+        (Some(false), post("/break").idempotent(true), 2),
+    ] {
+        let (_dir, client) = after(Policy { idempotent: of_policy, ..to(&[&direct, &direct]) });
+        let before = direct.requests();
+        let error = client.call(request.clone()).unwrap_err();
+        assert!(matches!(error, CallError::Direct { ran: Ran::Maybe, .. }), "{error:?}");
+        assert_eq!(direct.requests() - before, tries, "{of_policy:?} {request:?}");
+    }
+}
+
+#[test]
+fn the_policy_says_of_a_call_that_the_sidecar_took_along_whether_it_is_made_again() {
+    let direct = Service::tcp();
+    for (idempotent, request) in [(true, post("/die")), (false, get("/die"))] {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = Policy { idempotent: Some(idempotent), ..to(&[&direct]) };
+        let (_sidecar, client) = beside(&dir.path().join("s"), policy);
+        match client.call(request) {
+            Ok(response) => assert_eq!((response.status, idempotent), (202, true)),
+            Err(error) => assert!(matches!(error, CallError::MaybeExecuted(_)) && !idempotent, "{error:?}"),
+        }
+    }
+    assert_eq!(direct.requests(), 1);
+}
+
+#[test]
+fn timeouts_of_the_policy_and_of_the_call_hold() {
+    let service = Service::tcp();
+    let short = Some(Duration::from_millis(100));
+    let of_first_byte = Policy { first_byte_timeout: short, ..to(&[&service]) };
+    let of_call = Policy { request_timeout: short, ..to(&[&service]) };
+    for (policy, request) in [
+        (of_first_byte, get("/silent")),
+        (of_call, get("/silent")),
+        (to(&[&service]), get("/silent").timeout(Duration::from_millis(100))),
+    ] {
+        let (_dir, client) = after(policy);
+        let (began, before) = (Instant::now(), service.requests());
+        let error = client.call(request).unwrap_err();
+        assert!(matches!(error, CallError::Timeout { ran: Ran::Maybe, .. }), "{error:?}");
+        assert!(began.elapsed() >= Duration::from_millis(90) && began.elapsed() < SOON);
+        assert!(service.requests() - before <= 1, "what took too long is not made again");
+    }
+}
+
+#[test]
+fn http_of_which_nothing_is_known_goes_to_its_authority() {
+    let service = Service::tcp();
+    let (_dir, client) = after(Policy::default());
+    let authority = service.address.strip_prefix("tcp:").unwrap();
+    assert_eq!(client.call(Request::http("POST", authority, "/")).unwrap().status, 202);
+    let error = client.call(Request::http("GET", "elsewhere", "/")).unwrap_err();
+    assert!(matches!(error, CallError::SidecarGone(_) | CallError::Connect(_)), "{error:?}");
+    // The sidecar said that there is no way.
+    let error = client.call(get("/learn")).unwrap_err();
+    assert!(matches!(error, CallError::SidecarGone(_) | CallError::Connect(_)), "{error:?}");
+}
+
+#[test]
+fn what_was_learned_outlives_the_app() {
+    let service = Service::tcp();
+    let dir = tempfile::tempdir().unwrap();
+    let (file, socket) = (dir.path().join("app.policy"), dir.path().join("s"));
+    let client = || Client::builder().socket(&socket).policy_file(&file).connect().unwrap();
+    let sidecar = FakeSidecar::start(&socket, Settings { policy: Some(to(&[&service])), ..Settings::default() });
+    let first = client();
+    first.call(get("/learn")).unwrap();
+    sidecar.wait_for_lookups(1);
+    sidecar.kill();
+    assert_eq!(first.call(get("/learn")).unwrap().status, 202);
+    drop(first);
+
+    // Another life of the app, whose sidecar dies before it was asked anything.
+    let sidecar = FakeSidecar::start(&socket, Settings::default());
+    let second = client();
+    sidecar.kill();
+    assert_eq!(second.call(post("/learn")).unwrap().status, 202);
+    // Broken, it says nothing, and is in nobody's way.
+    drop(second);
+    std::fs::write(&file, b"shmpol1\nnonsense").unwrap();
+    let sidecar = FakeSidecar::start(&socket, Settings::default());
+    let third = client();
+    sidecar.kill();
+    third.call(post("/learn")).unwrap_err();
+}
