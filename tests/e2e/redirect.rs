@@ -28,7 +28,12 @@ fn what_nothing_redirected_goes_nowhere(driver: Driver) {
         Err(_) => CONFIG.lines().filter(|line| !line.contains("http6")).collect::<Vec<_>>().join("\n"),
     };
     let sidecar = Sidecar::start(driver, &config, &[]);
-    let app = Client::builder().socket(sidecar.path("apps.sock")).fallback(false).connect().expect("a session");
+    let app = Client::builder()
+        .hang_timeout(crate::process::PATIENCE)
+        .socket(sidecar.path("apps.sock"))
+        .fallback(false)
+        .connect()
+        .expect("a session");
     let stream = app.stream(Protocol::Http, None).expect("a stream");
     let mut wires =
         vec![sidecar.connect("http"), Wire::unix(&sidecar.path("http.sock")), Wire::new(Stream::Shm(stream))];

@@ -82,7 +82,12 @@ fn config() -> String {
 }
 
 fn client(sidecar: &Sidecar) -> Client {
-    Client::builder().socket(sidecar.path("apps.sock")).name("test").connect().expect("it attaches")
+    Client::builder()
+        .hang_timeout(crate::process::PATIENCE)
+        .socket(sidecar.path("apps.sock"))
+        .name("test")
+        .connect()
+        .expect("it attaches")
 }
 
 impl Case {

@@ -83,7 +83,12 @@ impl Scene {
     }
 
     fn client(&self) -> Client {
-        let client = Client::builder().socket(self.sidecar.path("apps.sock")).lanes(1).fallback(false).connect();
+        let client = Client::builder()
+            .hang_timeout(crate::process::PATIENCE)
+            .socket(self.sidecar.path("apps.sock"))
+            .lanes(1)
+            .fallback(false)
+            .connect();
         client.expect("it attaches")
     }
 

@@ -30,7 +30,13 @@ pub struct Neighbour {
 impl Neighbour {
     pub fn attach(path: &Path) -> Neighbour {
         // Without a way round the sidecar, or its failures would go unseen.
-        let client = Client::builder().socket(path).name(NEIGHBOUR).lanes(1).fallback(false).connect();
+        let client = Client::builder()
+            .hang_timeout(crate::process::PATIENCE)
+            .socket(path)
+            .name(NEIGHBOUR)
+            .lanes(1)
+            .fallback(false)
+            .connect();
         Neighbour { client: client.expect("a neighbour attaches"), calls: 0 }
     }
 
@@ -143,7 +149,13 @@ impl Victim {
         let stop = Arc::new(AtomicBool::new(false));
         let (ended, apps) = (stop.clone(), apps.to_owned());
         let thread = std::thread::spawn(move || {
-            let client = Client::builder().socket(apps).name("victim").lanes(1).fallback(false).connect();
+            let client = Client::builder()
+                .hang_timeout(crate::process::PATIENCE)
+                .socket(apps)
+                .name("victim")
+                .lanes(1)
+                .fallback(false)
+                .connect();
             let client = client.expect("a victim attaches");
             let mut answers = 0;
             while !ended.load(Ordering::Relaxed) {

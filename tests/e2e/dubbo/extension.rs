@@ -108,7 +108,12 @@ fn what_an_app_says_reaches_the_next_sidecar(driver: Driver) {
     let service = echo_provider();
     let second = second(driver, &service);
     let first = first(driver, &format!("tcp:{}", second.tcp("rpc")), true);
-    let client = Client::builder().socket(first.path("apps.sock")).name("test").connect().expect("it attaches");
+    let client = Client::builder()
+        .hang_timeout(crate::process::PATIENCE)
+        .socket(first.path("apps.sock"))
+        .name("test")
+        .connect()
+        .expect("it attaches");
     let key = DubboKey {
         service: "com.demo.GreetService",
         method: "sayHello",

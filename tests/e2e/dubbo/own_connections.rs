@@ -88,7 +88,12 @@ fn connections_are_made_and_closed_with_their_consumers(driver: Driver) {
     }
     assert_eq!(service.accepted(), 2);
     // A stream of an app is a connection, too.
-    let client = Client::builder().socket(sidecar.path("apps.sock")).name("test").connect().expect("it attaches");
+    let client = Client::builder()
+        .hang_timeout(crate::process::PATIENCE)
+        .socket(sidecar.path("apps.sock"))
+        .name("test")
+        .connect()
+        .expect("it attaches");
     let mut stream = client.stream(shmesh_client::Protocol::Dubbo2, None).expect("a stream");
     for id in 0..3 {
         stream.write_all(&call(id, "stream")).expect("it is taken");
@@ -151,7 +156,11 @@ fn callbacks_reach_the_consumer_that_they_are_for(driver: Driver) {
         }
         let sidecar = &sidecar;
         scope.spawn(move || {
-            let client = Client::builder().socket(sidecar.path("apps.sock")).connect().expect("it attaches");
+            let client = Client::builder()
+                .hang_timeout(crate::process::PATIENCE)
+                .socket(sidecar.path("apps.sock"))
+                .connect()
+                .expect("it attaches");
             let mut stream = client.stream(shmesh_client::Protocol::Dubbo2, None).expect("a stream");
             stream.write_all(&call(1, "stream")).expect("it is taken");
             assert!(frame_of(&mut stream).header.request);

@@ -112,7 +112,12 @@ impl Caller {
     }
 
     fn lane(sidecar: &Sidecar) -> Caller {
-        let client = Client::builder().socket(sidecar.path("apps.sock")).name("test").connect().expect("it attaches");
+        let client = Client::builder()
+            .hang_timeout(crate::process::PATIENCE)
+            .socket(sidecar.path("apps.sock"))
+            .name("test")
+            .connect()
+            .expect("it attaches");
         let lane = client.lane().expect("a lane");
         Caller::Lane(OnLane { lane, ids: HashMap::new(), answers: VecDeque::new() })
     }

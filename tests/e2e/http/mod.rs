@@ -50,7 +50,11 @@ struct Ways<'a> {
 
 impl Ways<'_> {
     fn into(sidecar: &Sidecar) -> Ways<'_> {
-        let app = Client::builder().socket(sidecar.path("apps.sock")).fallback(false).connect();
+        let app = Client::builder()
+            .hang_timeout(crate::process::PATIENCE)
+            .socket(sidecar.path("apps.sock"))
+            .fallback(false)
+            .connect();
         Ways { sidecar, app: app.expect("a session") }
     }
 

@@ -25,8 +25,13 @@ on_each_driver!(
 fn a_session_is_shown_and_ends(driver: Driver) {
     let service = saying("ok");
     let sidecar = before(driver, &service.endpoint);
-    let client =
-        Client::builder().socket(sidecar.path("apps.sock")).name("orders").lanes(3).connect().expect("it attaches");
+    let client = Client::builder()
+        .hang_timeout(crate::process::PATIENCE)
+        .socket(sidecar.path("apps.sock"))
+        .name("orders")
+        .lanes(3)
+        .connect()
+        .expect("it attaches");
     let sessions = sidecar.json("/sessions");
     let session = &sessions[0];
     assert_eq!(sessions.as_array().map(Vec::len), Some(1));
@@ -159,7 +164,9 @@ listeners: [ { name: apps, shm: $dir/apps.sock } ]
 session: { sessions_max: 3, lanes_max: 5 }
 ";
     let sidecar = Sidecar::start(driver, config, &[]);
-    let attach = || Client::builder().socket(sidecar.path("apps.sock")).lanes(100).connect();
+    let attach = || {
+        Client::builder().hang_timeout(crate::process::PATIENCE).socket(sidecar.path("apps.sock")).lanes(100).connect()
+    };
     let mut clients: Vec<Client> = (0..3).map(|_| attach().expect("it attaches")).collect();
     assert_eq!(sidecar.metric("shmesh_lanes"), 15.0, "each got what one may have");
     let error = attach().expect_err("one too many");

@@ -153,7 +153,11 @@ fn calls_go_direct_when_the_sidecar_is_gone(driver: Driver) {
     // Where the shim does not know the way, or may not go it, it says that the call did not run.
     let error = client.call(Request::http("GET", "elsewhere", "/")).expect_err("nobody knows where");
     assert!(matches!(error, CallError::SidecarGone(_) | CallError::Connect(_)), "{error:?}");
-    let loyal = Client::builder().socket(sidecar.path("apps.sock")).fallback(false).connect();
+    let loyal = Client::builder()
+        .hang_timeout(crate::process::PATIENCE)
+        .socket(sidecar.path("apps.sock"))
+        .fallback(false)
+        .connect();
     assert!(matches!(loyal, Err(CallError::Connect(_))), "nobody is there to attach to");
 }
 

@@ -53,7 +53,10 @@ fn expect_way(sidecar: &Sidecar, client: &Client, through: bool) {
 fn one_command_sends_all_calls_round_and_back(driver: Driver) {
     let service = noise_service();
     let sidecar = before(driver, &service.endpoint);
-    let (client, others) = (client(&sidecar), Client::builder().socket(sidecar.path("apps.sock")).name("other"));
+    let (client, others) = (
+        client(&sidecar),
+        Client::builder().hang_timeout(crate::process::PATIENCE).socket(sidecar.path("apps.sock")).name("other"),
+    );
     let other = others.connect().expect("it attaches");
     for client in [&client, &other] {
         learn(client, || put("service", b"x"));

@@ -76,7 +76,12 @@ fn touch_arenas(client: &Client) {
 fn a_call_is_answered_elsewhere_at_once_although_a_lot_of_memory_is_shared(driver: Driver) {
     let service = noise_service();
     let mut sidecar = before(driver, &service.endpoint);
-    let client = Client::builder().socket(sidecar.path("apps.sock")).lanes(LANES).connect().expect("it attaches");
+    let client = Client::builder()
+        .hang_timeout(crate::process::PATIENCE)
+        .socket(sidecar.path("apps.sock"))
+        .lanes(LANES)
+        .connect()
+        .expect("it attaches");
     touch_arenas(&client);
     let shared = sidecar.process.resident();
     learn(&client, || put("service", b"hello"));
@@ -121,15 +126,21 @@ fn stop(sidecar: &Sidecar) {
     });
 }
 
+/// Leaves a sidecar that gives no sign of life within half a second of being asked: enough for one that runs on a busy machine.
+fn impatient(sidecar: &Sidecar) -> Client {
+    let client = Client::builder().socket(sidecar.path("apps.sock")).hang_timeout(Duration::from_secs(1));
+    client.connect().expect("it attaches")
+}
+
 fn post(body: &'static [u8]) -> Request<'static> {
     Request::http("POST", "service", "/echo").body(body)
 }
 
 fn a_stopped_sidecar_is_left_and_forwards_nothing_when_it_wakes_up(driver: Driver) {
-    let (service, seen) = slow(Duration::from_millis(500));
+    let (service, seen) = slow(Duration::from_secs(2));
     let times = |body: &[u8]| seen.lock().expect("no panic").iter().filter(|known| *known == body).count();
     let sidecar = before(driver, &service.endpoint);
-    let client = client(&sidecar);
+    let client = impatient(&sidecar);
     learn(&client, || post(b"quick"));
     learn(&client, || put("service", b"quick"));
     let forwarded = ["PUT", "POST"].map(|method| {
@@ -158,9 +169,8 @@ fn a_stopped_sidecar_is_left_and_forwards_nothing_when_it_wakes_up(driver: Drive
 fn a_call_that_takes_long_is_no_reason_to_leave(driver: Driver) {
     let (service, seen) = slow(Duration::from_millis(1500));
     let sidecar = before(driver, &service.endpoint);
-    // Asked for a sign of life twice, with half a second for each: also on a busy machine.
-    let client = Client::builder().socket(sidecar.path("apps.sock")).hang_timeout(Duration::from_secs(1));
-    let client = client.connect().expect("it attaches");
+    // Asked for a sign of life twice.
+    let client = impatient(&sidecar);
     assert_eq!(client.call(post(b"slow")).expect("an answer").body, b"ok");
     assert_eq!(sidecar.requests("apps", "service", 200), 1.0, "through the sidecar");
     assert_eq!(seen.lock().expect("no panic").len(), 1);

@@ -50,8 +50,14 @@ fn before_app(driver: Driver) -> Sidecar {
     Sidecar::start(driver, CONFIG, &[("up", "tcp:127.0.0.1:1"), ("raw_cluster", "local")])
 }
 
+/// Whose sidecar may be slow, as on a machine with more to do than it can; what is hung is looked at in `liveness`.
 fn client(sidecar: &Sidecar) -> Client {
-    Client::builder().socket(sidecar.path("apps.sock")).name("test").connect().expect("it attaches")
+    Client::builder()
+        .hang_timeout(crate::process::PATIENCE)
+        .socket(sidecar.path("apps.sock"))
+        .name("test")
+        .connect()
+        .expect("it attaches")
 }
 
 /// A PUT whose body comes back.

@@ -41,7 +41,12 @@ session: { $session }
 }
 
 fn attach(sidecar: &Sidecar, lanes: u16) -> Result<Client, CallError> {
-    Client::builder().socket(sidecar.path("apps.sock")).lanes(lanes).sessions_max(1).connect()
+    Client::builder()
+        .hang_timeout(crate::process::PATIENCE)
+        .socket(sidecar.path("apps.sock"))
+        .lanes(lanes)
+        .sessions_max(1)
+        .connect()
 }
 
 fn refused(sidecar: &Sidecar, quota: &str) -> f64 {
@@ -272,7 +277,12 @@ fn a_session_defines_so_many_route_ids(driver: Driver) {
 fn a_client_over_its_quota_waits_for_its_own_lanes(driver: Driver) {
     let (service, open, waiting) = holding();
     let sidecar = with_quotas(driver, &service.endpoint, "lanes_per_uid: 1");
-    let client = Client::builder().socket(sidecar.path("apps.sock")).lanes(1).connect().expect("a lane");
+    let client = Client::builder()
+        .hang_timeout(crate::process::PATIENCE)
+        .socket(sidecar.path("apps.sock"))
+        .lanes(1)
+        .connect()
+        .expect("a lane");
     std::thread::scope(|scope| {
         let calls =
             [(); 3].map(|()| scope.spawn(|| client.call(put("service", b"body")).map(|response| response.status)));

@@ -106,7 +106,13 @@ fn one_that_answers_ambiguously(driver: Driver) {
     let (answers, end) = (said.clone(), done.clone());
     let mut app = App::attach_patiently(&socket, 1, Some("hostile"));
     let serving = std::thread::spawn(move || serve(&mut app, &answers, &end));
-    let client = Client::builder().socket(&socket).lanes(1).fallback(false).connect().expect("a session");
+    let client = Client::builder()
+        .hang_timeout(crate::process::PATIENCE)
+        .socket(&socket)
+        .lanes(1)
+        .fallback(false)
+        .connect()
+        .expect("a session");
     let mut wrong = Vec::new();
     // Twice, as what was said once may be known again.
     for (n, answer) in said.iter().enumerate().flat_map(|case| [case, case]) {

@@ -54,7 +54,11 @@ impl Scene {
         // What an offender has had counts until its worker has let go of it.
         let mut attached = None;
         until("another app attaches", || {
-            let client = Client::builder().socket(self.sidecar.path("apps.sock")).lanes(1).fallback(false);
+            let client = Client::builder()
+                .hang_timeout(crate::process::PATIENCE)
+                .socket(self.sidecar.path("apps.sock"))
+                .lanes(1)
+                .fallback(false);
             attached = client.connect().ok();
             attached.is_some()
         });

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use shmesh_client::Client;
 
@@ -44,6 +45,8 @@ fn http_call(args: &CallArgs, method: &str, url: &str) -> Result<(), String> {
 fn attach(socket: &Path) -> Result<Client, String> {
     Client::builder()
         .socket(socket)
+        // Who looks at a sidecar wants to see how slow it is.
+        .hang_timeout(Duration::ZERO)
         .name("shmesh-call")
         .lanes(1)
         .connect()
