@@ -92,20 +92,27 @@ impl Client {
             return Err(CallError::BadRequest(flaw));
         }
         let deadline = request.timeout.map(|timeout| clock::now().saturating_add(clock::nanos(timeout)));
-        let Some(fallback) = &self.shared.fallback else { return self.call_through(self.lane()?, &request) };
-        match self.call_sidecar(fallback, &request) {
+        let Some(fallback) = &self.shared.fallback else { return self.call_through(self.lane()?, &request, deadline) };
+        match self.call_sidecar(fallback, &request, deadline) {
             Some(Err(error)) => fallback.call(&request, Some(&error), deadline).unwrap_or(Err(error)),
             Some(outcome) => outcome,
             None => match fallback.call(&request, None, deadline) {
                 // The sidecar was not asked, and may be there all the same.
-                None | Some(Err(CallError::Direct { ran: Ran::No, .. })) => self.call_through(self.lane()?, &request),
+                None | Some(Err(CallError::Direct { ran: Ran::No, .. })) => {
+                    self.call_through(self.lane_until(deadline)?, &request, deadline)
+                }
                 Some(outcome) => outcome,
             },
         }
     }
 
     /// Calls through the sidecar, if the call is to go there now. None: it is to go round it.
-    fn call_sidecar(&self, fallback: &Fallback, request: &Request<'_>) -> Option<Result<Response, CallError>> {
+    fn call_sidecar(
+        &self,
+        fallback: &Fallback,
+        request: &Request<'_>,
+        deadline: Option<u64>,
+    ) -> Option<Result<Response, CallError>> {
         let Shared { pool, ways, .. } = &*self.shared;
         let through = ways.choose()?;
         let outcome = match pool.take_attached() {
@@ -114,13 +121,13 @@ impl Client {
                 pool.give_back(calls);
                 return None;
             }
-            Ok(Some(calls)) => self.call_through(Lane::new(calls, pool.clone()), request),
+            Ok(Some(calls)) => self.call_through(Lane::new(calls, pool.clone()), request, deadline),
             Ok(None) => {
                 ways.not_yet(through);
                 if fallback.knows(request) {
                     return None;
                 }
-                self.lane().and_then(|lane| self.call_through(lane, request))
+                self.lane_until(deadline).and_then(|lane| self.call_through(lane, request, deadline))
             }
             Err(error) => Err(error),
         };
@@ -194,10 +201,24 @@ impl Client {
     /// The sidecar says so, of this call as one of many. One for which no other way is known goes through it all the same.
     fn is_to_go_round(&self, calls: &Calls, fallback: &Fallback, request: &Request<'_>) -> bool {
         let share = calls.wire.session.direct_share();
-        share > 0 && self.shared.ways.draw() < share && fallback.knows(request)
+        share > 0 && self.shared.ways.draw() < share && fallback.was_told(request)
     }
 
-    fn call_through(&self, mut lane: Lane, request: &Request<'_>) -> Result<Response, CallError> {
+    /// A lane, for a call that has time until then.
+    fn lane_until(&self, deadline: Option<u64>) -> Result<Lane, CallError> {
+        let Some(left) = time_left(deadline)? else { return self.lane() };
+        match self.shared.pool.take_within(left)? {
+            Some(calls) => Ok(Lane::new(calls, self.shared.pool.clone())),
+            None => Err(too_late("the sidecar did not answer")),
+        }
+    }
+
+    fn call_through(
+        &self,
+        mut lane: Lane,
+        request: &Request<'_>,
+        deadline: Option<u64>,
+    ) -> Result<Response, CallError> {
         let mut key = Vec::with_capacity(256);
         request.write_key(&mut key);
         let protocol = request.protocol();
@@ -211,7 +232,8 @@ impl Client {
             None => Target::Key(protocol, &key),
         };
         let payload = [request.payload()];
-        let id = submit(lane.calls_mut(), &call_of(request, target, &payload), Opening::Whole)?;
+        let call = Call { timeout: time_left(deadline)?, ..call_of(request, target, &payload) };
+        let id = submit(lane.calls_mut(), &call, Opening::Whole)?;
         match lane.receive(Wait::Forever)? {
             Some(answer) if answer.id == id => answer.outcome,
             // Nothing else was in flight on this lane.
@@ -325,6 +347,19 @@ fn policy_file_of(name: &str) -> Option<PathBuf> {
     let folder = PathBuf::from(std::env::var_os("SHMESH_POLICY_DIR").filter(|folder| !folder.is_empty())?);
     let is_plain = !name.is_empty() && !name.contains(['/', '\0']);
     is_plain.then(|| folder.join(format!("{name}.policy")))
+}
+
+/// What is left of a call's time; none if it has all the time it wants.
+fn time_left(deadline: Option<u64>) -> Result<Option<Duration>, CallError> {
+    let left = |deadline: u64| match deadline.saturating_sub(clock::now()) {
+        0 => Err(too_late("its time was over before it was made")),
+        left => Ok(Duration::from_nanos(left)),
+    };
+    deadline.map(left).transpose()
+}
+
+fn too_late(sentence: &str) -> CallError {
+    CallError::Timeout { ran: Ran::No, sentence: sentence.into() }
 }
 
 fn call_of<'a>(request: &Request<'_>, target: Target<'a>, payload: &'a [&'a [u8]]) -> Call<'a> {

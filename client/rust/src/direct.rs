@@ -44,6 +44,8 @@ pub(crate) struct Rules {
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub ran: Ran,
+    /// How often something of it was sent.
+    pub sent: u32,
     pub why: Why,
     pub sentence: String,
 }
@@ -61,17 +63,21 @@ pub(crate) enum Why {
 /// Makes the call.
 pub(crate) fn call(place: &Place, request: &Request<'_>, rules: &Rules, idle: &Idle) -> Result<Response, Failed> {
     let address = &place.address;
-    let failed = |ran, why, error: io::Error| Failed { ran, why, sentence: format!("{address}: {error}") };
+    let mut sent = 0;
     let mut attempts = 0;
     loop {
+        let failed = |sent, why, error: io::Error| {
+            let ran = if sent == 0 { Ran::No } else { Ran::Maybe };
+            Failed { ran, sent, why, sentence: format!("{address}: {error}") }
+        };
         attempts += 1;
         let first = attempts == 1;
         let kept = first.then(|| idle.take(address, request.protocol(), rules.idempotent)).flatten();
         let reused = kept.is_some();
-        let left = rules.left().map_err(|error| failed(Ran::No, Why::Late, error))?;
+        let left = rules.left().map_err(|error| failed(sent, Why::Late, error))?;
         let connect =
             || Peer::connect(address, left.map_or(rules.connect_timeout, |left| left.min(rules.connect_timeout)));
-        let peer = kept.map_or_else(connect, Ok).map_err(|error| failed(Ran::No, Why::Refused, error))?;
+        let peer = kept.map_or_else(connect, Ok).map_err(|error| failed(sent, Why::Refused, error))?;
         let mut talk = Conversation::new(peer, rules);
         let outcome = match &request.kind {
             RequestKind::Http { head, body } => talk.http(head, body),
@@ -88,9 +94,9 @@ pub(crate) fn call(place: &Place, request: &Request<'_>, rules: &Rules, idle: &I
             Err(error) => error,
         };
         // What was sent may have been executed, whatever came back.
-        let ran = if talk.sent == 0 { Ran::No } else { Ran::Maybe };
+        sent += u32::from(talk.sent > 0);
         if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
-            return Err(failed(ran, Why::Late, io::ErrorKind::TimedOut.into()));
+            return Err(failed(sent, Why::Late, io::ErrorKind::TimedOut.into()));
         }
         let attempt = Attempt {
             idempotent: rules.idempotent,
@@ -103,7 +109,7 @@ pub(crate) fn call(place: &Place, request: &Request<'_>, rules: &Rules, idle: &I
             attempts,
         };
         if attempt.decide() != Retry::Again {
-            return Err(failed(ran, Why::Broke, error));
+            return Err(failed(sent, Why::Broke, error));
         }
     }
 }
@@ -199,15 +205,22 @@ impl<'a> Conversation<'a> {
         }
         let id = frame.get(4..12).ok_or(io::ErrorKind::InvalidInput)?;
         loop {
+            // What else a provider says is no answer, and does not stretch the time for one.
+            self.answered = false;
+            let asked = self.asked;
             while self.received.len() < HEADER_LEN {
                 self.must_receive()?;
+                self.answered = false;
             }
             let Some(bytes) = self.received.first_chunk::<HEADER_LEN>() else { continue };
             let limit = u32::try_from(self.rules.answer_bytes_max).unwrap_or(u32::MAX);
             let header = FrameHeader::parse(bytes, limit).map_err(invalid)?;
             let len = HEADER_LEN + header.body_len as usize;
+            let ours = !header.request && !header.event && &bytes[4..12] == id;
+            self.answered = ours;
             while self.received.len() < len {
                 self.must_receive()?;
+                self.answered = ours;
             }
             let rest = self.received.split_off(len);
             let answer = std::mem::replace(&mut self.received, rest);
@@ -215,7 +228,8 @@ impl<'a> Conversation<'a> {
                 let mut reply = Vec::new();
                 write_heartbeat_reply(&mut reply, &header);
                 self.send(&reply)?;
-            } else if !header.request && !header.event && &answer[4..12] == id {
+                self.asked = asked;
+            } else if ours {
                 self.keep = self.received.is_empty();
                 return Ok(Response { status: u16::from(header.status), head: Vec::new(), body: answer });
             }

@@ -115,19 +115,28 @@ impl Directory {
         state.ids.iter().filter_map(|(subject, id)| Some((subject.clone(), answer(id)?))).collect()
     }
 
+    /// What the sidecar said of calls of this subject.
+    pub fn exact(&self, subject: &Subject) -> Option<Arc<Answer>> {
+        let state = self.lock();
+        state.ids.get(subject).and_then(|id| state.entries[*id as usize].answer.clone())
+    }
+
     /// What is known of calls of this subject. Of one without an answer: of all others of the same authority, service or
-    /// cluster, if they agree.
+    /// cluster, if they agree; but that those may run twice says nothing of this one.
     pub fn answer(&self, subject: &Subject) -> Option<Arc<Answer>> {
+        if let Some(answer) = self.exact(subject) {
+            return Some(answer);
+        }
         let state = self.lock();
         let answer = |id: &u32| state.entries[*id as usize].answer.as_ref();
-        if let Some(answer) = state.ids.get(subject).and_then(answer) {
-            return Some(answer.clone());
-        }
         let alike = |known: &&Subject| known.protocol == subject.protocol && known.of == subject.of;
         let ids = state.ids.iter().filter(|(other, _)| alike(other)).map(|(_, id)| id);
         let mut known = ids.filter_map(answer);
         let first = known.next()?;
-        known.all(|other| other == first).then(|| first.clone())
+        let agree = known.all(|other| other == first);
+        let mut policy = first.policy.clone();
+        policy.idempotent = policy.idempotent.filter(|idempotent| !idempotent);
+        agree.then(|| Arc::new(Answer::new(policy)))
     }
 
     /// The proxies that take all calls of a protocol and route them themselves, of whatever was asked about.

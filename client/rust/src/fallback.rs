@@ -84,10 +84,14 @@ impl Fallback {
         self.directory.ask(session, subject(request), key);
     }
 
-    /// Whether there is a way for such a request without the sidecar.
+    /// Whether there is a way for such a request without the sidecar, as far as is known.
     pub fn knows(&self, request: &Request<'_>) -> bool {
-        let leads = |answer: Arc<Answer>| !answer.endpoints.is_empty() || answer.central_proxy.is_some();
-        self.directory.answer(&subject(request)).is_some_and(leads)
+        self.directory.answer(&subject(request)).is_some_and(|answer| leads(&answer))
+    }
+
+    /// Whether the sidecar has said where such requests go. While it is there, nothing less will do.
+    pub fn was_told(&self, request: &Request<'_>) -> bool {
+        self.directory.exact(&subject(request)).is_some_and(|answer| leads(&answer))
     }
 
     /// A stream is opened: makes sure that the sidecar was asked where such streams go.
@@ -202,7 +206,7 @@ impl Fallback {
                 Ran::No => failed.why != Why::Late,
                 Ran::Maybe => {
                     ran = Ran::Maybe;
-                    sent += u32::from(!by_proxy);
+                    sent += if by_proxy { 0 } else { failed.sent };
                     // An endpoint that is slow is no reason to ask another; a proxy is.
                     rules.idempotent && (by_proxy || failed.why != Why::Late && sent < attempts)
                 }
@@ -276,6 +280,11 @@ impl Fallback {
         self.listener_lives.store(lives, Ordering::Relaxed);
         lives
     }
+}
+
+/// Whether it names a place.
+fn leads(answer: &Answer) -> bool {
+    !answer.endpoints.is_empty() || answer.central_proxy.is_some()
 }
 
 impl Drop for Fallback {

@@ -4,6 +4,7 @@
 //! the thread for a lane wakes it for the socket, too.
 
 use std::fs::{self, Permissions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -55,8 +56,11 @@ impl OwnSocket {
             ));
         }
         let process = std::process::id();
-        // Under another name first, so that there is a socket at each moment, and one that only those reach who may.
-        let beside = path.with_file_name(format!(".{process}.sock"));
+        // Under another name first, so that there is a socket at each moment, and one that only those reach who may. The name is that of no
+        // other app: process numbers are the same in the containers of a pod.
+        let mut hasher = DefaultHasher::new();
+        path.file_name().hash(&mut hasher);
+        let beside = path.with_file_name(format!(".{:08x}", hasher.finish() as u32));
         let _ = fs::remove_file(&beside);
         let listener = UnixListener::bind(&beside)?;
         let placed = listener

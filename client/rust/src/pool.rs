@@ -139,8 +139,10 @@ impl Pool {
             calls.cancel_all();
         }
         calls.answer_bytes_max = self.answer_bytes_max;
+        let session = calls.wire.session.clone();
         self.lock().idle.push(calls);
         self.freed.notify_one();
+        session.tick_if_due(clock::now());
     }
 
     #[cfg(not(shmesh_sim))]

@@ -54,6 +54,7 @@ pub(crate) struct Session {
     hang_ns: u64,
     going: AtomicBool,
     looked_at: AtomicU64,
+    ticked_at: AtomicU64,
     /// Bytes of the sidecar that are no whole message yet. Whoever holds it reads and writes the socket.
     inbox: Mutex<Vec<u8>>,
     fallback: Option<Arc<Fallback>>,
@@ -98,6 +99,7 @@ impl Session {
             hang_ns: if welcome.has_liveness() { clock::nanos(attach.hang_timeout) } else { 0 },
             going: AtomicBool::new(false),
             looked_at: AtomicU64::new(clock::now()),
+            ticked_at: AtomicU64::new(clock::now()),
             inbox: Mutex::new(behind),
             fallback: attach.fallback.clone(),
         });
@@ -198,9 +200,16 @@ impl Session {
         if now.saturating_sub(self.looked_at.load(Ordering::Relaxed)) >= INBOX_EVERY_NS {
             self.looked_at.store(now, Ordering::Relaxed);
             self.look();
-            if let Some(fallback) = &self.fallback {
-                fallback.tick(now);
-            }
+        }
+    }
+
+    /// Does what is to be done now and then, which may take a while: not with a lock in hand.
+    pub fn tick_if_due(&self, now: u64) {
+        if let Some(fallback) = &self.fallback
+            && now.saturating_sub(self.ticked_at.load(Ordering::Relaxed)) >= INBOX_EVERY_NS
+        {
+            self.ticked_at.store(now, Ordering::Relaxed);
+            fallback.tick(now);
         }
     }
 

@@ -20,8 +20,17 @@ const SETTLED: Duration = Duration::from_millis(600);
 
 /// A client whose sidecar said this of `reviews`, and died.
 fn after(policy: Policy) -> (TempDir, Client) {
+    after_calls(policy, &[])
+}
+
+/// A client that made these calls through its sidecar, which said this of each, and died.
+fn after_calls(policy: Policy, calls: &[&Request<'static>]) -> (TempDir, Client) {
     let dir = tempfile::tempdir().unwrap();
     let (sidecar, client) = beside(&dir.path().join("s"), policy);
+    for &call in calls {
+        client.call(call.clone()).unwrap();
+    }
+    sidecar.wait_for_lookups(1 + calls.len() as u64);
     sidecar.kill();
     // The client notices with this call, which nobody knows a way for.
     client.call(Request::raw("nobody", b"")).unwrap_err();
@@ -197,11 +206,25 @@ fn whether_a_call_is_made_again_the_caller_says_then_the_policy_then_the_method(
         (Some(true), post("/break").idempotent(false), 1),
         (Some(false), post("/break").idempotent(true), 2),
     ] {
-        let (_dir, client) = after(Policy { idempotent: of_policy, ..to(&[&direct, &direct]) });
+        let policy = Policy { idempotent: of_policy, ..to(&[&direct, &direct]) };
+        let (_dir, client) = after_calls(policy, &[&request]);
         let before = direct.requests();
         let error = client.call(request.clone()).unwrap_err();
         assert!(matches!(error, CallError::Direct { ran: Ran::Maybe, .. }), "{error:?}");
         assert_eq!(direct.requests() - before, tries, "{of_policy:?} {request:?}");
+    }
+}
+
+/// Where others of the same authority go is a guess; that they may run twice says nothing of this one.
+#[test]
+fn a_call_that_the_sidecar_said_nothing_of_is_made_again_by_its_method() {
+    let direct = Service::tcp();
+    for (of_policy, request, tries) in [(true, post("/break"), 1), (true, get("/break"), 2), (false, get("/break"), 1)]
+    {
+        let (_dir, client) = after(Policy { idempotent: Some(of_policy), ..to(&[&direct, &direct]) });
+        let before = direct.requests();
+        client.call(request.clone()).unwrap_err();
+        assert_eq!(direct.requests() - before, tries, "{of_policy} {request:?}");
     }
 }
 

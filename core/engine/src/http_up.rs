@@ -269,7 +269,10 @@ impl<D: Driver> Worker<D> {
         for call in waiting {
             if let Some(state) = self.calls.get_mut(call) {
                 state.dest = None;
-                state.last_failure = failure;
+                // One that was sent before may have run, whatever becomes of it now.
+                if state.attempts == 0 {
+                    state.last_failure = failure;
+                }
                 self.dispatch(call);
             }
         }

@@ -108,7 +108,8 @@ fn policy(lookup: &Lookup, known: &Known<'_>) -> Policy {
     if let Some(cluster) = to.and_then(|to| snapshot.cluster(to)) {
         govern(&mut policy, cluster, known);
     }
-    policy.idempotent = way.and_then(|way| way.idempotent);
+    // Where the shim cannot know which route takes a call, that one may say that it must not run twice.
+    policy.idempotent = way.map_or(Some(false), |way| way.idempotent);
     policy
 }
 

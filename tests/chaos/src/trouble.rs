@@ -27,6 +27,12 @@ pub enum Trouble {
 /// A caller goes on calling for so long after trouble came.
 const AFTERMATH: Duration = Duration::from_millis(30);
 
+/// Descriptors that come and go.
+const DESCRIPTORS_SLACK: i64 = 8;
+
+/// Threads that serve connections end a little after these.
+const SETTLES_WITHIN: Duration = Duration::from_secs(10);
+
 /// How long a sidecar is stopped.
 const STOPPED_MS: [u64; 4] = [20, 150, 400, 900];
 
@@ -47,8 +53,12 @@ pub fn run(options: &Options, driver: Driver, trouble: Trouble) -> Verdict {
         before.get_or_insert_with(|| Traces::of(folder.path()));
     }
     if let Some(before) = before {
-        let after = Traces::of(folder.path());
-        verdict.left_behind("descriptors of the apps' process", after.descriptors - before.descriptors, 8);
+        let after = Traces::settled(folder.path(), &before);
+        verdict.left_behind(
+            "descriptors of the apps' process",
+            after.descriptors - before.descriptors,
+            DESCRIPTORS_SLACK,
+        );
         verdict.left_behind("files beside the session socket", after.files - before.files, 0);
         verdict.left_behind("MiB mapped by the apps' process", after.mapped_mib - before.mapped_mib, 64);
     }
@@ -114,6 +124,18 @@ struct Traces {
 }
 
 impl Traces {
+    /// Once what ends by itself has ended.
+    fn settled(folder: &Path, before: &Traces) -> Traces {
+        let late = Instant::now() + SETTLES_WITHIN;
+        loop {
+            let traces = Traces::of(folder);
+            if traces.descriptors - before.descriptors <= DESCRIPTORS_SLACK || Instant::now() > late {
+                return traces;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn of(folder: &Path) -> Traces {
         let entries = |path: &Path| std::fs::read_dir(path).map_or(0, |entries| entries.count() as i64);
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -3,7 +3,6 @@
 use shmesh_shm::{Header, Kind, TOTAL_UNKNOWN, Violation};
 
 use super::Calls;
-use super::judgement::ran;
 use crate::call::{Answer, CallId};
 use crate::error::CallError;
 
@@ -96,8 +95,7 @@ impl Calls {
         self.wire.end.append_payload(0..header.length.min(SENTENCE_MAX), &mut sentence)?;
         let sentence = String::from_utf8_lossy(&sentence).into_owned();
         let reset = header.reset_code().ok_or(Violation::Code)?;
-        let (generation, state) = self.wire.end.state(header.slot);
-        let ran = ran(generation == header.generation, state);
+        let ran = self.ran(CallId { slot: header.slot, generation: header.generation });
         self.fail(header.slot, CallError::of_reset(reset, ran, sentence));
         Ok(())
     }

@@ -69,8 +69,19 @@ impl Calls {
     /// Freezes a call and says whether it may have run.
     fn judge(&self, id: CallId) -> Ran {
         self.wire.end.withdraw(id.slot, id.generation);
-        let (generation, state) = self.wire.end.state(id.slot);
-        ran(generation == id.generation, state)
+        self.ran(id)
+    }
+
+    /// Whether a call may have run, as the sidecar's word says. Of a stream it says nothing: what it carried may always have run
+    /// (docs/spec/shm-v1.md §3.2).
+    pub(super) fn ran(&self, id: CallId) -> Ran {
+        let (generation, reached) = self.wire.end.state(id.slot);
+        match reached {
+            _ if self.slots[id.slot as usize].stream => Ran::Maybe,
+            CallState::Forwarded | CallState::Answered if generation == id.generation => Ran::Maybe,
+            // Only a state of the call's own generation that says so.
+            _ => Ran::No,
+        }
     }
 
     fn fail_all(&mut self, why: &CallError) {
@@ -101,8 +112,7 @@ impl Calls {
             if !state.busy {
                 continue;
             }
-            let (generation, reached) = self.wire.end.state(slot);
-            let failure = match (ran(generation == state.generation, reached), &why) {
+            let failure = match (self.ran(CallId { slot, generation: state.generation }), &why) {
                 (Ran::No, _) => CallError::SidecarGone(cause.clone()),
                 (Ran::Maybe, CallError::Violation(_)) => why.clone(),
                 (Ran::Maybe, _) if state.stream => {
@@ -112,13 +122,5 @@ impl Calls {
             };
             self.fail(slot, failure);
         }
-    }
-}
-
-/// Only a state of the call's own generation that says so means that it may have run.
-pub(super) fn ran(same_generation: bool, state: CallState) -> Ran {
-    match state {
-        CallState::Forwarded | CallState::Answered if same_generation => Ran::Maybe,
-        _ => Ran::No,
     }
 }

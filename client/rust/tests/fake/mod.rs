@@ -508,7 +508,6 @@ impl Lane {
             return;
         }
         if call.stream {
-            self.end.set_state(slot, generation, CallState::Forwarded);
             call.out.append(&mut call.body);
             call.ends |= call.received_end;
             return;
