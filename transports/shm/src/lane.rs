@@ -499,7 +499,7 @@ impl LaneEnd {
     pub fn ask(&self, number: u64) {
         self.mine.store(self.lane_at + SIGN_OF_LIFE, number);
         // SeqCst: pairs with the fence in `DirtyWatch::take`. A worker that finds the lane marked finds the number.
-        fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst); // model: asked
     }
 
     /// App: the number of the sign of life that the sidecar gave last.

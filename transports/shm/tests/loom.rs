@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
-use shmesh_shm::geometry::{CONSUMED, PARKED, PUBLISHED, RELEASED, RELEASES_AT, SLOT_WORDS, WITHDRAWN, worker_word};
+use shmesh_shm::geometry::{
+    CONSUMED, PARKED, PUBLISHED, RELEASED, RELEASES_AT, SIGN_OF_LIFE, SLOT_WORDS, WITHDRAWN, worker_word,
+};
 use shmesh_shm::{CallState, Dirty, DirtyWatch, Flags, Geometry, Header, Kind, LaneEnd, Mapping, Side};
 
 const LANES: u16 = 2;
@@ -29,7 +31,7 @@ fn segment() -> Arc<Mapping> {
     let mut guarded = Vec::new();
     for lane in 0..LANES {
         let at = GEOMETRY.lane_at(lane);
-        for offset in [PUBLISHED, CONSUMED, RELEASED, PARKED, WITHDRAWN, SLOT_WORDS, SLOT_WORDS + 8] {
+        for offset in [PUBLISHED, CONSUMED, RELEASED, PARKED, WITHDRAWN, SIGN_OF_LIFE, SLOT_WORDS, SLOT_WORDS + 8] {
             words.push(at + offset..at + offset + 8);
         }
         let (ring, arena) = (at + GEOMETRY.ring_at(), at + GEOMETRY.arena_at());
@@ -223,6 +225,33 @@ fn a_marked_lane_is_looked_at() {
         // The eventfd was written after the last mark, so the worker looks once more.
         look(&mut sidecar, &mut watch);
         assert_eq!(next, 3, "a record lies in a lane that nobody looks at");
+    });
+}
+
+/// The worker is rung after each mark, and looks.
+#[test]
+fn a_sign_of_life_that_was_asked_for_is_given() {
+    loom::model(|| {
+        let segments = Segments::new();
+        let (app, mut sidecar) = segments.ends();
+        let dirty = Dirty::new(&segments.to_proxy, &segments.to_app);
+        let mut watch = DirtyWatch::new(&segments.to_proxy, &segments.to_app, 0);
+        let asker = thread::spawn(move || {
+            for number in 1..=2 {
+                app.ask(number);
+                dirty.mark(0, 0);
+            }
+            app
+        });
+        let mut look = |sidecar: &mut LaneEnd| {
+            if watch.take() != 0 {
+                sidecar.tell();
+            }
+        };
+        look(&mut sidecar);
+        let app = asker.join().unwrap();
+        look(&mut sidecar);
+        assert_eq!(app.told(), 2, "nobody looked after the last question");
     });
 }
 

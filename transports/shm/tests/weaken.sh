@@ -15,6 +15,7 @@ models_of() {
     publish) echo whoever_sleeps_for_records_is_rung whoever_sleeps_for_room_is_rung a_marked_lane_is_looked_at ;;
     parked) echo whoever_sleeps_for_records_is_rung whoever_sleeps_for_room_is_rung ;;
     seen) echo a_marked_lane_is_looked_at ;;
+    asked) echo a_sign_of_life_that_was_asked_for_is_given ;;
     dirty) echo a_worker_asleep_on_two_lanes_is_woken_for_each ;;
     state | state-seen) echo whoever_reads_answered_finds_the_parts_before ;;
     withdrawn) echo a_call_is_not_both_withdrawn_and_forwarded_unseen ;;
