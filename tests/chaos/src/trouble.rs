@@ -45,24 +45,21 @@ pub fn run(options: &Options, driver: Driver, trouble: Trouble) -> Verdict {
     let bounded = trouble == Trouble::Kill && !options.unbounded_times;
     let bounds = bounded.then_some((Duration::from_millis(1), Duration::from_millis(5)));
     let mut verdict = Verdict::new(bounds);
+    let before = Traces::of();
     let mut sidecar = setup.start();
-    let mut before = None;
+    let mut files = None;
     for _ in 0..options.rounds {
         sidecar = round(options, &setup, sidecar, trouble, &record, &mut random, &mut verdict);
         // What the first round leaves is what is kept for the next ones.
-        before.get_or_insert_with(|| Traces::of(folder.path()));
+        files.get_or_insert_with(|| entries(folder.path()));
     }
-    if let Some(before) = before {
-        let after = Traces::settled(folder.path(), &before);
-        verdict.left_behind(
-            "descriptors of the apps' process",
-            after.descriptors - before.descriptors,
-            DESCRIPTORS_SLACK,
-        );
-        verdict.left_behind("files beside the session socket", after.files - before.files, 0);
-        verdict.left_behind("MiB mapped by the apps' process", after.mapped_mib - before.mapped_mib, 64);
-    }
+    let more_files = files.map_or(0, |files| entries(folder.path()) - files);
+    verdict.left_behind("files beside the session socket", more_files, 0);
+    // With the connections that it kept to the service, which is in this process.
     drop(sidecar);
+    let after = Traces::settled(&before);
+    verdict.left_behind("descriptors of the apps' process", after.descriptors - before.descriptors, DESCRIPTORS_SLACK);
+    verdict.left_behind("segments mapped by the apps' process", after.segments - before.segments, 0);
     verdict
 }
 
@@ -116,34 +113,36 @@ fn warm_up(client: &Client, record: &Record) {
     }
 }
 
-/// What troubles could leave behind.
+/// What troubles could leave behind in the process of the apps.
 struct Traces {
     descriptors: i64,
-    files: i64,
-    mapped_mib: i64,
+    /// Shared memory that is still mapped.
+    segments: i64,
 }
 
 impl Traces {
+    fn of() -> Traces {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        Traces {
+            descriptors: entries(Path::new("/proc/self/fd")),
+            segments: maps.lines().filter(|line| line.contains("memfd:shmesh")).count() as i64,
+        }
+    }
+
     /// Once what ends by itself has ended.
-    fn settled(folder: &Path, before: &Traces) -> Traces {
+    fn settled(before: &Traces) -> Traces {
         let late = Instant::now() + SETTLES_WITHIN;
         loop {
-            let traces = Traces::of(folder);
-            if traces.descriptors - before.descriptors <= DESCRIPTORS_SLACK || Instant::now() > late {
+            let traces = Traces::of();
+            let more = (traces.descriptors - before.descriptors, traces.segments - before.segments);
+            if more.0 <= DESCRIPTORS_SLACK && more.1 <= 0 || Instant::now() > late {
                 return traces;
             }
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
 
-    fn of(folder: &Path) -> Traces {
-        let entries = |path: &Path| std::fs::read_dir(path).map_or(0, |entries| entries.count() as i64);
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let mapped = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB"));
-        Traces {
-            descriptors: entries(Path::new("/proc/self/fd")),
-            files: entries(folder),
-            mapped_mib: mapped.and_then(|kib| kib.parse::<i64>().ok()).unwrap_or(0) / 1024,
-        }
-    }
+fn entries(folder: &Path) -> i64 {
+    std::fs::read_dir(folder).map_or(0, |entries| entries.count() as i64)
 }
