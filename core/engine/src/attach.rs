@@ -5,9 +5,8 @@ use shmesh_shm::{DirtyWatch, LaneEnd, Side};
 
 use crate::attempt::Ended;
 use crate::ingress::Breach;
-use crate::lane::{Lane, Slot, User};
-use crate::quota::{LaneUse, Quota};
-use crate::relay::Relay;
+use crate::lane::{Lane, User};
+use crate::quota::Quota;
 use crate::session::{Attached, NewLanes};
 use crate::slab::Key;
 use crate::token::Token;
@@ -15,10 +14,14 @@ use crate::worker::Worker;
 
 impl<D: Driver> Worker<D> {
     /// An app attached: its lanes of this worker begin, asleep until they are rung for.
-    pub(crate) fn attach(&mut self, new: NewLanes) {
+    pub(crate) fn attach(&mut self, mut new: NewLanes) {
         let now = self.driver.now();
         let watch = DirtyWatch::new(&new.to_proxy, &new.to_app, new.worker);
-        let bell = match self.driver.watch(new.bell, Token::Session(new.session).tag()) {
+        let bell = match new
+            .bell
+            .try_clone()
+            .and_then(|bell| self.driver.watch(bell, Token::Session(new.session).tag()))
+        {
             Ok(bell) => bell,
             Err(error) => {
                 tracing::error!(session = new.session, %error, "cannot watch a session's doorbell; the session is ended");
@@ -27,37 +30,12 @@ impl<D: Driver> Worker<D> {
             }
         };
         let mut by_bit = Vec::new();
-        for lane in new.lanes {
+        for lane in std::mem::take(&mut new.lanes) {
             let mut end = LaneEnd::new(Side::Sidecar, &new.to_proxy, &new.to_app, &new.geometry, lane.lane);
             // Nothing can have been published before WELCOME; from here on the app has to ring.
             let quiet = end.park(false);
-            let slots = new.geometry.slots;
-            let key = self.lanes.insert(Lane {
-                end,
-                session: new.session,
-                number: lane.lane,
-                app: new.app.clone(),
-                listener: new.listener,
-                serves: lane.serving.then(|| new.app.clone()),
-                bell: Bell::new(lane.bell),
-                slots: (0..slots).map(|_| Slot::new()).collect(),
-                relays: if lane.serving { vec![Relay::default(); slots as usize].into() } else { Default::default() },
-                free: if lane.serving { (0..slots).rev().collect() } else { Vec::new() },
-                waiting: Default::default(),
-                routes: Vec::new(),
-                queue: Default::default(),
-                listed: false,
-                hot: !quiet,
-                lends: false,
-                known_head: Box::default(),
-                landings: 0,
-                usage: LaneUse::new(new.usage.clone()),
-                key_bytes: 0,
-                blocked: false,
-                waits_for_room: false,
-                active: now,
-                looked: 0,
-            });
+            let made = Lane::new(end, &new, lane.lane, lane.serving, Bell::new(lane.bell), now);
+            let key = self.lanes.insert(Lane { hot: !quiet, ..made });
             if !quiet {
                 self.hot.push(key);
             }

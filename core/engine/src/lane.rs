@@ -12,6 +12,7 @@ use crate::known_head::KnownHead;
 use crate::quota::{Held, LaneUse};
 use crate::relay::{Link, Relay};
 use crate::route_key::RouteKey;
+use crate::session::NewLanes;
 use crate::slab::Key;
 
 /// One lane of a session.
@@ -237,6 +238,37 @@ impl Slot {
 }
 
 impl Lane {
+    /// A lane on which nothing has happened.
+    pub fn new(end: LaneEnd, of: &NewLanes, number: u16, serving: bool, bell: Bell, now: Nanos) -> Lane {
+        let slots = end.geometry().slots;
+        Lane {
+            end,
+            session: of.session,
+            number,
+            app: of.app.clone(),
+            listener: of.listener,
+            serves: serving.then(|| of.app.clone()),
+            bell,
+            slots: (0..slots).map(|_| Slot::new()).collect(),
+            relays: if serving { vec![Relay::default(); slots as usize].into() } else { Default::default() },
+            free: if serving { (0..slots).rev().collect() } else { Vec::new() },
+            waiting: VecDeque::new(),
+            routes: Vec::new(),
+            queue: VecDeque::new(),
+            listed: false,
+            hot: false,
+            lends: false,
+            known_head: Box::default(),
+            landings: 0,
+            usage: LaneUse::new(of.usage.clone()),
+            key_bytes: 0,
+            blocked: false,
+            waits_for_room: false,
+            active: now,
+            looked: 0,
+        }
+    }
+
     /// Puts the slot in the queue of those that have something to send.
     pub fn enqueue(&mut self, slot: u32) {
         let state = &mut self.slots[slot as usize];

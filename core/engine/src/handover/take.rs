@@ -19,8 +19,7 @@ use crate::dubbo_extension::Agreement;
 use crate::dubbo_own::Own;
 use crate::frame::FrameReader;
 use crate::lane::{First, Lane, Partial, Slot, SlotRef, Terms, User};
-use crate::quota::{Held, LaneUse, Quota};
-use crate::relay::Relay;
+use crate::quota::{Held, Quota};
 use crate::route_key::RouteKey;
 use crate::session::{Attached, NewLanes};
 use crate::slab::{Key, Slab};
@@ -210,30 +209,9 @@ impl<D: Driver> Worker<D> {
             return Err(Refusal::Inconsistent("a slot that its lane does not have"));
         }
         let mut lane = Lane {
-            end,
-            session: new.session,
-            number,
-            app: new.app.clone(),
-            listener: new.listener,
-            serves: serving.then(|| new.app.clone()),
-            bell: shmesh_io::Bell::new(bell),
-            slots: (0..slots).map(|_| Slot::new()).collect(),
-            relays: if serving { vec![Relay::default(); slots as usize].into() } else { Default::default() },
             free: state.free.clone(),
             waiting: state.waiting.iter().map(|&call| Key::from_bits(call)).collect(),
-            routes: Vec::new(),
-            queue: Default::default(),
-            listed: false,
-            hot: false,
-            lends: false,
-            known_head: Box::default(),
-            landings: 0,
-            usage: LaneUse::new(new.usage.clone()),
-            key_bytes: 0,
-            blocked: false,
-            waits_for_room: false,
-            active: self.driver.now(),
-            looked: 0,
+            ..Lane::new(end, new, number, serving, shmesh_io::Bell::new(bell), self.driver.now())
         };
         for state in &state.routes {
             let route = self.make_route(state)?;
