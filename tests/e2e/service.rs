@@ -13,6 +13,9 @@ use crate::wire::{Head, Stream, Wire};
 /// How often a service that waits for connections looks whether it should end.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
+/// Connections that wait to be accepted; the system's own bound is `net.core.somaxconn`.
+const QUEUE: nix::sys::socket::Backlog = nix::sys::socket::Backlog::MAXALLOWABLE;
+
 /// A running service; it takes no more connections once it is dropped.
 pub struct Service {
     /// As a cluster names it.
@@ -29,6 +32,8 @@ impl Service {
 
     pub fn tcp_at(address: SocketAddr, handle: impl Fn(Wire) + Send + Sync + 'static) -> Service {
         let listener = TcpListener::bind(address).expect("a port");
+        // The standard library's queue of 128 is full soon where this thread does not get its turn, and a SYN that is dropped costs the connect its time.
+        nix::sys::socket::listen(&listener, QUEUE).expect("a listener");
         listener.set_nonblocking(true).expect("a socket");
         let endpoint = format!("tcp:{}", listener.local_addr().expect("bound"));
         let accept = move || {
