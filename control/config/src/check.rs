@@ -18,7 +18,7 @@ use crate::file::{
     AccessLogEntry, AdminEntry, CentralProxyEntry, DnsEntry, File, LimitsEntry, SessionEntry, TimeoutsEntry,
 };
 use crate::located::{At, Key, Place};
-use crate::scalar::{Count, Interval, Size, Target};
+use crate::scalar::{Count, Interval, PathText, Size, Target};
 
 /// Most worker threads: what a session over shared memory can have (docs/spec/shm-v1.md §8).
 const WORKERS_MAX: u32 = 32;
@@ -45,6 +45,7 @@ pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
     let session = session(file.session.0, &mut faults);
     let dns = dns(file.dns.0, &mut faults);
     let central_proxy = central_proxy(file.central_proxy.0, &mut faults);
+    let upgrade_socket = faults.read(file.upgrade_socket.0, PathText::read_socket);
     let access_log = access_log(file.access_log.0, &mut faults);
     let workers = faults.read(file.workers.0, |count: &Count| count.read(1, WORKERS_MAX)).map(|count| count as usize);
     let max_spin = faults.read(file.max_spin.0, Interval::read_spin);
@@ -74,6 +75,7 @@ pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
         session,
         dns,
         central_proxy,
+        upgrade_socket,
         access_log,
         workers,
         max_spin,

@@ -37,6 +37,9 @@ pub(crate) struct File {
     pub dns: Key<DnsEntry>,
     /// Where apps go when their sidecar is gone, before they go directly. Default: none.
     pub central_proxy: Key<CentralProxyEntry>,
+    /// Path of the Unix socket on which `shmesh run --upgrade` asks to take over. Default: beside the first session socket, with
+    /// `.upgrade` behind its name.
+    pub upgrade_socket: Key<PathText>,
     /// One line of JSON for each call. Default: off.
     pub access_log: Key<AccessLogEntry>,
     /// Number of worker threads. Default: as many as the process may use CPUs.

@@ -58,6 +58,9 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
     if !central.is_empty() {
         object.insert("central_proxy".into(), Value::Object(central));
     }
+    if let Some(path) = &snapshot.upgrade_socket {
+        object.insert("upgrade_socket".into(), json!(path.to_string_lossy()));
+    }
     if let Some(log) = &snapshot.access_log {
         object.insert("access_log".into(), json!({ "path": log.path.to_string_lossy() }));
     }

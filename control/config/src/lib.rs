@@ -39,15 +39,17 @@ pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Reads and checks a file. The snapshot's version is 0 until somebody publishes it.
 pub fn load(path: &Path) -> Result<Snapshot, ConfigError> {
-    let file_name = path.display().to_string();
-    let bytes = read(path).map_err(|reason| ConfigError::Unreadable { file: file_name.clone(), reason })?;
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(text, &file_name),
-        Err(error) => {
-            let fault = syntax::not_utf8(&bytes, error.valid_up_to());
-            Err(ConfigError::Invalid { file: file_name, faults: vec![fault] })
-        }
-    }
+    parse(&read_text(path)?, &path.display().to_string())
+}
+
+/// Reads a file that [`parse`] is to check.
+pub fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let file = path.display().to_string();
+    let bytes = read(path).map_err(|reason| ConfigError::Unreadable { file: file.clone(), reason })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let fault = syntax::not_utf8(error.as_bytes(), error.utf8_error().valid_up_to());
+        ConfigError::Invalid { file, faults: vec![fault] }
+    })
 }
 
 /// Checks a text; `file_name` is what messages call it.

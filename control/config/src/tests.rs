@@ -100,6 +100,7 @@ session:
   route_ids_per_uid: 9
 dns: { servers: [ "10.96.0.10:53", "[::1]:5353" ] }
 central_proxy: { http: "tcp:proxy:15001", dubbo: "unix:/run/proxy.sock" }
+upgrade_socket: /run/shmesh/upgrade.sock
 access_log: { path: /var/log/shmesh.log }
 workers: 2
 "#;
@@ -230,6 +231,7 @@ fn every_key_is_read() {
     };
     assert_eq!(snapshot.session.quotas, quotas);
     assert_eq!(snapshot.dns.servers, ["10.96.0.10:53".parse().unwrap(), "[::1]:5353".parse().unwrap()]);
+    assert_eq!(snapshot.upgrade_socket(), Some("/run/shmesh/upgrade.sock".into()));
     let central =
         [snapshot.central_proxy.http, snapshot.central_proxy.dubbo].map(|address| address.unwrap().to_string());
     assert_eq!(central, ["tcp:proxy:15001", "unix:/run/proxy.sock"]);

@@ -31,10 +31,11 @@ impl<D: Driver> Worker<D> {
         };
         let mut by_bit = Vec::new();
         for lane in std::mem::take(&mut new.lanes) {
+            let Some(ring) = lane.bell else { continue };
             let mut end = LaneEnd::new(Side::Sidecar, &new.to_proxy, &new.to_app, &new.geometry, lane.lane);
             // Nothing can have been published before WELCOME; from here on the app has to ring.
             let quiet = end.park(false);
-            let made = Lane::new(end, &new, lane.lane, lane.serving, Bell::new(lane.bell), now);
+            let made = Lane::new(end, &new, lane.lane, lane.serving, Bell::new(ring), now);
             let key = self.lanes.insert(Lane { hot: !quiet, ..made });
             if !quiet {
                 self.hot.push(key);

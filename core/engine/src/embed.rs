@@ -85,6 +85,7 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Embedded<D>> {
         bell,
         geometry: parts.geometry,
         liveness: Liveness::without_thread(),
+        taken: None,
     });
     Ok(Embedded { workers, desk: LoneDesk(desk), control: Control { shared, workers: postboxes } })
 }

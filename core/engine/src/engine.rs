@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -18,14 +18,14 @@ use shmesh_shm::Geometry;
 use crate::access_log::AccessLog;
 use crate::counters::{Registry, lock};
 use crate::direct::Direct;
+use crate::handover::Restoring;
 use crate::liveness::Liveness;
 use crate::mailbox::{Mail, Postbox};
 use crate::resolve::Resolver;
 use crate::session::SessionDesk;
 use crate::session_thread::SessionThread;
 use crate::shared::Shared;
-use crate::token::Token;
-use crate::worker::{ListenerState, Worker, WorkerParts};
+use crate::worker::{Worker, WorkerParts};
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -78,10 +78,15 @@ pub struct Engine {
     ready: AtomicBool,
     /// Socket files, removed when the engine ends or drains.
     names: Mutex<Vec<net::UnixName>>,
+    /// The listening sockets by listener, and the claims to their names, for a process that goes on with them. None while draining.
+    pub(crate) listening: Mutex<Option<Listening>>,
 }
 
 /// The listening sockets of one worker, by listener.
-type Sockets = Vec<Option<OwnedFd>>;
+pub(crate) type Sockets = Vec<Option<OwnedFd>>;
+
+/// What each listener is made of: TCP a socket for each worker, Unix and session sockets one socket and the claim to their name.
+pub(crate) type Listening = Vec<Vec<OwnedFd>>;
 
 /// What a worker's thread says when it is up.
 type Started = io::Result<Postbox>;
@@ -97,6 +102,23 @@ impl Engine {
         }
         let log = open_log(&snapshot)?;
         let bound = bind(&snapshot, workers)?;
+        let mut engine = Engine::new(snapshot, driver, bound.names, bound.listening);
+        for sockets in bound.sockets {
+            engine.start_worker(&resolver, &log, sockets, None)?;
+        }
+        let desk = engine.session_thread(bound.sessions, liveness)?;
+        desk.start()?;
+        engine.is_up();
+        Ok(engine)
+    }
+
+    /// Without threads.
+    pub(crate) fn new(
+        snapshot: Arc<Snapshot>,
+        driver: DriverReport,
+        names: Vec<net::UnixName>,
+        listening: Listening,
+    ) -> Engine {
         let shared = Arc::new(Shared {
             version: AtomicU64::new(snapshot.version),
             snapshot: ArcSwap::new(snapshot),
@@ -104,46 +126,76 @@ impl Engine {
             draining: AtomicBool::new(false),
             sessions: SessionDesk::default(),
         });
-
-        let mut engine = Engine {
-            shared: shared.clone(),
+        Engine {
+            shared,
             workers: Vec::new(),
             threads: Vec::new(),
             in_flight: Vec::new(),
             drain_seen: Vec::new(),
             driver,
             ready: AtomicBool::new(false),
-            names: Mutex::new(bound.names),
-        };
-        for (index, sockets) in bound.sockets.into_iter().enumerate() {
-            let in_flight = Arc::new(AtomicU64::new(0));
-            let drain_seen = Arc::new(AtomicBool::new(false));
-            let start = WorkerStart {
-                shared: shared.clone(),
-                index,
-                resolver: resolver.clone(),
-                log: log.clone(),
-                in_flight: in_flight.clone(),
-                drain_seen: drain_seen.clone(),
-                sockets,
-            };
-            let (thread, postbox) = if engine.driver.name == "uring" {
-                spawn(start, || UringDriver::new(DriverLimits::default()).map_err(io::Error::other))?
-            } else {
-                spawn(start, || EpollDriver::new(DriverLimits::default()))?
-            };
-            engine.threads.push(thread);
-            engine.workers.push(postbox);
-            engine.in_flight.push(in_flight);
-            engine.drain_seen.push(drain_seen);
+            names: Mutex::new(names),
+            listening: Mutex::new(Some(listening)),
         }
+    }
+
+    /// Starts the next worker, at once or with what another process's worker gave.
+    pub(crate) fn start_worker(
+        &mut self,
+        resolver: &Resolver,
+        log: &Option<AccessLog>,
+        sockets: Sockets,
+        restoring: Option<Receiver<Restoring>>,
+    ) -> Result<(), StartError> {
+        let in_flight = Arc::new(AtomicU64::new(0));
+        let drain_seen = Arc::new(AtomicBool::new(false));
+        let start = WorkerStart {
+            shared: self.shared.clone(),
+            index: self.workers.len(),
+            resolver: resolver.clone(),
+            log: log.clone(),
+            in_flight: in_flight.clone(),
+            drain_seen: drain_seen.clone(),
+            sockets,
+        };
+        let (thread, postbox) = if self.driver.name == "uring" {
+            spawn(start, restoring, || UringDriver::new(DriverLimits::default()).map_err(io::Error::other))?
+        } else {
+            spawn(start, restoring, || EpollDriver::new(DriverLimits::default()))?
+        };
+        self.threads.push(thread);
+        self.workers.push(postbox);
+        self.in_flight.push(in_flight);
+        self.drain_seen.push(drain_seen);
+        Ok(())
+    }
+
+    /// What the session thread is made of, once all workers are there.
+    pub(crate) fn session_thread(
+        &self,
+        listeners: Vec<(u16, UnixListener)>,
+        liveness: Liveness,
+    ) -> io::Result<SessionThread> {
+        let shared = self.shared.clone();
         let bell = shmesh_shm::doorbell::worker_bell()?;
         *lock(&shared.sessions.bell) = Some(bell.try_clone()?);
-        let workers = engine.workers.clone();
-        let geometry = Geometry::default();
-        SessionThread { shared, workers, listeners: bound.sessions, bell, geometry, liveness }.start()?;
-        engine.ready.store(true, Ordering::Release);
-        Ok(engine)
+        let (workers, geometry) = (self.workers.clone(), Geometry::default());
+        Ok(SessionThread { shared, workers, listeners, bell, geometry, liveness, taken: None })
+    }
+
+    /// Every listener accepts.
+    pub(crate) fn is_up(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// The workers' boxes.
+    pub(crate) fn postboxes(&self) -> &[Postbox] {
+        &self.workers
+    }
+
+    /// Has a socket file removed when the engine ends or drains.
+    pub(crate) fn keep_name(&self, name: net::UnixName) {
+        lock(&self.names).push(name);
     }
 
     /// The driver that the workers run on.
@@ -196,6 +248,8 @@ impl Engine {
     pub fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::Release);
         lock(&self.names).clear();
+        // The workers close theirs when what waits in their queues was accepted.
+        *lock(&self.listening) = None;
         for worker in &self.workers {
             worker.send(Mail::Drain);
         }
@@ -247,12 +301,13 @@ pub(crate) struct WorkerStart {
 /// Starts a worker's thread; the driver is made on it.
 fn spawn<D: Driver>(
     start: WorkerStart,
+    restoring: Option<Receiver<Restoring>>,
     driver: impl FnOnce() -> io::Result<D> + Send + 'static,
 ) -> Result<(JoinHandle<()>, Postbox), StartError> {
     let (sender, started) = channel::<Started>();
     let index = start.index;
     let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        let worker = match prepare(start, driver) {
+        let mut worker = match prepare(start, driver) {
             Ok(worker) => worker,
             Err(error) => {
                 let _ = sender.send(Err(error));
@@ -260,6 +315,11 @@ fn spawn<D: Driver>(
             }
         };
         let _ = sender.send(Ok(worker.mail.clone()));
+        if let Some(restoring) = restoring
+            && !worker.restore(&restoring)
+        {
+            return;
+        }
         if let Err(error) = worker.run() {
             // Without its driver a worker can serve nobody; the process is restarted, and shims go direct.
             tracing::error!(worker = index, %error, "the driver failed; shmesh exits");
@@ -275,21 +335,8 @@ fn spawn<D: Driver>(
 
 /// A worker that listens and is about to run.
 pub(crate) fn prepare<D: Driver>(start: WorkerStart, driver: impl FnOnce() -> io::Result<D>) -> io::Result<Worker<D>> {
-    let mut driver = driver()?;
+    let driver = driver()?;
     let mail = Postbox::new(driver.waker());
-    let snapshot = start.shared.snapshot.load_full();
-    let mut listeners = Vec::new();
-    for (index, socket) in start.sockets.into_iter().enumerate() {
-        let listener = &snapshot.listeners[index];
-        listeners.push(match socket {
-            Some(socket) => Some(ListenerState {
-                sock: driver.listen(socket, Token::Listener(index).tag())?,
-                protocol: listener.protocol,
-                cluster: listener.cluster.map(|cluster| cluster.0),
-            }),
-            None => None,
-        });
-    }
     let mut worker = Worker::new(WorkerParts {
         driver,
         shared: start.shared,
@@ -299,20 +346,25 @@ pub(crate) fn prepare<D: Driver>(start: WorkerStart, driver: impl FnOnce() -> io
         in_flight: start.in_flight,
         drain_seen: start.drain_seen,
     });
-    worker.listeners = listeners;
+    worker.listen(start.sockets)?;
     Ok(worker)
 }
 
 struct Bound {
     sockets: Vec<Sockets>,
+    listening: Listening,
     sessions: Vec<(u16, UnixListener)>,
     names: Vec<net::UnixName>,
 }
 
 /// Binds every listener: TCP once a worker, a Unix socket once for the worker that has it, session sockets for their thread.
 fn bind(snapshot: &Snapshot, workers: usize) -> Result<Bound, StartError> {
-    let mut bound =
-        Bound { sockets: (0..workers).map(|_| Vec::new()).collect(), sessions: Vec::new(), names: Vec::new() };
+    let mut bound = Bound {
+        sockets: (0..workers).map(|_| Vec::new()).collect(),
+        listening: Vec::new(),
+        sessions: Vec::new(),
+        names: Vec::new(),
+    };
     for (index, listener) in snapshot.listeners.iter().enumerate() {
         let refused = |error: String| StartError::Listen {
             name: listener.name.to_string(),
@@ -325,9 +377,10 @@ fn bind(snapshot: &Snapshot, workers: usize) -> Result<Bound, StartError> {
         match &listener.bind {
             Bind::Tcp(address) => {
                 let listening = net::listen_tcp(*address, workers).map_err(|error| refused(error.to_string()))?;
-                for (sockets, socket) in bound.sockets.iter_mut().zip(listening) {
-                    sockets[index] = Some(socket);
+                for (sockets, socket) in bound.sockets.iter_mut().zip(&listening) {
+                    sockets[index] = Some(socket.try_clone().map_err(|error| refused(error.to_string()))?);
                 }
+                bound.listening.push(listening);
             }
             Bind::Unix(path) => {
                 make_folder(path).map_err(refused)?;
@@ -336,6 +389,8 @@ fn bind(snapshot: &Snapshot, workers: usize) -> Result<Bound, StartError> {
                     let socket = listening.socket.try_clone().map_err(|error| refused(error.to_string()))?;
                     sockets[index] = Some(socket);
                 }
+                let claim = listening.name.claim().try_clone_to_owned().map_err(|error| refused(error.to_string()))?;
+                bound.listening.push(vec![listening.socket, claim]);
                 bound.names.push(listening.name);
             }
             Bind::Shm(path) => {
@@ -343,6 +398,9 @@ fn bind(snapshot: &Snapshot, workers: usize) -> Result<Bound, StartError> {
                 let listening = net::listen_unix(path, SOCKET_MODE).map_err(|error| refused(error.to_string()))?;
                 let socket = UnixListener::from(listening.socket);
                 socket.set_nonblocking(true).map_err(|error| refused(error.to_string()))?;
+                let claim = listening.name.claim().try_clone_to_owned().map_err(|error| refused(error.to_string()))?;
+                let kept = socket.try_clone().map_err(|error| refused(error.to_string()))?;
+                bound.listening.push(vec![kept.into(), claim]);
                 bound.sessions.push((index as u16, socket));
                 bound.names.push(listening.name);
             }
@@ -363,7 +421,7 @@ fn make_folder(path: &Path) -> Result<(), String> {
 /// Mode of every socket file.
 const SOCKET_MODE: u32 = 0o660;
 
-fn choose(choice: Choice) -> Result<DriverReport, StartError> {
+pub(crate) fn choose(choice: Choice) -> Result<DriverReport, StartError> {
     match choice {
         Choice::Epoll => Ok(DriverReport { name: "epoll", stepped_down: None }),
         Choice::Uring => match probe::uring() {
@@ -377,7 +435,7 @@ fn choose(choice: Choice) -> Result<DriverReport, StartError> {
     }
 }
 
-fn open_log(snapshot: &Snapshot) -> Result<Option<AccessLog>, StartError> {
+pub(crate) fn open_log(snapshot: &Snapshot) -> Result<Option<AccessLog>, StartError> {
     let Some(spec) = &snapshot.access_log else { return Ok(None) };
     let opened = AccessLog::open(&spec.path);
     opened.map(Some).map_err(|error| StartError::AccessLog { path: spec.path.display().to_string(), error })

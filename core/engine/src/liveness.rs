@@ -24,6 +24,9 @@ const OWN_DESCRIPTORS: &str = "/proc/thread-self/fd";
 /// Descriptors below this are standard input, output and error, which stay: a socket under one of these numbers could be written to.
 const STANDARD: RawFd = 3;
 
+/// In place of a session's id: the descriptor is where copies of all ends are to go.
+const ALL: u64 = u64::MAX;
+
 /// The sidecar's ends of all liveness sockets.
 pub struct Liveness {
     /// Where ends go, a message each: the session's id, with a descriptor when it begins, without when it is over.
@@ -58,14 +61,37 @@ impl Liveness {
         let (ours, theirs) = UnixStream::pair()?;
         // Nobody reads it: what an app wants to say there fails on its side.
         ours.shutdown(Shutdown::Read)?;
+        self.keep(session, ours.into());
+        Ok(theirs.into())
+    }
+
+    /// Goes on with a session's end that another process had.
+    pub fn keep(&mut self, session: u64, ours: OwnedFd) {
         let told = match &self.keeper {
             Some(keeper) => descriptors::send(keeper.as_fd(), &session.to_le_bytes(), &[ours.as_fd()]).is_ok(),
             None => false,
         };
         if !told {
-            self.kept.insert(session, ours.into());
+            self.kept.insert(session, ours);
         }
-        Ok(theirs.into())
+    }
+
+    /// Copies of all ends, for a process that goes on with them. While one of these is there no app sees an end.
+    pub fn copies(&self) -> io::Result<BTreeMap<u64, OwnedFd>> {
+        let mut copies = BTreeMap::new();
+        for (&session, end) in &self.kept {
+            copies.insert(session, end.try_clone()?);
+        }
+        let Some(keeper) = &self.keeper else { return Ok(copies) };
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        descriptors::send(keeper.as_fd(), &ALL.to_le_bytes(), &[theirs.as_fd()])?;
+        drop(theirs);
+        let (mut id, mut came) = ([0; 8], Vec::new());
+        while descriptors::receive(ours.as_fd(), &mut id, &mut came)? == id.len() {
+            let end = came.pop().ok_or_else(|| io::Error::other("an end of a liveness socket did not arrive"))?;
+            copies.insert(u64::from_le_bytes(id), end);
+        }
+        Ok(copies)
     }
 
     /// A session is over.
@@ -115,6 +141,12 @@ fn keep(channel: OwnedFd, separate: &Sender<io::Result<()>>) {
         }
         let session = u64::from_le_bytes(id);
         match came.pop() {
+            Some(asks) if session == ALL => {
+                for (id, end) in &ends {
+                    // Whoever asked finds those missing that did not arrive.
+                    let _ = descriptors::send(asks.as_fd(), &id.to_le_bytes(), &[end.as_fd()]);
+                }
+            }
             Some(end) => drop(ends.insert(session, end)),
             None => drop(ends.remove(&session)),
         }
@@ -165,6 +197,29 @@ mod tests {
         ends_with(&mut liveness);
         assert!(liveness.kept.is_empty());
         ends_with(&mut Liveness::without_thread());
+    }
+
+    #[test]
+    fn who_goes_on_with_copies_keeps_the_apps_from_seeing_an_end() {
+        for mut liveness in [Liveness::start(), Liveness::without_thread()] {
+            let apps: Vec<UnixStream> = (0..300).map(|id| liveness.begin(id).expect("a socket").into()).collect();
+            liveness.end(7);
+            let copies = liveness.copies().expect("copies");
+            assert!(copies.keys().copied().eq((0..300).filter(|&id| id != 7)));
+            let mut next = Liveness::start();
+            copies.into_iter().for_each(|(id, end)| next.keep(id, end));
+            drop(liveness);
+            for (id, app) in apps.iter().enumerate().filter(|(id, _)| *id != 7) {
+                app.set_nonblocking(true).expect("a flag");
+                assert!(
+                    matches!((&mut &*app).read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock),
+                    "{id}"
+                );
+            }
+            next.end(8);
+            apps[8].set_nonblocking(false).expect("a flag");
+            assert_eq!((&apps[8]).read(&mut [0]).expect("the end"), 0);
+        }
     }
 
     #[test]

@@ -71,6 +71,22 @@ impl Lookups {
         messages
     }
 
+    /// What was asked, and what was told: the messages.
+    pub fn rest(&self) -> impl Iterator<Item = (Message, Message)> {
+        self.answers.iter().map(|(id, (lookup, told))| (Message::Lookup(lookup.clone()), self.message(*id, told)))
+    }
+
+    /// Goes on with a look-up that another process answered so.
+    pub fn go_on(&mut self, lookup: Lookup, told: Message) {
+        let told = match told {
+            Message::Policy(_, policy) => policy,
+            Message::Endpoints(told) => Policy { endpoints: told.endpoints, ..Policy::default() },
+            _ => Policy::default(),
+        };
+        self.bytes += lookup.key.len();
+        self.answers.insert(lookup.id, (lookup, told));
+    }
+
     /// What this app is told of a look-up.
     fn policy(&self, lookup: &Lookup, known: &Known<'_>) -> Policy {
         let policy = policy(lookup, known);

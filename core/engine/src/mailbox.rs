@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crossbeam::queue::SegQueue;
 use shmesh_io::Waker;
 
+use crate::handover::{Handover, RestOrder};
 use crate::resolve::Answer;
 use crate::session::NewLanes;
 
@@ -16,6 +17,8 @@ pub enum Mail {
     Detach { session: u64 },
     /// A host name was looked up.
     Resolved(Answer),
+    /// Come to rest: another process is about to go on.
+    Rest(RestOrder<Handover>),
     /// Accept nothing new, finish what is there.
     Drain,
     /// Stop now.

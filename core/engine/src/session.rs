@@ -11,6 +11,7 @@ use shmesh_shm::{DirtyWatch, Geometry, Mapping};
 
 use crate::counters::lock;
 use crate::direct::Direct;
+use crate::handover::{DeskHandover, RestOrder};
 use crate::lane::Lane;
 use crate::quota::{QuotaDesk, SessionUse};
 use crate::slab::Key;
@@ -36,8 +37,8 @@ pub struct NewLane {
     pub lane: u16,
     pub bit: u8,
     pub serving: bool,
-    /// Rings the app.
-    pub bell: OwnedFd,
+    /// Rings the app. None: it comes with the state of the worker that another process had.
+    pub bell: Option<OwnedFd>,
 }
 
 /// A session in a worker.
@@ -74,6 +75,8 @@ pub struct SessionDesk {
     pub list: Mutex<HashMap<u64, SessionView>>,
     /// Which apps are to go round.
     pub direct: Mutex<Direct>,
+    /// The session thread is to come to rest.
+    pub rest: Mutex<Option<RestOrder<DeskHandover>>>,
     /// What sessions may take, and have.
     pub quotas: QuotaDesk,
 }
@@ -83,6 +86,13 @@ impl SessionDesk {
     pub fn end(&self, session: u64) {
         self.ended.push(session);
         self.wake();
+    }
+
+    /// The sessions that workers wanted ended so far; for when all of these threads rest.
+    pub fn ended_so_far(&self) -> Vec<u64> {
+        let ended: Vec<u64> = std::iter::from_fn(|| self.ended.pop()).collect();
+        ended.iter().for_each(|&session| self.ended.push(session));
+        ended
     }
 
     /// Makes the session thread look at its surroundings: sessions to end, a new snapshot, draining.

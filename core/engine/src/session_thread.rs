@@ -20,6 +20,7 @@ use shmesh_shm::{Geometry, Mapping, descriptors, doorbell, host, segment};
 
 use crate::counters::lock;
 use crate::direct::Direct;
+use crate::handover::TakenDesk;
 use crate::liveness::Liveness;
 use crate::lookup::{Known, Lookups};
 use crate::mailbox::{Mail, Postbox};
@@ -52,31 +53,40 @@ pub struct SessionThread {
     /// Of every session that attaches.
     pub geometry: Geometry,
     pub liveness: Liveness,
+    /// What another process's session thread gave, and the sessions that ended since.
+    pub(crate) taken: Option<(TakenDesk, Vec<u64>)>,
 }
 
 /// One connection of an app.
-struct Peer {
-    socket: UnixStream,
-    listener: u16,
-    input: Vec<u8>,
-    uid: u32,
-    pid: i32,
+pub(crate) struct Peer {
+    pub socket: UnixStream,
+    pub listener: u16,
+    pub input: Vec<u8>,
+    pub uid: u32,
+    pub pid: i32,
     /// When it connected, on the clock of `host`.
-    since: u64,
-    session: Option<Session>,
+    pub since: u64,
+    pub session: Option<Session>,
 }
 
-struct Session {
-    id: u64,
-    _usage: Arc<SessionUse>,
-    app: String,
-    serves: Option<String>,
+pub(crate) struct Session {
+    pub id: u64,
+    pub _usage: Arc<SessionUse>,
+    pub app: String,
+    pub serves: Option<String>,
     /// Where the direct-mode word is, and what it says.
-    to_app: Arc<Mapping>,
-    direct: u16,
-    /// What both sides know.
-    features: u64,
-    lookups: Lookups,
+    pub to_app: Arc<Mapping>,
+    pub direct: u16,
+    pub welcome: Welcome,
+    pub lookups: Lookups,
+    pub files: Files,
+}
+
+/// What the session is made of, kept for a process that goes on with it.
+pub(crate) struct Files {
+    pub to_proxy: OwnedFd,
+    pub to_app: OwnedFd,
+    pub worker_bells: Vec<OwnedFd>,
 }
 
 /// Why a connection is closed.
@@ -95,20 +105,20 @@ impl SessionThread {
 
 /// The thread's work.
 pub(crate) struct Desk {
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
     workers: Vec<Postbox>,
     listeners: Vec<(u16, UnixListener)>,
     bell: OwnedFd,
     geometry: Geometry,
-    liveness: Liveness,
+    pub liveness: Liveness,
     /// In the order in which they came, which is the order in which they are looked at.
-    peers: BTreeMap<u64, Peer>,
-    names: HashSet<String>,
+    pub peers: BTreeMap<u64, Peer>,
+    pub names: HashSet<String>,
     /// The sockets of their own on which serving apps listen, by name.
-    served_at: HashMap<String, String>,
-    next_peer: u64,
-    next_session: u64,
-    next_worker: usize,
+    pub served_at: HashMap<String, String>,
+    pub next_peer: u64,
+    pub next_session: u64,
+    pub next_worker: usize,
     version: u64,
     said_goodbye: bool,
 }
@@ -116,8 +126,10 @@ pub(crate) struct Desk {
 impl Desk {
     pub fn new(parts: SessionThread) -> Desk {
         let version = parts.shared.version.load(Ordering::Acquire);
-        parts.shared.sessions.quotas.size_up();
-        Desk {
+        if parts.taken.is_none() {
+            parts.shared.sessions.quotas.size_up();
+        }
+        let mut desk = Desk {
             shared: parts.shared,
             workers: parts.workers,
             listeners: parts.listeners,
@@ -132,7 +144,11 @@ impl Desk {
             next_worker: 0,
             version,
             said_goodbye: false,
+        };
+        if let Some((taken, ended)) = parts.taken {
+            desk.go_on(taken, &ended);
         }
+        desk
     }
 
     /// For ever.
@@ -175,8 +191,12 @@ impl Desk {
         (readable.collect(), ready(&polled[0]), accept)
     }
 
-    /// Something changed outside: a worker ended a session, a new snapshot, draining.
+    /// Something changed outside: an upgrade, a worker ended a session, a new snapshot, draining.
     fn look_around(&mut self) {
+        let order = lock(&self.shared.sessions.rest).take();
+        if let Some(order) = order {
+            self.rest(&order);
+        }
         while let Some(session) = self.shared.sessions.ended.pop() {
             let peer = self.peers.iter().find(|(_, peer)| peer.session.as_ref().is_some_and(|s| s.id == session));
             if let Some((&id, _)) = peer {
@@ -362,13 +382,7 @@ impl Desk {
             isolation: for_app.isolation,
             since: SystemTime::now(),
         };
-        let welcome = Message::Welcome(Welcome {
-            version: VERSION,
-            workers: workers as u16,
-            features,
-            geometry,
-            lanes: lanes.clone(),
-        });
+        let welcome = Welcome { version: VERSION, workers: workers as u16, features, geometry, lanes: lanes.clone() };
         // The workers get theirs first, so that nothing the app rings is lost.
         let mut to_hand: Vec<NewLanes> = Vec::new();
         for (worker, bell) in worker_bells.iter().enumerate() {
@@ -391,16 +405,12 @@ impl Desk {
                 lane: index as u16,
                 bit: info.bit,
                 serving: info.serving,
-                bell: ours,
+                bell: Some(ours),
             });
             app_bells.push(theirs);
         }
         // Nothing can fail between here and the place where the session is known, and where its end is seen to.
         let liveness = (features != 0).then(|| self.liveness.begin(session)).transpose()?;
-        let mut fds: Vec<BorrowedFd<'_>> = vec![to_proxy.as_fd(), for_app.memfd.as_fd()];
-        fds.extend(worker_bells.iter().map(AsFd::as_fd));
-        fds.extend(app_bells.iter().map(AsFd::as_fd));
-        fds.extend(liveness.iter().map(AsFd::as_fd));
         for (worker, lanes) in to_hand.into_iter().enumerate() {
             if !lanes.lanes.is_empty() {
                 self.workers[worker].send(Mail::Attach(Box::new(lanes)));
@@ -416,11 +426,11 @@ impl Desk {
             serves,
             to_app: to_app_map,
             direct: 0,
-            features,
             lookups: Lookups::new(features),
+            welcome,
+            files: Files { to_proxy, to_app, worker_bells },
         };
         attached.tell_direct(&lock(&self.shared.sessions.direct));
-        peer.session = Some(attached);
         tracing::info!(
             session,
             app = ?hello.name,
@@ -432,7 +442,14 @@ impl Desk {
         );
         lock(&self.shared.sessions.list).insert(session, view);
         // Last, so that whoever has read it can be called and is shown. Should it not arrive, the session ends with the connection.
-        say(&peer.socket, &welcome, &fds)
+        let Files { to_proxy, worker_bells, .. } = &attached.files;
+        let mut fds: Vec<BorrowedFd<'_>> = vec![to_proxy.as_fd(), for_app.memfd.as_fd()];
+        fds.extend(worker_bells.iter().map(AsFd::as_fd));
+        fds.extend(app_bells.iter().map(AsFd::as_fd));
+        fds.extend(liveness.iter().map(AsFd::as_fd));
+        let said = say(&peer.socket, &Message::Welcome(attached.welcome.clone()), &fds);
+        peer.session = Some(attached);
+        said
     }
 
     /// Which lanes a session gets: the calling ones spread over the workers, a serving one for each.
@@ -485,7 +502,7 @@ impl Desk {
     fn serves_at(&mut self, id: u64, path: String) -> Result<(), Close> {
         let session = self.peers.get(&id).and_then(|peer| peer.session.as_ref());
         let Some(name) =
-            session.filter(|session| session.features & FEATURE_POLICY != 0).and_then(|s| s.serves.clone())
+            session.filter(|session| session.welcome.features & FEATURE_POLICY != 0).and_then(|s| s.serves.clone())
         else {
             return Err(self.refuse(id, RefusedCode::Malformed, "shmesh: only an app that serves may say where"));
         };

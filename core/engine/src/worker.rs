@@ -20,6 +20,8 @@ use crate::conn::{Conn, Finish, Pipe, Role};
 use crate::counters::{CallCounters, WorkerCounters};
 use crate::date::DateNow;
 use crate::dubbo_route::Attachments;
+use crate::engine::Sockets;
+use crate::handover::{Handover, RestOrder};
 use crate::host::HostState;
 use crate::idle::Idle;
 use crate::known_front::KnownFronts;
@@ -116,6 +118,8 @@ pub struct Worker<D: Driver> {
     pub(crate) draining: bool,
     listeners_close_at: Nanos,
     stopping: bool,
+    /// Another process is about to go on.
+    rest_order: Option<RestOrder<Handover>>,
     idle: Idle,
     pub(crate) stages: Stages,
     pub(crate) date: DateNow,
@@ -199,6 +203,7 @@ impl<D: Driver> Worker<D> {
             draining: false,
             listeners_close_at: 0,
             stopping: false,
+            rest_order: None,
             idle: Idle::new(now),
             stages,
             date: DateNow::default(),
@@ -218,9 +223,28 @@ impl<D: Driver> Worker<D> {
         worker
     }
 
+    /// Listens on these sockets, by listener.
+    pub(crate) fn listen(&mut self, sockets: Sockets) -> io::Result<()> {
+        for (index, (socket, listener)) in sockets.into_iter().zip(&self.snapshot.listeners).enumerate() {
+            let (protocol, cluster) = (listener.protocol, listener.cluster.map(|cluster| cluster.0));
+            self.listeners.push(match socket {
+                Some(socket) => {
+                    let sock = self.driver.listen(socket, Token::Listener(index).tag())?;
+                    Some(ListenerState { sock, protocol, cluster })
+                }
+                None => None,
+            });
+        }
+        Ok(())
+    }
+
     /// Runs until told to stop.
     pub(crate) fn run(mut self) -> io::Result<()> {
-        while self.turn()? == Turn::GoOn {}
+        while self.turn()? == Turn::GoOn {
+            if let Some(order) = self.rest_order.take() {
+                self.rest(&order)?;
+            }
+        }
         Ok(())
     }
 
@@ -404,6 +428,7 @@ impl<D: Driver> Worker<D> {
                 Mail::Attach(lanes) => self.attach(*lanes),
                 Mail::Detach { session } => self.detach(session),
                 Mail::Resolved(answer) => self.resolved(answer),
+                Mail::Rest(order) => self.rest_order = Some(order),
                 Mail::Drain => self.drain(),
                 Mail::Stop => self.stopping = true,
             }

@@ -584,8 +584,7 @@ fn a_state_that_is_not_understood_is_refused() {
     let given = mesh.worker.give().expect("the driver works").expect("it comes to rest");
     let with = |state: Vec<u8>, sockets: usize| Handover {
         state,
-        sockets: given.sockets[..sockets].iter().map(|fd| fd.try_clone().expect("a descriptor")).collect(),
-        bells: Vec::new(),
+        descriptors: given.descriptors[..sockets].iter().map(|fd| fd.try_clone().expect("a descriptor")).collect(),
     };
     let refusal = |handover: Handover| {
         let world = World::new(1);
@@ -599,7 +598,7 @@ fn a_state_that_is_not_understood_is_refused() {
     // Field 1 comes first: the format.
     assert_eq!(newer[..2], [8, 1]);
     newer[1] = 99;
-    assert!(matches!(refusal(with(newer, given.sockets.len())), Refusal::Format { theirs: 99 }));
+    assert!(matches!(refusal(with(newer, given.descriptors.len())), Refusal::Format { theirs: 99 }));
     assert!(matches!(refusal(with(given.state.clone(), 1)), Refusal::Inconsistent(_) | Refusal::Io(_)));
     mesh.worker.go_on();
     mesh.hear_until(&service, b"\r\n\r\n");

@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub dns: Dns,
     /// Where apps go when this sidecar is gone, before they go directly.
     pub central_proxy: CentralProxy,
+    /// Where the next process asks to take over; see [`Snapshot::upgrade_socket`].
+    pub upgrade_socket: Option<PathBuf>,
     /// The access log; off when `None`.
     pub access_log: Option<AccessLog>,
     /// The longest that a worker spins for records before it sleeps; it spins less where that catches nothing. 0: never;
@@ -51,6 +53,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Where the next process asks to take over: as configured, or beside the first session socket. `None`: nowhere.
+    pub fn upgrade_socket(&self) -> Option<PathBuf> {
+        let beside = || {
+            let socket = self.listeners.iter().find_map(|listener| match &listener.bind {
+                Bind::Shm(path) => Some(path),
+                Bind::Tcp(_) | Bind::Unix(_) => None,
+            })?;
+            let mut path = socket.as_os_str().to_owned();
+            path.push(".upgrade");
+            Some(path.into())
+        };
+        self.upgrade_socket.clone().or_else(beside)
+    }
+
     /// Where an HTTP call goes, if any route takes it.
     pub fn route_http(&self, key: &HttpKey<'_>) -> Option<Way> {
         self.routes.http(key)

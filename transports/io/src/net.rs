@@ -12,9 +12,9 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Seek, Write};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -88,7 +88,7 @@ pub fn listen_unix(path: &Path, mode: u32) -> Result<UnixListening, ListenError>
     }
     let socket = bind_file(path, mode).map_err(failed)?;
     let inode = fs::symlink_metadata(path).map_err(failed)?.ino();
-    Ok(UnixListening { socket, name: UnixName { path: path.to_owned(), inode, _lock: lock } })
+    Ok(UnixListening { socket, name: UnixName { path: path.to_owned(), inode, lock } })
 }
 
 /// A listening Unix socket.
@@ -106,13 +106,27 @@ pub struct UnixName {
     path: PathBuf,
     inode: u64,
     // Given up last, after the socket file is gone.
-    _lock: LockFile,
+    lock: LockFile,
 }
 
 impl UnixName {
     /// Where the socket is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The claim to the name, for a process that goes on with the socket. It is held as long as any process has this.
+    pub fn claim(&self) -> BorrowedFd<'_> {
+        self.lock.lock.as_fd()
+    }
+
+    /// Goes on with a name and the claim to it that another process had. That one must not drop its own.
+    pub fn go_on(path: &Path, claim: OwnedFd) -> io::Result<UnixName> {
+        let inode = fs::symlink_metadata(path)?.ino();
+        let lock = Flock::lock(File::from(claim), FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+        let mut lock = LockFile { path: lock_path(path), lock };
+        lock.write_owner()?;
+        Ok(UnixName { path: path.to_owned(), inode, lock })
     }
 }
 
@@ -258,7 +272,15 @@ fn ask(path: &Path) -> io::Result<Answer> {
 #[derive(Debug)]
 struct LockFile {
     path: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
+}
+
+impl LockFile {
+    fn write_owner(&mut self) -> io::Result<()> {
+        self.lock.set_len(0)?;
+        self.lock.rewind()?;
+        writeln!(self.lock, "{}", std::process::id())
+    }
 }
 
 impl Drop for LockFile {
@@ -276,8 +298,6 @@ fn lock_path(path: &Path) -> PathBuf {
 
 /// Takes the lock of a socket file, which holds the owner's pid; `None` if somebody else has it.
 fn lock_beside(path: &Path) -> io::Result<Option<LockFile>> {
-    use std::io::Write;
-
     let path = lock_path(path);
     loop {
         let file = OpenOptions::new()
@@ -288,7 +308,7 @@ fn lock_beside(path: &Path) -> io::Result<Option<LockFile>> {
             .mode(0o644)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)?;
-        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, errno)) => return Err(errno.into()),
@@ -298,9 +318,9 @@ fn lock_beside(path: &Path) -> io::Result<Option<LockFile>> {
             lock.metadata().is_ok_and(|locked| (found.dev(), found.ino()) == (locked.dev(), locked.ino()))
         });
         if in_place {
-            lock.set_len(0)?;
-            writeln!(lock, "{}", std::process::id())?;
-            return Ok(Some(LockFile { path, _lock: lock }));
+            let mut lock = LockFile { path, lock };
+            lock.write_owner()?;
+            return Ok(Some(lock));
         }
     }
 }

@@ -25,7 +25,7 @@ impl<D: Driver> Worker<D> {
     /// What another process needs to go on with this worker, which rests. Connections that are being made, name look-ups that are under way and
     /// caches stay behind: calls that wait for these are dispatched anew.
     pub(crate) fn give(&mut self) -> io::Result<Handover> {
-        let mut handover = Handover { state: Vec::new(), sockets: Vec::new(), bells: Vec::new() };
+        let mut handover = Handover { state: Vec::new(), descriptors: Vec::new() };
         let mut state = WorkerState {
             format: FORMAT,
             conn_generations: self.conns.generations(),
@@ -40,7 +40,7 @@ impl<D: Driver> Worker<D> {
         for key in self.lanes.keys() {
             let Some(given) = self.give_lane(key) else { continue };
             let Some(lane) = self.lanes.get(key) else { continue };
-            handover.bells.push(lane.bell.as_fd().try_clone_to_owned()?);
+            handover.descriptors.push(lane.bell.as_fd().try_clone_to_owned()?);
             state.lanes.push(given);
         }
         for key in self.conns.keys() {
@@ -50,7 +50,7 @@ impl<D: Driver> Worker<D> {
                 conn::Pipe::Socket(sock) => {
                     // Without: it is being made.
                     let Some(rest) = self.driver.at_rest(sock).filter(|_| is_made(conn)) else { continue };
-                    handover.sockets.push(rest.socket.try_clone_to_owned()?);
+                    handover.descriptors.push(rest.socket.try_clone_to_owned()?);
                     let arrived = rest.arrived.iter().map(|slice| slice.to_vec()).collect();
                     let errno =
                         |error: &io::Error| error.raw_os_error().unwrap_or(Errno::ECONNRESET as i32).unsigned_abs();

@@ -3,23 +3,51 @@
 //! `rest` brings a worker to where nothing moves, and from there back to work; `give` says what it knows then; `take` makes a worker of
 //! another process go on with that. Until the other one says that it can, nothing that was done here is final.
 
+mod desk;
 mod give;
+mod giver;
+mod messages;
 mod rest;
 mod state;
 mod take;
+mod taker;
+mod wire;
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, Sender};
 
+pub(crate) use desk::DeskHandover;
+pub(crate) use desk::TakenDesk;
+pub use giver::{Giver, HandedOver};
 pub use state::{FORMAT, FORMAT_MIN};
 pub use take::Refusal;
+pub(crate) use taker::Restoring;
+pub use taker::{Predecessor, TakeError, TakenOver, UpgradeSocket};
 
 /// A worker at rest, as the next process gets it.
 #[derive(Debug)]
 pub struct Handover {
     /// A [`state::WorkerState`].
     pub state: Vec<u8>,
-    /// The sockets of its conns, in their order there.
-    pub sockets: Vec<OwnedFd>,
-    /// What it rings its lanes with, in their order there.
-    pub bells: Vec<OwnedFd>,
+    /// What it rings its lanes with, and then the sockets of its conns, each in their order there.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Asks a thread of the engine to come to rest, and to say what it knows.
+#[derive(Debug)]
+pub(crate) struct RestOrder<T> {
+    /// `None`: it did not come to rest in time, and goes on.
+    pub rested: Sender<io::Result<Option<T>>>,
+    /// What comes of it. The sender's end: the thread goes on.
+    pub outcome: Receiver<Outcome>,
+}
+
+/// What comes of a rest.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Another process may go on at any moment: nothing is to be written any more. Answered.
+    Hold(Sender<()>),
+    /// Another process goes on; this thread does nothing any more.
+    Over,
 }

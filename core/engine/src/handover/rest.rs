@@ -1,9 +1,13 @@
 //! A worker comes to rest, and goes on.
 
 use std::io;
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread;
+use std::time::Duration;
 
 use shmesh_io::{Driver, Nanos, Wait};
 
+use super::{Handover, Outcome, RestOrder};
 use crate::conn::{Conn, HttpUp, Role};
 use crate::slab::Key;
 use crate::worker::Worker;
@@ -14,7 +18,46 @@ const REST_WITHIN: Nanos = 200_000_000;
 /// How often it looks meanwhile.
 const LOOK_EVERY: Nanos = 200_000;
 
+/// How often it looks for apps that ask for a sign of life while it rests; theirs is `ClientBuilder::hang_timeout`.
+const TELL_EVERY: Duration = Duration::from_millis(10);
+
 impl<D: Driver> Worker<D> {
+    /// Rests, says what it knows, and does nothing until it is known whether another process goes on with that.
+    pub(crate) fn rest(&mut self, order: &RestOrder<Handover>) -> io::Result<()> {
+        if !self.come_to_rest()? {
+            let _ = order.rested.send(Ok(None));
+            return Ok(());
+        }
+        let mut waits = order.rested.send(self.give().map(Some)).is_ok();
+        let mut held = false;
+        while waits {
+            match order.outcome.recv_timeout(TELL_EVERY) {
+                Ok(Outcome::Hold(answer)) => {
+                    held = true;
+                    let _ = answer.send(());
+                }
+                // All this is another process's now, which must not see any of it dropped.
+                Ok(Outcome::Over) => loop {
+                    thread::park();
+                },
+                Err(RecvTimeoutError::Timeout) if held => {}
+                Err(RecvTimeoutError::Timeout) => self.tell_all(),
+                Err(RecvTimeoutError::Disconnected) => waits = false,
+            }
+        }
+        self.go_on();
+        Ok(())
+    }
+
+    /// Gives the signs of life that apps ask for while it rests: it is not dead.
+    fn tell_all(&mut self) {
+        for key in self.lanes.keys() {
+            if let Some(lane) = self.lanes.get_mut(key) {
+                lane.end.tell();
+            }
+        }
+    }
+
     /// Stops in the middle of everything: no record is taken any more, and the kernel has nothing to do for any connection. What was taken
     /// before goes as far as it does by itself. False: it did not come to rest in time, and goes on working.
     pub(crate) fn come_to_rest(&mut self) -> io::Result<bool> {

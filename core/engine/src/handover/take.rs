@@ -61,13 +61,13 @@ impl<D: Driver> Worker<D> {
         self.calls = Slab::of_generations(state.call_generations);
         self.lanes = Slab::of_generations(state.lane_generations);
         let addresses = self.take_addresses(&state.addresses)?;
-        let bells = state.lanes.iter().map(|lane| (lane.session, lane.lane)).zip(given.bells).collect();
+        let mut descriptors = given.descriptors.into_iter();
+        let bells = state.lanes.iter().map(|lane| (lane.session, lane.lane)).zip(descriptors.by_ref()).collect();
         self.take_lanes(&state.lanes, &state.sessions, sessions, bells)?;
 
         let mut leases = Leases::new();
-        let mut sockets = given.sockets.into_iter();
         for conn in &state.conns {
-            self.take_conn(conn, &addresses, &mut sockets, &mut leases)?;
+            self.take_conn(conn, &addresses, &mut descriptors, &mut leases)?;
         }
         for call in &state.calls {
             self.take_call_state(call, &mut leases)?;

@@ -139,7 +139,7 @@ impl App {
             to_app: self.to_app.clone(),
             geometry,
             bell: self.worker.try_clone().expect("a descriptor"),
-            lanes: vec![NewLane { lane: 0, bit: 0, serving: self.serving, bell }],
+            lanes: vec![NewLane { lane: 0, bit: 0, serving: self.serving, bell: Some(bell) }],
         }
     }
 

@@ -71,6 +71,9 @@ pub struct RunArgs {
     /// Worker threads [default: as configured, or by the CPU quota]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub workers: Option<usize>,
+    /// Take over from the sidecar that runs, with every connection and session; starts as ever if there is none
+    #[arg(long)]
+    pub upgrade: bool,
     #[arg(long, value_name = "L", value_enum, default_value = "info")]
     pub log_level: run::Level,
     #[arg(long, value_enum, default_value = "text")]

@@ -9,16 +9,18 @@ mod families;
 mod log;
 mod reload;
 mod status;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use shmesh_config::Watcher;
-use shmesh_engine::{Engine, EngineOptions};
+use shmesh_config::{ConfigError, Watcher};
+use shmesh_engine::{Engine, EngineOptions, UpgradeSocket};
 use shmesh_policy::Snapshot;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
@@ -28,6 +30,7 @@ use direct::DirectFile;
 pub use log::{Format, Level};
 use reload::Reloader;
 use status::Status;
+use upgrade::Upgrades;
 
 /// How often the drain looks whether anything is in flight.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -60,6 +63,10 @@ enum Refusal {
 }
 
 impl Refusal {
+    fn config(error: ConfigError) -> Self {
+        Self::Config(error.to_string())
+    }
+
     fn start(error: impl std::fmt::Display) -> Self {
         Self::Start(error.to_string())
     }
@@ -68,29 +75,40 @@ impl Refusal {
 async fn serve(args: &RunArgs) -> Result<(), Refusal> {
     // Before anything is served, or a signal in between would end the process the hard way.
     let mut signals = Signals::register().map_err(Refusal::start)?;
+    let upgrades = Upgrades::new();
     let changed = Arc::new(Notify::new());
     let _watcher = watch_file(args.config.clone(), &changed);
-    let snapshot = first_snapshot(args)?;
+    let configured = Configured::read(args)?;
     raise_descriptor_limit();
 
-    let admin = shmesh_admin::bind(snapshot.admin.address).await;
-    let admin = admin.map_err(Refusal::start)?;
-    let options = EngineOptions { driver: args.driver.into(), workers: args.workers };
-    let resolver = shmesh_names::start().map_err(Refusal::start)?;
-    let engine = Engine::start(snapshot.clone(), options, resolver).map_err(Refusal::start)?;
-    let engine = Arc::new(engine);
+    let predecessor = if args.upgrade { upgrade::predecessor(&configured.snapshot)? } else { None };
+    let running = match predecessor {
+        Some(predecessor) => upgrade::take_over(args, predecessor)?,
+        None => start(args, configured).await?,
+    };
+    let Running { engine, configured: Configured { snapshot, text }, admin, direct, upgrade_socket } = running;
     announce(args, &snapshot, &engine);
 
-    let direct = DirectFile::of(&snapshot);
-    engine.set_direct(direct.load());
+    let over = Arc::new(Notify::new());
+    let text = Arc::new(Mutex::new(text));
+    let taken_over = upgrade_socket.is_some();
+    upgrade::listen(&engine, &admin, &text, &over, upgrade_socket)?;
     let status = Arc::new(Status::new(engine.clone(), direct));
     let (ended, end) = watch::channel(false);
     let serving = tokio::spawn(shmesh_admin::serve(admin, status.clone(), until(end)));
-    let mut reloader = Reloader::new(args.config.clone(), engine.clone(), snapshot);
+    let mut reloader = Reloader::new(args.config.clone(), engine.clone(), snapshot, text);
+    if taken_over && reloader.is_outdated() {
+        status.reloaded(reloader.reload("the one in force was handed over"));
+    }
     loop {
         tokio::select! {
             () = changed.notified() => status.reloaded(reloader.reload("the file changed")),
             _ = signals.hangup.recv() => status.reloaded(reloader.reload("SIGHUP")),
+            _ = signals.upgrade.recv() => upgrades.begin(),
+            () = over.notified() => {
+                let _ = ended.send(true);
+                upgrade::end(serving).await
+            }
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
         }
@@ -111,8 +129,55 @@ async fn serve(args: &RunArgs) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// A configuration that is good.
+struct Configured {
+    snapshot: Arc<Snapshot>,
+    /// As it was written; `None`: the one without a file.
+    text: Option<String>,
+}
+
+impl Configured {
+    fn read(args: &RunArgs) -> Result<Configured, Refusal> {
+        let Some(file) = &args.config else { return Configured::of(None, "(default)", 1) };
+        let text = shmesh_config::read_text(file).map_err(Refusal::config)?;
+        Configured::of(Some(text), &file.display().to_string(), 1)
+    }
+
+    fn of(text: Option<String>, name: &str, version: u64) -> Result<Configured, Refusal> {
+        let mut snapshot = match &text {
+            Some(text) => shmesh_config::parse(text, name).map_err(Refusal::config)?,
+            None => shmesh_config::default_config(),
+        };
+        snapshot.version = version;
+        Ok(Configured { snapshot: Arc::new(snapshot), text })
+    }
+}
+
+/// What serves, started here or gone on with.
+struct Running {
+    engine: Arc<Engine>,
+    configured: Configured,
+    admin: TcpListener,
+    direct: DirectFile,
+    /// That of the process which handed over.
+    upgrade_socket: Option<UpgradeSocket>,
+}
+
+async fn start(args: &RunArgs, configured: Configured) -> Result<Running, Refusal> {
+    let snapshot = &configured.snapshot;
+    let admin = shmesh_admin::bind(snapshot.admin.address).await;
+    let admin = admin.map_err(Refusal::start)?;
+    let options = EngineOptions { driver: args.driver.into(), workers: args.workers };
+    let resolver = shmesh_names::start().map_err(Refusal::start)?;
+    let engine = Engine::start(snapshot.clone(), options, resolver).map_err(Refusal::start)?;
+    let direct = DirectFile::of(snapshot);
+    engine.set_direct(direct.load());
+    Ok(Running { engine: Arc::new(engine), configured, admin, direct, upgrade_socket: None })
+}
+
 struct Signals {
     hangup: Signal,
+    upgrade: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -121,6 +186,7 @@ impl Signals {
     fn register() -> std::io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
@@ -137,15 +203,6 @@ fn watch_file(file: Option<PathBuf>, changed: &Arc<Notify>) -> Option<Watcher> {
             None
         }
     }
-}
-
-fn first_snapshot(args: &RunArgs) -> Result<Arc<Snapshot>, Refusal> {
-    let mut snapshot = match &args.config {
-        Some(file) => shmesh_config::load(file).map_err(|error| Refusal::Config(error.to_string()))?,
-        None => shmesh_config::default_config(),
-    };
-    snapshot.version = 1;
-    Ok(Arc::new(snapshot))
 }
 
 /// A connection takes two descriptors, and the usual soft limit is 1,024: go to the hard limit.

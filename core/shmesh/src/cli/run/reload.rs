@@ -1,7 +1,7 @@
 //! Takes a new configuration while the sidecar runs. A bad one is refused and the last good one stays.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shmesh_engine::Engine;
@@ -20,11 +20,16 @@ pub struct Reloader {
     engine: Arc<Engine>,
     /// What is in force.
     current: Arc<Snapshot>,
+    /// As it was written, for a process that goes on with it.
+    text: ConfigText,
 }
 
+/// The configuration in force, as it was written; `None`: the one without a file.
+pub type ConfigText = Arc<Mutex<Option<String>>>;
+
 impl Reloader {
-    pub fn new(file: Option<PathBuf>, engine: Arc<Engine>, current: Arc<Snapshot>) -> Self {
-        Self { file, engine, current }
+    pub fn new(file: Option<PathBuf>, engine: Arc<Engine>, current: Arc<Snapshot>, text: ConfigText) -> Self {
+        Self { file, engine, current, text }
     }
 
     /// Reads the file again and publishes what it says; logs what came of it.
@@ -47,6 +52,13 @@ impl Reloader {
         }
     }
 
+    /// The file does not say what is in force.
+    pub fn is_outdated(&self) -> bool {
+        let Some(file) = &self.file else { return false };
+        let in_force = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        shmesh_config::read_text(file).ok() != *in_force
+    }
+
     /// Of the configuration in force.
     pub fn drain_timeout(&self) -> Duration {
         self.current.timeouts.drain
@@ -56,7 +68,8 @@ impl Reloader {
         let Some(file) = &self.file else {
             return Err("there is no file to read: this sidecar was started without --config".into());
         };
-        let mut new = shmesh_config::load(file).map_err(|error| error.to_string())?;
+        let text = shmesh_config::read_text(file).map_err(|error| error.to_string())?;
+        let mut new = shmesh_config::parse(&text, &file.display().to_string()).map_err(|error| error.to_string())?;
         if let Some(setting) = fixed_setting(&self.current, &new) {
             return Err(format!(
                 "{}: {setting} cannot change while shmesh runs: restart it, or write the old value",
@@ -67,6 +80,7 @@ impl Reloader {
         let new = Arc::new(new);
         self.engine.publish(new.clone()).map_err(|error| format!("{}: {error}", file.display()))?;
         self.current = new;
+        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
         Ok(())
     }
 }
@@ -77,6 +91,8 @@ fn fixed_setting(current: &Snapshot, new: &Snapshot) -> Option<&'static str> {
         Some("`admin`")
     } else if current.workers != new.workers {
         Some("`workers`")
+    } else if current.upgrade_socket() != new.upgrade_socket() {
+        Some("`upgrade_socket`")
     } else if current.access_log != new.access_log {
         Some("`access_log`")
     } else {

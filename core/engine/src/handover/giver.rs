@@ -1,0 +1,311 @@
+//! The old process's side of an upgrade. Until it says *commit* it can go on as if nothing had been, and does whenever anything goes wrong.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use prost::Message as _;
+use shmesh_io::net;
+
+use super::messages::{Last, Plan, Take};
+use super::wire::{Frame, Kind, Wire};
+use super::{DeskHandover, FORMAT, FORMAT_MIN, Handover, Outcome, RestOrder, UpgradeSocket};
+use crate::counters::lock;
+use crate::engine::{Engine, StartError};
+use crate::mailbox::{Mail, Postbox};
+
+/// How long whoever connects to the upgrade socket may take to say what it wants.
+pub const TAKE_WITHIN: Duration = Duration::from_secs(1);
+/// How long the new process may take to be ready for the workers' states; this one serves meanwhile.
+pub const PREPARE_WITHIN: Duration = Duration::from_secs(10);
+/// How long it may take to map the sessions; calls go on meanwhile, but no app can attach.
+pub const MAP_WITHIN: Duration = Duration::from_secs(5);
+/// How long the workers may take to come to rest.
+pub const REST_WITHIN: Duration = Duration::from_secs(1);
+/// How long calls may pause until the new process can go on with them.
+pub const RESTORE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Mode of the upgrade socket: nobody else's.
+const MODE: u32 = 0o600;
+
+/// Why nothing is handed over any more.
+const DRAINING: &str = "this sidecar is draining: there is nothing to hand over";
+
+/// What the old process gives besides the engine.
+pub struct Giver {
+    pub engine: Weak<Engine>,
+    /// The configuration in force, as it was written. `None`: the one without a file.
+    pub config: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    /// The admin interface's socket.
+    pub admin: OwnedFd,
+    /// Called once, when another process has gone on with everything.
+    pub over: Box<dyn Fn(HandedOver) + Send + Sync>,
+}
+
+/// Another process goes on with everything.
+#[derive(Clone, Debug)]
+pub struct HandedOver {
+    /// What it calls its version.
+    pub version: String,
+    pub pid: i32,
+    /// How long the workers rested.
+    pub pause: Duration,
+}
+
+/// Why this process goes on itself.
+#[derive(Debug, thiserror::Error)]
+enum Aborted {
+    /// Nothing had begun.
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Sentence(String),
+    #[error("the new process {0}")]
+    Theirs(String),
+    #[error("{what}: {error}")]
+    Io { what: &'static str, error: io::Error },
+}
+
+impl Giver {
+    /// Listens for a successor on this socket, in a thread of its own, for as long as the process lives.
+    pub fn listen(self, path: &Path) -> Result<(), StartError> {
+        let listening = net::listen_unix(path, MODE).map_err(|error| StartError::Listen {
+            name: "upgrade_socket".into(),
+            bind: format!("unix:{}", path.display()),
+            error: error.to_string(),
+        })?;
+        Ok(self.go_on(UpgradeSocket { socket: UnixListener::from(listening.socket), name: listening.name })?)
+    }
+
+    /// Goes on with the upgrade socket that another process had.
+    pub fn go_on(self, upgrade: UpgradeSocket) -> io::Result<()> {
+        let UpgradeSocket { socket, name } = upgrade;
+        socket.set_nonblocking(false)?;
+        let claim = name.claim().try_clone_to_owned()?;
+        let handed = [socket.as_fd().try_clone_to_owned()?, claim];
+        if let Some(engine) = self.engine.upgrade() {
+            engine.keep_name(name);
+        }
+        let giver = Arc::new((self, handed));
+        let busy = Arc::new(AtomicBool::new(false));
+        thread::Builder::new().name("upgrade".into()).spawn(move || {
+            loop {
+                let Ok((successor, _)) = socket.accept() else {
+                    // Out of descriptors, most likely: not in a tight loop.
+                    thread::sleep(Duration::from_millis(100));
+                    continue;
+                };
+                let (giver, busy) = (giver.clone(), busy.clone());
+                let spawned = thread::Builder::new()
+                    .name("upgrading".into())
+                    .spawn(move || giver.0.serve(successor, &giver.1, &busy));
+                if let Err(error) = spawned {
+                    tracing::error!(%error, "an upgrade cannot be begun");
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Serves one that connected to the upgrade socket.
+    fn serve(&self, successor: UnixStream, upgrade: &[OwnedFd; 2], busy: &AtomicBool) {
+        // The mode of the file keeps everybody else out but root, who is to run the new one as the user of the old one.
+        let Ok(peer) = getsockopt(&successor, PeerCredentials) else { return };
+        let (pid, uid) = (peer.pid(), peer.uid());
+        let Ok(wire) = Wire::new(successor) else { return };
+        let begun = Instant::now();
+        let soon = || Instant::now() + Duration::from_secs(1);
+        let outcome = match busy.swap(true, Ordering::AcqRel) {
+            true => {
+                let sentence = "another upgrade of this sidecar is going on: wait until it is over, then try again";
+                let _ = wire.say(Kind::Refused, sentence, soon());
+                return tracing::warn!(pid, "a second upgrade is refused while one is going on");
+            }
+            false if uid != nix::unistd::geteuid().as_raw() => {
+                let own = nix::unistd::geteuid();
+                Err(Aborted::Refused(format!(
+                    "this sidecar runs as uid {own}, the new process as {uid}: run it as the same"
+                )))
+            }
+            false => match self.engine.upgrade() {
+                Some(engine) => self.hand_over(&engine, &wire, upgrade, pid),
+                None => Err(Aborted::Refused(DRAINING.into())),
+            },
+        };
+        match outcome {
+            Ok(over) => {
+                tracing::info!(
+                    pid,
+                    version = over.version,
+                    took_ms = begun.elapsed().as_millis() as u64,
+                    pause_us = over.pause.as_micros() as u64,
+                    "handed over: the new process goes on, this one ends"
+                );
+                // It stays busy: there is nothing left to give.
+                (self.over)(over);
+            }
+            Err(aborted) => {
+                let kind = if matches!(aborted, Aborted::Refused(_)) { Kind::Refused } else { Kind::Abort };
+                let _ = wire.say(kind, &aborted.to_string(), soon());
+                busy.store(false, Ordering::Release);
+                tracing::error!(pid, reason = %aborted, "the upgrade did not happen; this sidecar goes on");
+            }
+        }
+    }
+
+    fn hand_over(&self, engine: &Engine, wire: &Wire, upgrade: &[OwnedFd; 2], pid: i32) -> Result<HandedOver, Aborted> {
+        let take = heed(wire)?;
+        self.tell_plan(engine, wire, &take, upgrade)?;
+        expect(wire, Kind::Prepared, PREPARE_WITHIN)?;
+
+        // From here on dropping `resting` makes everybody go on.
+        let mut resting = Resting::default();
+        let desk = rest_desk(engine, &mut resting)?;
+        send(wire, Kind::Desk, &desk.state, &desk.descriptors, MAP_WITHIN)?;
+        drop(desk);
+        expect(wire, Kind::Mapped, MAP_WITHIN)?;
+
+        let paused = Instant::now();
+        let workers = rest_workers(engine, &mut resting)?;
+        let until = Instant::now() + RESTORE_WITHIN;
+        for Handover { state, descriptors } in &workers {
+            let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            let sent = wire.send(Kind::Worker, state, &descriptors, until);
+            sent.map_err(|error| Aborted::Io { what: "a worker cannot be handed over", error })?;
+        }
+        let ended = engine.shared.sessions.ended_so_far();
+        send(wire, Kind::Last, &Last { ended }.encode_to_vec(), &[], RESTORE_WITHIN)?;
+        expect(wire, Kind::Restored, RESTORE_WITHIN)?;
+        if engine.shared.draining.load(Ordering::Acquire) {
+            return Err(Aborted::Sentence("this sidecar was told to end meanwhile".into()));
+        }
+        resting.hold()?;
+        send(wire, Kind::Commit, &[], &[], Duration::from_secs(1))?;
+        let pause = paused.elapsed();
+        resting.over();
+        Ok(HandedOver { version: take.version, pid, pause })
+    }
+
+    fn tell_plan(&self, engine: &Engine, wire: &Wire, take: &Take, upgrade: &[OwnedFd; 2]) -> Result<(), Aborted> {
+        let listening = lock(&engine.listening);
+        let Some(listening) = listening.as_ref() else {
+            return Err(Aborted::Refused(DRAINING.into()));
+        };
+        let plan = Plan {
+            format: take.format_max.min(FORMAT),
+            version: env!("CARGO_PKG_VERSION").into(),
+            config: (self.config)(),
+            snapshot_version: engine.snapshot().version,
+            workers: engine.workers() as u32,
+            listener_descriptors: listening.iter().map(|sockets| sockets.len() as u32).collect(),
+        };
+        let descriptors: Vec<BorrowedFd<'_>> =
+            listening.iter().flatten().chain([&self.admin]).chain(upgrade).map(AsFd::as_fd).collect();
+        let until = Instant::now() + PREPARE_WITHIN;
+        let sent = wire.send(Kind::Plan, &plan.encode_to_vec(), &descriptors, until);
+        sent.map_err(|error| Aborted::Io { what: "the plan cannot be told", error })
+    }
+}
+
+/// Who it is and what it wants.
+fn heed(wire: &Wire) -> Result<Take, Aborted> {
+    let frame = expect(wire, Kind::Take, TAKE_WITHIN)?;
+    let take =
+        Take::decode(&*frame.bytes).map_err(|error| Aborted::Refused(format!("TAKE cannot be read: {error}")))?;
+    let (min, max) = (take.format_min, take.format_max);
+    if max < FORMAT_MIN || min > FORMAT {
+        return Err(Aborted::Refused(format!(
+            "the new process (version {}) reads states of format {min} to {max}, this one writes {FORMAT_MIN} to {FORMAT}: upgrade by way of a version in between",
+            take.version
+        )));
+    }
+    Ok(take)
+}
+
+fn rest_desk(engine: &Engine, resting: &mut Resting) -> Result<DeskHandover, Aborted> {
+    let (order, given) = resting.order();
+    *lock(&engine.shared.sessions.rest) = Some(order);
+    engine.shared.sessions.wake();
+    rested("the sessions", &given, Instant::now() + REST_WITHIN)
+}
+
+fn rest_workers(engine: &Engine, resting: &mut Resting) -> Result<Vec<Handover>, Aborted> {
+    let mut begin = |worker: &Postbox| {
+        let (order, given) = resting.order();
+        worker.send(Mail::Rest(order));
+        given
+    };
+    let given: Vec<_> = engine.postboxes().iter().map(&mut begin).collect();
+    let until = Instant::now() + REST_WITHIN;
+    given.iter().map(|given| rested("a worker", given, until)).collect()
+}
+
+/// Everybody who was told to rest. They go on when it is dropped.
+#[derive(Default)]
+struct Resting(Vec<Sender<Outcome>>);
+
+impl Resting {
+    fn order<T>(&mut self) -> (RestOrder<T>, Receiver<io::Result<Option<T>>>) {
+        let (rested, given) = channel();
+        let (sender, outcome) = channel();
+        self.0.push(sender);
+        (RestOrder { rested, outcome }, given)
+    }
+
+    /// From here on nobody writes a word.
+    fn hold(&self) -> Result<(), Aborted> {
+        let until = Instant::now() + REST_WITHIN;
+        for sender in &self.0 {
+            let (answer, held) = channel();
+            let told = sender.send(Outcome::Hold(answer)).is_ok();
+            if !told || held.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
+                return Err(Aborted::Sentence("a worker did not stay at rest".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Another process goes on.
+    fn over(self) {
+        for sender in self.0 {
+            let _ = sender.send(Outcome::Over);
+        }
+    }
+}
+
+fn rested<T>(who: &str, given: &Receiver<io::Result<Option<T>>>, until: Instant) -> Result<T, Aborted> {
+    match given.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        Ok(Ok(Some(given))) => Ok(given),
+        Ok(Err(error)) => Err(Aborted::Sentence(format!("{who} cannot be handed over: {error}"))),
+        Ok(Ok(None)) | Err(_) => Err(Aborted::Sentence(format!("{who} did not come to rest in time"))),
+    }
+}
+
+fn send(wire: &Wire, kind: Kind, bytes: &[u8], descriptors: &[OwnedFd], within: Duration) -> Result<(), Aborted> {
+    let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    let sent = wire.send(kind, bytes, &descriptors, Instant::now() + within);
+    sent.map_err(|error| Aborted::Theirs(format!("does not take what it is given: {error}")))
+}
+
+/// The frame that comes next, which has to be of this kind.
+fn expect(wire: &Wire, kind: Kind, within: Duration) -> Result<Frame, Aborted> {
+    match wire.receive(Instant::now() + within) {
+        Ok(Some(frame)) if frame.kind == kind => Ok(frame),
+        Ok(Some(frame)) if frame.kind == Kind::Failed => {
+            Err(Aborted::Theirs(format!("cannot go on: {}", frame.sentence())))
+        }
+        Ok(Some(frame)) => Err(Aborted::Theirs(format!("said {:?} where {kind:?} was due", frame.kind))),
+        Ok(None) => Err(Aborted::Theirs(format!("ended before it said {kind:?}"))),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(Aborted::Theirs(format!("did not say {kind:?} within {within:?}")))
+        }
+        Err(error) => Err(Aborted::Theirs(format!("cannot be understood: {error}"))),
+    }
+}

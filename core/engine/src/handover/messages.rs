@@ -1,0 +1,116 @@
+//! What two processes of an upgrade tell each other besides the workers' states: who they are, what to prepare, and the sessions. The rules of
+//! [`state`](super::state) hold here, too.
+
+use prost::Message;
+
+/// New: which formats it reads.
+#[derive(Clone, PartialEq, Message)]
+pub struct Take {
+    #[prost(uint32, tag = "1")]
+    pub format_min: u32,
+    #[prost(uint32, tag = "2")]
+    pub format_max: u32,
+    /// For the log.
+    #[prost(string, tag = "3")]
+    pub version: String,
+}
+
+/// Old: what the new one begins with. Its descriptors: the listeners' in their order, the admin interface's, the upgrade socket's and the claim to its
+/// name.
+#[derive(Clone, PartialEq, Message)]
+pub struct Plan {
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    /// For the log.
+    #[prost(string, tag = "2")]
+    pub version: String,
+    /// The configuration in force, as it was written; absent: the one without a file.
+    #[prost(string, optional, tag = "3")]
+    pub config: Option<String>,
+    /// Of that snapshot.
+    #[prost(uint64, tag = "4")]
+    pub snapshot_version: u64,
+    #[prost(uint32, tag = "5")]
+    pub workers: u32,
+    /// How many descriptors each listener has: TCP one a worker; Unix and session sockets themselves, and the claim to their name.
+    #[prost(uint32, repeated, tag = "6")]
+    pub listener_descriptors: Vec<u32>,
+}
+
+/// The session thread at rest. Its descriptors: for each app its socket; if it is attached also `to_proxy`, `to_app`, the bells of all workers, and the
+/// liveness socket.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeskState {
+    #[prost(uint64, tag = "1")]
+    pub next_session: u64,
+    #[prost(uint32, tag = "2")]
+    pub next_worker: u32,
+    #[prost(message, repeated, tag = "3")]
+    pub apps: Vec<AppState>,
+}
+
+/// A connection of an app.
+#[derive(Clone, PartialEq, Message)]
+pub struct AppState {
+    #[prost(uint32, tag = "1")]
+    pub listener: u32,
+    /// What came of a message that is not complete.
+    #[prost(bytes = "vec", tag = "2")]
+    pub input: Vec<u8>,
+    #[prost(uint32, tag = "3")]
+    pub uid: u32,
+    #[prost(int32, tag = "4")]
+    pub pid: i32,
+    /// When it connected, nanoseconds of CLOCK_MONOTONIC.
+    #[prost(uint64, tag = "5")]
+    pub since: u64,
+    /// It is attached.
+    #[prost(message, optional, tag = "6")]
+    pub session: Option<AttachedState>,
+}
+
+/// An app that is attached.
+#[derive(Clone, PartialEq, Message)]
+pub struct AttachedState {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The WELCOME that it was sent, as docs/spec/shm-v1.md writes it: features, geometry, lanes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub welcome: Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub app: String,
+    #[prost(bool, tag = "4")]
+    pub serves: bool,
+    /// The socket of its own on which it listens.
+    #[prost(string, optional, tag = "5")]
+    pub served_at: Option<String>,
+    #[prost(bool, tag = "6")]
+    pub isolation: bool,
+    #[prost(uint64, tag = "7")]
+    pub since_unix_ms: u64,
+    /// What its direct-mode word says.
+    #[prost(uint32, tag = "8")]
+    pub direct: u32,
+    #[prost(message, repeated, tag = "9")]
+    pub lookups: Vec<LookupState>,
+    /// Its liveness socket is among the descriptors.
+    #[prost(bool, tag = "10")]
+    pub liveness: bool,
+}
+
+/// What an app asked, and what it was told: the messages of docs/spec/shm-v1.md §6.1.
+#[derive(Clone, PartialEq, Message)]
+pub struct LookupState {
+    #[prost(bytes = "vec", tag = "1")]
+    pub asked: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub told: Vec<u8>,
+}
+
+/// What happened between the session thread's rest and the workers'.
+#[derive(Clone, PartialEq, Message)]
+pub struct Last {
+    /// Sessions that workers ended.
+    #[prost(uint64, repeated, tag = "1")]
+    pub ended: Vec<u64>,
+}

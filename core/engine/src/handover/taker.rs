@@ -1,0 +1,344 @@
+//! The new process's side of an upgrade. Nothing that it does before *commit* has an effect outside, so that the old one can go on at any time.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+use shmesh_io::net::UnixName;
+use shmesh_io::{Choice, Driver};
+use shmesh_policy::{Bind, Snapshot};
+
+use super::giver::{MAP_WITHIN, PREPARE_WITHIN, REST_WITHIN, RESTORE_WITHIN};
+use super::messages::{Last, Plan, Take};
+use super::wire::{Frame, Kind, Wire};
+use super::{FORMAT, FORMAT_MIN, Handover, Refusal, TakenDesk};
+use crate::counters::lock;
+use crate::direct::Direct;
+use crate::engine::{Engine, Listening, Sockets, StartError, WORKERS_MAX, choose, open_log};
+use crate::liveness::Liveness;
+use crate::resolve::Resolver;
+use crate::session::NewLanes;
+use crate::worker::Worker;
+
+/// How long the old process may take to answer; it may have other things to do than what it needs for its part.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why this process does not go on with another's work. That one does, unless it is gone.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    #[error("the sidecar that runs refuses the upgrade: {0}")]
+    Refused(String),
+    #[error("the sidecar that runs has given up the upgrade and goes on: {0}")]
+    Aborted(String),
+    #[error("the sidecar that runs ended in the middle of the upgrade; start this one without --upgrade")]
+    Gone,
+    #[error("the upgrade socket {path}: {error}")]
+    Socket { path: String, error: io::Error },
+    #[error("what the sidecar that runs hands over cannot be used: {0}")]
+    Unusable(String),
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl From<Refusal> for TakeError {
+    fn from(refusal: Refusal) -> TakeError {
+        TakeError::Unusable(refusal.to_string())
+    }
+}
+
+/// The sidecar that runs, ready to hand over; it goes on serving meanwhile, and whenever this is dropped.
+#[derive(Debug)]
+pub struct Predecessor {
+    wire: Wire,
+    plan: Plan,
+    listening: Listening,
+    admin: OwnedFd,
+    upgrade: [OwnedFd; 2],
+}
+
+/// What this process goes on with.
+pub struct TakenOver {
+    pub engine: Engine,
+    pub admin: TcpListener,
+    pub upgrade: UpgradeSocket,
+    /// Apps that are attached.
+    pub sessions: usize,
+}
+
+/// The socket on which the next process will ask.
+#[derive(Debug)]
+pub struct UpgradeSocket {
+    pub(super) socket: UnixListener,
+    pub(super) name: UnixName,
+}
+
+impl Predecessor {
+    /// Asks whoever listens on this upgrade socket to hand over. `None`: nobody does.
+    pub fn find(path: &Path) -> Result<Option<Predecessor>, TakeError> {
+        let failed = |error: io::Error| TakeError::Socket { path: path.display().to_string(), error };
+        let socket = match UnixStream::connect(path) {
+            Ok(socket) => socket,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let wire = Wire::new(socket).map_err(failed)?;
+        let take = Take { format_min: FORMAT_MIN, format_max: FORMAT, version: env!("CARGO_PKG_VERSION").into() };
+        let until = Instant::now() + ANSWER_WITHIN;
+        // One that refuses may have said so already, and closed its end.
+        let _ = wire.send(Kind::Take, &take.encode_to_vec(), &[], until);
+        let Frame { bytes, descriptors, .. } = expect(&wire, Kind::Plan, ANSWER_WITHIN)?;
+        let plan = Plan::decode(&*bytes).map_err(|error| TakeError::Unusable(error.to_string()))?;
+        Predecessor::of(wire, plan, descriptors).map(Some)
+    }
+
+    fn of(wire: Wire, plan: Plan, descriptors: Vec<OwnedFd>) -> Result<Predecessor, TakeError> {
+        let unusable = |what: &str| TakeError::Unusable(what.to_owned());
+        if !(FORMAT_MIN..=FORMAT).contains(&plan.format) {
+            return Err(Refusal::Format { theirs: plan.format }.into());
+        }
+        if !(1..=WORKERS_MAX).contains(&(plan.workers as usize)) {
+            return Err(unusable("a number of workers that cannot be"));
+        }
+        let mut descriptors = descriptors.into_iter();
+        let listening: Listening = plan
+            .listener_descriptors
+            .iter()
+            .map(|&count| descriptors.by_ref().take(count as usize).collect())
+            .collect();
+        let (Some(admin), Some(upgrade), Some(claim)) = (descriptors.next(), descriptors.next(), descriptors.next())
+        else {
+            return Err(unusable("fewer listening sockets than it names"));
+        };
+        Ok(Predecessor { wire, plan, listening, admin, upgrade: [upgrade, claim] })
+    }
+
+    /// Its configuration, as it was written; `None`: the one without a file.
+    pub fn config(&self) -> Option<&str> {
+        self.plan.config.as_deref()
+    }
+
+    /// Of the snapshot that it made of that.
+    pub fn snapshot_version(&self) -> u64 {
+        self.plan.snapshot_version
+    }
+
+    /// What it calls its version.
+    pub fn version(&self) -> &str {
+        &self.plan.version
+    }
+
+    /// It is not to be gone on with: tells it why.
+    pub fn leave(&self, why: &str) {
+        let _ = self.wire.say(Kind::Failed, why, Instant::now() + Duration::from_secs(1));
+    }
+
+    /// Goes on with its work, by its own configuration. When this returns, every listener accepts.
+    /// `direct` is what apps are told of the way round.
+    pub fn take_over(
+        self,
+        snapshot: Arc<Snapshot>,
+        driver: Choice,
+        resolver: &Resolver,
+        direct: Direct,
+    ) -> Result<TakenOver, TakeError> {
+        let outcome = self.prepare(snapshot, driver, resolver).and_then(|prepared| self.restore(prepared));
+        let prepared = match outcome {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                // It is told only what it does not know.
+                if !matches!(error, TakeError::Aborted(_) | TakeError::Gone) {
+                    self.leave(&error.to_string());
+                }
+                return Err(error);
+            }
+        };
+        self.go_on(prepared, direct)
+    }
+
+    /// Everything that takes time.
+    fn prepare(&self, snapshot: Arc<Snapshot>, driver: Choice, resolver: &Resolver) -> Result<Prepared, TakeError> {
+        let same = snapshot.listeners.len() == self.listening.len()
+            && snapshot.listeners.iter().zip(&self.listening).all(|(listener, sockets)| match listener.bind {
+                Bind::Tcp(_) => sockets.len() == self.plan.workers as usize,
+                Bind::Unix(_) | Bind::Shm(_) => sockets.len() == 2,
+            });
+        if !same {
+            return Err(TakeError::Unusable("its listeners are not those of its configuration".into()));
+        }
+        let log = open_log(&snapshot)?;
+        let liveness = Liveness::start();
+        let mut engine = Engine::new(snapshot.clone(), choose(driver)?, Vec::new(), Vec::new());
+        engine.shared.sessions.quotas.size_up();
+        let mut workers = Vec::new();
+        for _ in 0..self.plan.workers {
+            let (sender, restoring) = channel();
+            engine.start_worker(resolver, &log, Vec::new(), Some(restoring))?;
+            workers.push(sender);
+        }
+        Ok(Prepared {
+            engine,
+            snapshot,
+            liveness,
+            workers,
+            desk: TakenDesk::default(),
+            ended: Vec::new(),
+            go: Vec::new(),
+        })
+    }
+
+    /// Takes everything, up to where only the word is missing.
+    fn restore(&self, mut prepared: Prepared) -> Result<Prepared, TakeError> {
+        let count = prepared.workers.len();
+        self.say(Kind::Prepared)?;
+        let frame = expect(&self.wire, Kind::Desk, ANSWER_WITHIN)?;
+        let quotas = &prepared.engine.shared.sessions.quotas;
+        prepared.desk = TakenDesk::map(&frame.bytes, frame.descriptors, quotas, &prepared.snapshot, count)?;
+        let mut lanes = prepared.desk.lanes(count).map_err(Refusal::Io)?.into_iter();
+        self.say(Kind::Mapped)?;
+
+        let mut outcomes = Vec::new();
+        for (index, worker) in prepared.workers.iter().enumerate() {
+            let frame = expect(&self.wire, Kind::Worker, MAP_WITHIN + REST_WITHIN + RESTORE_WITHIN)?;
+            let (restored, outcome) = channel();
+            let (go, word) = channel();
+            let restoring = Restoring {
+                given: Handover { state: frame.bytes, descriptors: frame.descriptors },
+                sessions: lanes.next().unwrap_or_default(),
+                sockets: self.sockets_of(index, &prepared.snapshot).map_err(Refusal::Io)?,
+                restored,
+                word,
+            };
+            worker.send(restoring).map_err(|_| TakeError::Unusable("a worker ended".into()))?;
+            outcomes.push(outcome);
+            prepared.go.push(go);
+        }
+        let last = expect(&self.wire, Kind::Last, RESTORE_WITHIN)?;
+        prepared.ended = Last::decode(&*last.bytes).map_err(Refusal::Garbled)?.ended;
+        for outcome in outcomes {
+            outcome.recv().map_err(|_| TakeError::Unusable("a worker ended".into()))??;
+        }
+
+        // That it does not arrive says nothing: the verdict may be there already.
+        let _ = self.wire.send(Kind::Restored, &[], &[], Instant::now() + RESTORE_WITHIN);
+        match self.wire.await_verdict() {
+            Ok(Some(frame)) if frame.kind == Kind::Commit => Ok(prepared),
+            Ok(Some(frame)) => Err(TakeError::Aborted(frame.sentence())),
+            // It ended without a word, with everything in the hands of this process.
+            Ok(None) => {
+                tracing::warn!("the sidecar that handed over ended before its last word; this one goes on");
+                Ok(prepared)
+            }
+            Err(error) => Err(TakeError::Unusable(error.to_string())),
+        }
+    }
+
+    /// From here on an error is the end of this sidecar.
+    fn go_on(self, prepared: Prepared, direct: Direct) -> Result<TakenOver, TakeError> {
+        for go in prepared.go {
+            let _ = go.send(());
+        }
+        let engine = prepared.engine;
+        *lock(&engine.shared.sessions.direct) = direct;
+        let io = |error: io::Error| TakeError::Start(StartError::Thread(error));
+        let sessions = prepared.desk.sessions();
+        let mut listeners = Vec::new();
+        for (index, (listener, sockets)) in prepared.snapshot.listeners.iter().zip(&self.listening).enumerate() {
+            let (Bind::Unix(path) | Bind::Shm(path), [socket, claim]) = (&listener.bind, &sockets[..]) else {
+                continue;
+            };
+            engine.keep_name(UnixName::go_on(path, claim.try_clone().map_err(io)?).map_err(io)?);
+            if let Bind::Shm(_) = listener.bind {
+                listeners.push((index as u16, UnixListener::from(socket.try_clone().map_err(io)?)));
+            }
+        }
+        let mut desk = engine.session_thread(listeners, prepared.liveness).map_err(io)?;
+        desk.taken = Some((prepared.desk, prepared.ended));
+        desk.start().map_err(io)?;
+        *lock(&engine.listening) = Some(self.listening);
+        engine.is_up();
+        let [socket, claim] = self.upgrade;
+        let socket = UnixListener::from(socket);
+        let path = socket.local_addr().map_err(io)?;
+        let path = path.as_pathname().ok_or_else(|| io(io::Error::other("the upgrade socket has no name")))?;
+        let name = UnixName::go_on(path, claim).map_err(io)?;
+        let admin = TcpListener::from(self.admin);
+        Ok(TakenOver { engine, admin, upgrade: UpgradeSocket { socket, name }, sessions })
+    }
+
+    fn sockets_of(&self, worker: usize, snapshot: &Snapshot) -> io::Result<Sockets> {
+        let of_listener = |(listener, sockets): (&shmesh_policy::Listener, &Vec<OwnedFd>)| match listener.bind {
+            Bind::Tcp(_) => sockets[worker].try_clone().map(Some),
+            Bind::Unix(_) => sockets[0].try_clone().map(Some),
+            Bind::Shm(_) => Ok(None),
+        };
+        snapshot.listeners.iter().zip(&self.listening).map(of_listener).collect()
+    }
+
+    fn say(&self, kind: Kind) -> Result<(), TakeError> {
+        // That the other side is gone, or has given up, is found out by what it says next.
+        let _ = self.wire.send(kind, &[], &[], Instant::now() + PREPARE_WITHIN);
+        Ok(())
+    }
+}
+
+/// Everything but the word to go on.
+struct Prepared {
+    engine: Engine,
+    snapshot: Arc<Snapshot>,
+    liveness: Liveness,
+    workers: Vec<Sender<Restoring>>,
+    desk: TakenDesk,
+    ended: Vec<u64>,
+    go: Vec<Sender<()>>,
+}
+
+/// What a worker begins with that goes on with another process's.
+pub(crate) struct Restoring {
+    given: Handover,
+    sessions: Vec<NewLanes>,
+    sockets: Sockets,
+    /// Whether it can go on.
+    restored: Sender<Result<(), Refusal>>,
+    /// It is to; the sender's end: it is not.
+    word: Receiver<()>,
+}
+
+impl<D: Driver> Worker<D> {
+    /// Waits for what another process's worker gave, and for the word to go on with it. False: it is not to.
+    pub(crate) fn restore(&mut self, restoring: &Receiver<Restoring>) -> bool {
+        let Ok(Restoring { given, sessions, sockets, restored, word }) = restoring.recv() else { return false };
+        let taken = self.take(given, sessions);
+        let can = taken.is_ok();
+        let _ = restored.send(taken);
+        if !can || word.recv().is_err() {
+            return false;
+        }
+        if let Err(error) = self.listen(sockets) {
+            tracing::error!(%error, "a listener that was handed over cannot be listened on; shmesh exits");
+            std::process::exit(70);
+        }
+        self.begin();
+        true
+    }
+}
+
+/// The frame that comes next, which has to be of this kind.
+fn expect(wire: &Wire, kind: Kind, within: Duration) -> Result<Frame, TakeError> {
+    match wire.receive(Instant::now() + within) {
+        Ok(Some(frame)) if frame.kind == kind => Ok(frame),
+        Ok(Some(frame)) if frame.kind == Kind::Refused => Err(TakeError::Refused(frame.sentence())),
+        Ok(Some(frame)) if frame.kind == Kind::Abort => Err(TakeError::Aborted(frame.sentence())),
+        Ok(Some(frame)) => Err(TakeError::Unusable(format!("{:?} came where {kind:?} was due", frame.kind))),
+        Ok(None) => Err(TakeError::Gone),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(TakeError::Gone),
+        Err(error) => Err(TakeError::Unusable(error.to_string())),
+    }
+}

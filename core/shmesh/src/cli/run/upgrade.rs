@@ -1,0 +1,150 @@
+//! One sidecar goes on with the work of another: `shmesh run --upgrade`, and SIGUSR2, which starts that.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use shmesh_engine::{Engine, Giver, Predecessor, UpgradeSocket};
+use shmesh_policy::Snapshot;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use super::direct::DirectFile;
+use super::reload::ConfigText;
+use super::{ADMIN_END, Configured, Refusal, Running};
+use crate::cli::RunArgs;
+
+/// The latest that a sidecar which has handed over ends, whatever holds it up.
+const GONE_WITHIN: Duration = Duration::from_secs(3);
+
+/// The sidecar that runs by this configuration; `None` if none does.
+pub fn predecessor(snapshot: &Snapshot) -> Result<Option<Predecessor>, Refusal> {
+    let Some(path) = snapshot.upgrade_socket() else {
+        return Err(Refusal::start(
+            "--upgrade: this configuration has no session socket beside which the upgrade socket would be; \
+             write `upgrade_socket: /run/shmesh/upgrade.sock`, and restart once",
+        ));
+    };
+    let found = Predecessor::find(&path).map_err(Refusal::start)?;
+    if found.is_none() {
+        info!(upgrade_socket = %path.display(), "there is no sidecar to take over from; starting anew");
+    }
+    Ok(found)
+}
+
+/// Goes on with everything that it has, by its configuration.
+pub fn take_over(args: &RunArgs, predecessor: Predecessor) -> Result<Running, Refusal> {
+    let version = predecessor.version().to_owned();
+    info!(version, "taking over from the sidecar that runs");
+    let text = predecessor.config().map(str::to_owned);
+    let configured = match Configured::of(text, "(the configuration in force)", predecessor.snapshot_version()) {
+        Ok(configured) => configured,
+        Err(refusal) => {
+            predecessor.leave("its configuration is not understood");
+            return Err(refusal);
+        }
+    };
+    let resolver = shmesh_names::start().map_err(Refusal::start)?;
+    let direct = DirectFile::of(&configured.snapshot);
+    let snapshot = configured.snapshot.clone();
+    let taken =
+        predecessor.take_over(snapshot, args.driver.into(), &resolver, direct.load()).map_err(Refusal::start)?;
+    info!(from = version, sessions = taken.sessions, workers = taken.engine.workers(), "taken over");
+    let admin = taken.admin.set_nonblocking(true).and_then(|()| TcpListener::from_std(taken.admin));
+    Ok(Running {
+        engine: Arc::new(taken.engine),
+        configured,
+        admin: admin.map_err(Refusal::start)?,
+        direct,
+        upgrade_socket: Some(taken.upgrade),
+    })
+}
+
+/// Serves whoever wants to take over from this process, on the socket that it was handed or its own.
+pub fn listen(
+    engine: &Arc<Engine>,
+    admin: &TcpListener,
+    text: &ConfigText,
+    over: &Arc<Notify>,
+    socket: Option<UpgradeSocket>,
+) -> Result<(), Refusal> {
+    let snapshot = engine.snapshot();
+    let Some(path) = snapshot.upgrade_socket() else { return Ok(()) };
+    let (text, over) = (text.clone(), over.clone());
+    let giver = Giver {
+        engine: Arc::downgrade(engine),
+        config: Box::new(move || text.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        admin: admin.as_fd().try_clone_to_owned().map_err(Refusal::start)?,
+        over: Box::new(move |_| {
+            over.notify_one();
+            thread::sleep(GONE_WITHIN);
+            std::process::exit(0);
+        }),
+    };
+    let outcome = match socket {
+        Some(socket) => giver.go_on(socket).map_err(|error| error.to_string()),
+        None => giver.listen(&path).map_err(|error| error.to_string()),
+    };
+    match outcome {
+        Err(error) if snapshot.upgrade_socket.is_some() => Err(Refusal::start(error)),
+        Err(error) => {
+            warn!(error, "this sidecar can only be replaced by ending it");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Another process goes on. What is left is to finish admin answers and lines of the access log; nothing is undone, as all of it is the
+/// other's.
+pub async fn end(serving: JoinHandle<io::Result<()>>) -> ! {
+    let _ = tokio::time::timeout(ADMIN_END, serving).await;
+    tokio::time::sleep(ADMIN_END).await;
+    info!("ended, as another process goes on");
+    std::process::exit(0);
+}
+
+/// Starts upgrades of this process to what lies at its own path by then.
+pub struct Upgrades {
+    /// As it was when this process started: a file that was replaced since has the same.
+    program: io::Result<PathBuf>,
+    arguments: Vec<OsString>,
+}
+
+impl Upgrades {
+    pub fn new() -> Upgrades {
+        let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
+        if !arguments.iter().any(|argument| argument == "--upgrade") {
+            arguments.push("--upgrade".into());
+        }
+        Upgrades { program: env::current_exe(), arguments }
+    }
+
+    /// Starts the new process; the rest it does itself.
+    pub fn begin(&self) {
+        let started = self.program.as_ref().map_err(io::Error::to_string).and_then(|program| {
+            let child = Command::new(program).args(&self.arguments).spawn();
+            child.map(|child| (program, child)).map_err(|error| format!("{}: {error}", program.display()))
+        });
+        match started {
+            Ok((program, mut child)) => {
+                info!(program = %program.display(), pid = child.id(), "SIGUSR2: a new process is to take over");
+                // After a success this process ends first.
+                thread::spawn(move || {
+                    if let Ok(status) = child.wait() {
+                        error!(%status, "the new process ended; this one goes on");
+                    }
+                });
+            }
+            Err(error) => error!(error, "SIGUSR2: the new process cannot be started; this one goes on"),
+        }
+    }
+}
