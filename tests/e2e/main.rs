@@ -37,4 +37,5 @@ mod raw;
 mod redirect;
 mod routing;
 mod shm;
+mod upgrade;
 mod vanishing;

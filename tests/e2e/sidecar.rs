@@ -108,6 +108,26 @@ impl Sidecar {
         self.wait_ready();
     }
 
+    /// A new process takes over, and the one that ran is gone.
+    pub fn upgrade(&mut self, driver: Driver) {
+        let next = self.successor(driver);
+        let mut old = std::mem::replace(&mut self.process, next);
+        until("one of the two processes ends", || self.process.ended().or_else(|| old.ended()).is_some());
+        assert_eq!(self.process.ended(), None, "the new process does not take over: {}{}", self.log(), old.log());
+        assert!(old.wait().success());
+        self.wait_ready();
+    }
+
+    /// A process that tries to take over.
+    pub fn successor(&self, driver: Driver) -> Process {
+        let config = self.config_file();
+        let config = config.to_str().expect("a plain path");
+        let args = ["run", "--config", config, "--driver", driver.name(), "--log-level", "debug", "--upgrade"];
+        let log = tempfile::Builder::new().prefix("stderr").tempfile_in(self.folder.path()).expect("a file");
+        let (_, log) = log.keep().expect("a file");
+        Process::start("the successor", &log, &args)
+    }
+
     pub fn config_file(&self) -> PathBuf {
         self.folder.path().join("shmesh.yaml")
     }

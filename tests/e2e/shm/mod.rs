@@ -66,13 +66,13 @@ fn put<'a>(host: &str, body: &'a [u8]) -> Request<'a> {
 }
 
 /// `shmesh echo` as an app that serves over shared memory.
-struct App {
-    process: Process,
+pub struct App {
+    pub process: Process,
     _folder: TempDir,
 }
 
 impl App {
-    fn launch(sidecar: &Sidecar, name: &str) -> App {
+    pub fn launch(sidecar: &Sidecar, name: &str) -> App {
         let folder = TempDir::new().expect("a folder");
         let listen = format!("shm:{}", sidecar.path("apps.sock").display());
         let args = ["echo", "--protocol", "http", "--listen", &listen, "--name", name];
@@ -81,7 +81,7 @@ impl App {
     }
 
     /// Starts one and waits until it serves.
-    fn start(sidecar: &Sidecar, name: &str) -> App {
+    pub fn start(sidecar: &Sidecar, name: &str) -> App {
         let app = App::launch(sidecar, name);
         until("the app serves", || app.process.log().starts_with("listening on "));
         app

@@ -1,0 +1,371 @@
+//! One sidecar takes over from another: nobody outside can tell, and whatever goes wrong before it has, the old one goes on.
+
+mod half;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use shmesh_client::{Client, Request};
+
+use crate::bytes::{KIB, MIB, Noise};
+use crate::process::{PATIENCE, until};
+use crate::service::{Service, noise_service, saying};
+use crate::sidecar::{Driver, Sidecar};
+use crate::wire::Wire;
+use half::Half;
+
+on_each_driver!(
+    messages_are_replaced_in_their_middle,
+    sessions_do_not_notice,
+    what_was_settled_stays_settled,
+    the_next_death_is_learned_at_once,
+    a_new_configuration_is_taken_afterwards,
+    a_signal_starts_an_upgrade,
+    successors_that_fail_leave_the_old_one_at_work,
+    one_that_hangs_in_the_middle_is_not_waited_for,
+    an_old_one_that_dies_before_its_last_word_is_followed,
+    a_second_upgrade_is_refused_meanwhile,
+    what_cannot_be_taken_over_is_refused,
+);
+
+const CONFIG: &str = "
+listeners:
+  - { name: apps, shm: $dir/apps.sock }
+  - { name: web, tcp: 127.0.0.1:$web, protocol: http }
+  - { name: web-uds, unix: $dir/web.sock, protocol: http }
+  - { name: raw, tcp: 127.0.0.1:$raw, protocol: raw, cluster: service }
+routes:
+  - { match: { host: local }, cluster: local }
+  - { match: {}, cluster: service }
+clusters:
+  - { name: service, endpoints: [ \"$up\" ] }
+  - { name: local, endpoints: [ \"shm:my-app\" ] }
+workers: 2
+";
+
+fn before(driver: Driver, service: &Service) -> Sidecar {
+    Sidecar::start(driver, CONFIG, &[("up", &service.endpoint)])
+}
+
+/// The drivers by turns, as far as both can be had.
+fn drivers(first: Driver) -> impl Iterator<Item = Driver> {
+    let other = match first {
+        Driver::Epoll if Driver::Uring.is_available() => Driver::Uring,
+        _ => Driver::Epoll,
+    };
+    [other, first].into_iter().cycle()
+}
+
+fn client(sidecar: &Sidecar) -> Client {
+    let builder = Client::builder().hang_timeout(PATIENCE).socket(sidecar.path("apps.sock")).name("caller");
+    builder.connect().expect("it attaches")
+}
+
+fn get(client: &Client, host: &str) -> String {
+    let answer = client.call(Request::http("GET", host, "/").timeout(PATIENCE)).expect("an answer");
+    String::from_utf8(answer.body).expect("text")
+}
+
+/// An HTTP request that is half sent, an answer that is half read, a tunnel, and connections that rest, over ten upgrades.
+fn messages_are_replaced_in_their_middle(driver: Driver) {
+    const UPGRADES: usize = 6;
+    const PART: usize = 300 * KIB as usize;
+    let service = noise_service();
+    let echo = Service::tcp(|mut wire| {
+        let mut back = wire.twin();
+        let _ = wire.each_piece(u64::MAX, |piece| back.send(piece));
+    });
+    let mut sidecar = before(driver, &service);
+    let mut tunnels = before(driver, &echo);
+
+    let mut resting = sidecar.connect("web");
+    assert_eq!(resting.ask("GET /give/9/5/length HTTP/1.1\r\nhost: a\r\n\r\n").status(), 200);
+    let len = UPGRADES as u64 * PART as u64;
+    let mut upload = Wire::unix(&sidecar.path("web.sock"));
+    upload.send(format!("PUT /take/1 HTTP/1.1\r\nhost: a\r\ncontent-length: {len}\r\n\r\n"));
+    let mut download = sidecar.connect("web");
+    download.send(format!("GET /give/2/{}/chunked HTTP/1.1\r\nhost: a\r\n\r\n", 64 * MIB));
+    let mut tunnel = tunnels.connect("raw");
+    let (mut sent, mut heard) = (Noise::new(1), Noise::new(3));
+    let mut said = Noise::new(3);
+
+    let reader = thread::spawn(move || {
+        let head = download.head().expect("a head");
+        let mut noise = Noise::new(2);
+        download.body(&head, false, |piece| {
+            noise.check(piece);
+            // Slower than it comes, so that it is in the middle all the time.
+            thread::sleep(Duration::from_micros(200));
+        });
+        noise.made()
+    });
+    for driver in drivers(driver).take(UPGRADES) {
+        upload.send(sent.take(PART - 1));
+        tunnel.send(said.take(PART));
+        sidecar.upgrade(driver);
+        tunnels.upgrade(driver);
+        upload.send(sent.take(1));
+        heard.check(&tunnel.exactly(PART).expect("what was said"));
+    }
+    assert_eq!(upload.answer().text(), len.to_string());
+    assert_eq!(reader.join().expect("all of it came"), 64 * MIB);
+    assert_eq!(resting.ask("GET /give/9/5/length HTTP/1.1\r\nhost: a\r\n\r\n").status(), 200);
+}
+
+/// Calls over shared memory by apps that call and serve, large ones as well, while the sidecar is replaced.
+fn sessions_do_not_notice(driver: Driver) {
+    let service = noise_service();
+    let mut sidecar = before(driver, &service);
+    let app = super::shm::App::start(&sidecar, "my-app");
+    let stop = Arc::new(AtomicBool::new(false));
+    let calls = Arc::new(AtomicU64::new(0));
+    let clients: Vec<_> = (0..3u64)
+        .map(|seed| {
+            let client = client(&sidecar);
+            let (stop, calls) = (stop.clone(), calls.clone());
+            thread::spawn(move || {
+                let mut noise = Noise::new(seed + 1);
+                while !stop.load(Ordering::Relaxed) {
+                    for (host, len) in [("service", 100), ("local", 200), ("service", 700 * KIB), ("local", 300 * KIB)]
+                    {
+                        let body = noise.take(len as usize);
+                        let request =
+                            Request::http("PUT", host, "/echo").body(&body).idempotent(false).timeout(PATIENCE);
+                        let answer = client.call(request).expect("an answer");
+                        assert!(answer.status == 200 && answer.body == body);
+                        calls.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                client
+            })
+        })
+        .collect();
+    let attached = sidecar_sessions(&sidecar);
+    assert_eq!(attached.len(), 4);
+    for driver in drivers(driver).take(6) {
+        let before = calls.load(Ordering::Relaxed);
+        sidecar.upgrade(driver);
+        assert_eq!(sidecar_sessions(&sidecar), attached, "the same sessions, with the same lanes");
+        until("calls go on", || calls.load(Ordering::Relaxed) > before + 12);
+        assert!(!sidecar.log().contains("attached"), "{}", sidecar.log());
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().expect("every call was answered");
+    }
+    drop(app);
+    sidecar.expect_metric("shmesh_sessions", 0.0);
+    sidecar.expect_metric("shmesh_calls_in_flight", 0.0);
+}
+
+fn sidecar_sessions(sidecar: &Sidecar) -> Vec<serde_json::Value> {
+    let mut sessions = sidecar.json("/sessions").as_array().expect("a list").clone();
+    sessions.sort_by_key(|session| session["id"].as_u64());
+    sessions
+}
+
+/// The names of apps, the direct mode, ids: all of it is known to the next process.
+fn what_was_settled_stays_settled(driver: Driver) {
+    let service = saying("ok");
+    let mut sidecar = before(driver, &service);
+    let _app = super::shm::App::start(&sidecar, "my-app");
+    let caller = client(&sidecar);
+    assert_eq!(get(&caller, "service"), "ok");
+    for driver in drivers(driver).take(3) {
+        sidecar.upgrade(driver);
+        let other = super::shm::App::launch(&sidecar, "my-app");
+        until("its name is taken", || other.process.log().contains("another process serves"));
+        drop(other);
+        let another = client(&sidecar);
+        assert_eq!(get(&another, "service"), "ok");
+        assert_eq!(get(&caller, "service"), "ok");
+        drop(another);
+        sidecar.expect_metric("shmesh_sessions", 2.0);
+        let ids: Vec<u64> =
+            sidecar_sessions(&sidecar).iter().map(|session| session["id"].as_u64().expect("an id")).collect();
+        assert_eq!(ids, [1, 2]);
+    }
+    // The socket files are those of the last one, and go with it.
+    sidecar.process.signal(Signal::SIGTERM);
+    assert!(sidecar.process.wait().success());
+    for socket in ["apps.sock", "web.sock", "apps.sock.upgrade", "apps.sock.lock"] {
+        assert!(!sidecar.path(socket).exists(), "{socket} is left behind");
+    }
+}
+
+fn the_next_death_is_learned_at_once(driver: Driver) {
+    let service = saying("ok");
+    let mut sidecar = before(driver, &service);
+    let caller = client(&sidecar);
+    for driver in drivers(driver).take(2) {
+        assert_eq!(get(&caller, "service"), "ok");
+        sidecar.upgrade(driver);
+    }
+    assert_eq!(get(&caller, "service"), "ok");
+    let direct = service.accepted();
+    sidecar.process.signal(Signal::SIGKILL);
+    sidecar.process.wait();
+    // By the liveness socket: its hang timeout is far longer than this call's time.
+    let request = Request::http("GET", "service", "/").idempotent(true).timeout(PATIENCE / 2);
+    assert_eq!(caller.call(request).expect("it goes round").body, b"ok");
+    assert!(service.accepted() > direct);
+}
+
+fn a_new_configuration_is_taken_afterwards(driver: Driver) {
+    let (one, two) = (saying("one"), saying("two"));
+    let mut sidecar = before(driver, &one);
+    let mut wire = sidecar.connect("web");
+    let ask = |wire: &mut Wire| wire.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").text();
+    assert_eq!(ask(&mut wire), "one");
+    let caller = client(&sidecar);
+    assert_eq!(get(&caller, "a"), "one");
+    sidecar.write_config(&CONFIG.replace("$up", &two.endpoint));
+    until("the new configuration is in force", || ask(&mut wire) == "two");
+    sidecar.upgrade(driver);
+    assert_eq!((ask(&mut wire), get(&caller, "a")), ("two".into(), "two".into()));
+    sidecar.write_config(&CONFIG.replace("$up", &one.endpoint));
+    until("the configuration is followed", || ask(&mut wire) == "one");
+    assert_eq!(get(&caller, "a"), "one");
+}
+
+fn a_signal_starts_an_upgrade(driver: Driver) {
+    let service = saying("ok");
+    let mut sidecar = before(driver, &service);
+    let caller = client(&sidecar);
+    assert_eq!(get(&caller, "a"), "ok");
+    sidecar.process.signal(Signal::SIGUSR2);
+    assert!(sidecar.process.wait().success());
+    assert_eq!(get(&caller, "a"), "ok");
+    // The new one is not this process's child: it is found by the claim to its socket.
+    until("the new one serves", || sidecar.try_get("/ready").is_some_and(|(status, _)| status == 200));
+    let pid = std::fs::read_to_string(sidecar.path("apps.sock.lock")).expect("a claim");
+    let pid = nix::unistd::Pid::from_raw(pid.trim().parse().expect("a number"));
+    assert_ne!(pid.as_raw(), sidecar.process.pid());
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
+    until("it ends", || nix::sys::signal::kill(pid, None).is_err() || is_zombie(pid.as_raw()));
+}
+
+fn is_zombie(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+}
+
+/// Processes that end at each step before the last: calls go on, none fails.
+fn successors_that_fail_leave_the_old_one_at_work(driver: Driver) {
+    let service = saying("ok");
+    let mut sidecar = before(driver, &service);
+    let caller = client(&sidecar);
+    let mut wire = sidecar.connect("web");
+    let mut works = |sidecar: &mut Sidecar| {
+        assert_eq!(sidecar.process.ended(), None);
+        assert_eq!(wire.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").text(), "ok");
+        assert_eq!(get(&caller, "service"), "ok");
+        assert_eq!(get(&client(sidecar), "service"), "ok");
+    };
+    for step in half::STEPS {
+        let mut half = Half::connect(&sidecar);
+        half.go_to(step);
+        drop(half);
+        until("it was noticed", || sidecar.log().contains("the upgrade did not happen"));
+        works(&mut sidecar);
+    }
+    // And one that is well.
+    sidecar.upgrade(driver);
+    works(&mut sidecar);
+}
+
+/// It has all states and says nothing: the old one takes the word back, and the other may not go on when it wakes up.
+fn one_that_hangs_in_the_middle_is_not_waited_for(driver: Driver) {
+    let service = saying("ok");
+    let mut sidecar = before(driver, &service);
+    let caller = client(&sidecar);
+    assert_eq!(get(&caller, "service"), "ok");
+    let mut half = Half::connect(&sidecar);
+    half.go_to(half::Step::Workers);
+    // This call waits, and is answered.
+    assert_eq!(get(&caller, "service"), "ok");
+    assert_eq!(half.verdict(), Some(half::ABORT));
+    until("it was said why", || sidecar.log().contains("did not say Restored within"));
+    sidecar.upgrade(driver);
+    assert_eq!(get(&caller, "service"), "ok");
+}
+
+/// It is killed when it has given everything: whoever has that goes on.
+fn an_old_one_that_dies_before_its_last_word_is_followed(driver: Driver) {
+    let service = saying("ok");
+    let mut sidecar = before(driver, &service);
+    let mut wire = sidecar.connect("web");
+    assert_eq!(wire.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").text(), "ok");
+    // The successor is stopped as soon as it was told the plan, so that the kill comes before everything was given, or after.
+    for micros in [0, 500, 2_000] {
+        let mut next = sidecar.successor(driver);
+        until("it asks to take over", || next.log().contains("taking over") || next.ended().is_some());
+        thread::sleep(Duration::from_micros(micros));
+        sidecar.process.signal(Signal::SIGKILL);
+        sidecar.process.wait();
+        let mut status = None;
+        until("it goes on, or says why not", || {
+            status = next.ended();
+            status.is_some() || next.log().contains("shmesh is ready")
+        });
+        if status.is_some() {
+            // It had not been given everything.
+            assert!(next.log().contains("ended in the middle of the upgrade"), "{}", next.log());
+            sidecar.start_again();
+            wire = sidecar.connect("web");
+        } else {
+            sidecar.process = next;
+            sidecar.wait_ready();
+        }
+        assert_eq!(wire.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").text(), "ok");
+    }
+}
+
+fn a_second_upgrade_is_refused_meanwhile(driver: Driver) {
+    let service = saying("ok");
+    let mut sidecar = before(driver, &service);
+    let mut half = Half::connect(&sidecar);
+    half.go_to(half::Step::Plan);
+    let mut second = sidecar.successor(driver);
+    assert_eq!(second.wait().code(), Some(1));
+    assert!(second.log().contains("another upgrade of this sidecar is going on"), "{}", second.log());
+    drop(half);
+    until("the first is over", || sidecar.log().contains("the upgrade did not happen"));
+    sidecar.upgrade(driver);
+}
+
+fn what_cannot_be_taken_over_is_refused(driver: Driver) {
+    let service = saying("ok");
+    let mut sidecar = before(driver, &service);
+    // Versions that have no format in common.
+    let mut half = Half::connect(&sidecar);
+    let sentence = half.take(7, 9).expect_err("a refusal");
+    assert!(sentence.contains("reads states of format 7 to 9"), "{sentence}");
+    // A configuration that is wrong: nothing is asked of the one that runs.
+    let good = std::fs::read_to_string(sidecar.config_file()).expect("a file");
+    std::fs::write(sidecar.config_file(), "listeners: 7\n").expect("a file");
+    let mut wrong = sidecar.successor(driver);
+    assert_eq!(wrong.wait().code(), Some(1));
+    assert!(wrong.log().contains("shmesh.yaml:1:"), "{}", wrong.log());
+    std::fs::write(sidecar.config_file(), good).expect("a file");
+    // Without a session socket there is no place for the upgrade socket, unless it is said.
+    let bare = "listeners: [ { name: web, tcp: 127.0.0.1:$web, protocol: http } ]";
+    let bare = Sidecar::start(driver, bare, &[]);
+    let mut nowhere = bare.successor(driver);
+    assert_eq!(nowhere.wait().code(), Some(1));
+    assert!(nowhere.log().contains("write `upgrade_socket:"), "{}", nowhere.log());
+    // One that drains has nothing to give.
+    let mut wire = sidecar.connect("web");
+    wire.send("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n");
+    sidecar.expect_metric("shmesh_calls_in_flight", 1.0);
+    let mut half = Half::connect(&sidecar);
+    sidecar.process.signal(Signal::SIGTERM);
+    until("it drains", || sidecar.log().contains("draining"));
+    let sentence = half.take(1, 1).expect_err("a refusal");
+    assert!(sentence.contains("is draining"), "{sentence}");
+    wire.send("x");
+    assert_eq!(wire.answer().text(), "ok");
+    assert!(sidecar.process.wait().success());
+}
