@@ -21,6 +21,7 @@ on_each_driver!(
     messages_are_replaced_in_their_middle,
     sessions_do_not_notice,
     what_was_settled_stays_settled,
+    an_endpoint_that_is_left_out_stays_out,
     the_next_death_is_learned_at_once,
     a_new_configuration_is_taken_afterwards,
     a_signal_starts_an_upgrade,
@@ -194,6 +195,34 @@ fn what_was_settled_stays_settled(driver: Driver) {
     for socket in ["apps.sock", "web.sock", "apps.sock.upgrade", "apps.sock.lock"] {
         assert!(!sidecar.path(socket).exists(), "{socket} is left behind");
     }
+}
+
+fn an_endpoint_that_is_left_out_stays_out(driver: Driver) {
+    let service = saying("ok");
+    let config =
+        CONFIG.replace("[ \"$up\" ]", "[ \"tcp:127.0.0.1:$nobody\", \"$up\" ]").replace("workers: 2", "workers: 1");
+    let mut sidecar = Sidecar::start(driver, &config, &[("up", &service.endpoint)]);
+    let mut wire = sidecar.connect("web");
+    let ejected = |sidecar: &Sidecar| {
+        let clusters = sidecar.json("/clusters");
+        clusters[0]["endpoints"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|one| one["ejected"].as_u64())
+            .collect::<Vec<_>>()
+    };
+    until("the one that refuses is left out", || {
+        assert_eq!(wire.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").text(), "ok");
+        ejected(&sidecar) == [Some(1), Some(0)]
+    });
+    for driver in drivers(driver).take(2) {
+        sidecar.upgrade(driver);
+        assert_eq!(ejected(&sidecar), [Some(1), Some(0)]);
+        assert_eq!(wire.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").text(), "ok");
+    }
+    // Nobody asked it again.
+    assert!(!sidecar.log().contains("an endpoint fails"), "{}", sidecar.log());
 }
 
 fn the_next_death_is_learned_at_once(driver: Driver) {

@@ -122,8 +122,23 @@ impl<D: Driver> Worker<D> {
             "an endpoint fails and is left out for a while"
         );
         let counts = lock(&self.shared.registry.ejections).entry((name, endpoint)).or_default().clone();
-        counts.out.fetch_add(1, Relaxed);
         counts.total.fetch_add(1, Relaxed);
+        self.count_out(cluster, target, counts);
+    }
+
+    /// Another worker had left it out, and this one goes on.
+    pub(crate) fn leave_out(&mut self, cluster: u32, target: Target) {
+        let Some(address) = self.addresses.intern_found(target.clone(), &self.shared.registry) else { return };
+        let Some(name) = self.snapshot.clusters.get(cluster as usize).map(|cluster| cluster.name.clone()) else {
+            return;
+        };
+        let endpoint = self.configured_name(cluster, address, &target);
+        let counts = lock(&self.shared.registry.ejections).entry((name, endpoint)).or_default().clone();
+        self.count_out(cluster, target, counts);
+    }
+
+    fn count_out(&mut self, cluster: u32, target: Target, counts: Arc<EjectionCounts>) {
+        counts.out.fetch_add(1, Relaxed);
         if let Some(state) = self.clusters.get_mut(cluster as usize) {
             state.ejected.push(Ejected { target, counts });
         }

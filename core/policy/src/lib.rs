@@ -33,7 +33,7 @@ pub use address::{Address, AddressError};
 pub use balance::{RoundRobin, Tries};
 pub use condition::{Condition, Fields, Query, Regex, Test};
 pub use limit::{Limits, Quotas, Timeouts};
-pub use outlier::{Ejection, Outcome, OutlierDetection, Outliers};
+pub use outlier::{Ejection, Outcome, OutlierDetection, Outliers, Suspect};
 pub use pattern::{Pattern, Precision};
 pub use refuge::{Failure, Refuge, Visit};
 pub use retry::{Attempt, Retry};

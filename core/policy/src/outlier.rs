@@ -82,20 +82,21 @@ pub struct Outliers<K> {
     suspects: Vec<Suspect<K>>,
 }
 
-#[derive(Clone, Debug)]
-struct Suspect<K> {
-    endpoint: K,
+/// What is held against one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspect<K> {
+    pub endpoint: K,
     /// In a row.
-    local_origin_failures: u32,
-    gateway_failures: u32,
+    pub local_origin_failures: u32,
+    pub gateway_failures: u32,
     /// 5xx of all kinds.
-    server_errors: u32,
+    pub server_errors: u32,
     /// Ejections in a row.
-    times: u32,
+    pub times: u32,
     /// It is out until then, in nanoseconds.
-    out_until: Option<u64>,
+    pub out_until: Option<u64>,
     /// When it came back; or when the first ejection would have ended, had there been one.
-    back_since: u64,
+    pub back_since: u64,
 }
 
 impl<K> Default for Outliers<K> {
@@ -105,6 +106,17 @@ impl<K> Default for Outliers<K> {
 }
 
 impl<K: Clone + Eq> Outliers<K> {
+    /// Everything that is held against endpoints, for another worker to go on with.
+    pub fn suspects(&self) -> &[Suspect<K>] {
+        &self.suspects
+    }
+
+    /// Goes on with what another worker held against endpoints, as far as there is room.
+    pub fn of(mut suspects: Vec<Suspect<K>>) -> Outliers<K> {
+        suspects.truncate(SUSPECTS_MAX);
+        Outliers { suspects }
+    }
+
     /// Nothing is held against any endpoint, so that a good outcome changes nothing.
     #[inline]
     pub fn is_quiet(&self) -> bool {

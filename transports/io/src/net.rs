@@ -120,9 +120,10 @@ impl UnixName {
         self.lock.lock.as_fd()
     }
 
-    /// Goes on with a name and the claim to it that another process had. That one must not drop its own.
+    /// Goes on with a name and the claim to it that another process had. That one must not drop its own. The socket file may be gone: somebody
+    /// took it away.
     pub fn go_on(path: &Path, claim: OwnedFd) -> io::Result<UnixName> {
-        let inode = fs::symlink_metadata(path)?.ino();
+        let inode = fs::symlink_metadata(path).map_or(0, |found| found.ino());
         let lock = Flock::lock(File::from(claim), FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
         let mut lock = LockFile { path: lock_path(path), lock };
         lock.write_owner()?;

@@ -34,6 +34,7 @@ impl<D: Driver> Worker<D> {
             addresses: self.addresses.targets().map(ToString::to_string).collect(),
             ..WorkerState::default()
         };
+        state.clusters = self.give_outliers();
         for (&session, attached) in &self.sessions {
             state.sessions.push(SessionState { session, seen: attached.watch.seen() });
         }

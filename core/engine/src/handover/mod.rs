@@ -7,6 +7,7 @@ mod desk;
 mod give;
 mod giver;
 mod messages;
+mod outliers;
 mod rest;
 mod state;
 mod take;

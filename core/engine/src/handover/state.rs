@@ -35,6 +35,37 @@ pub struct WorkerState {
     pub lanes: Vec<LaneState>,
     #[prost(message, repeated, tag = "9")]
     pub sessions: Vec<SessionState>,
+    /// Clusters against whose endpoints something is held.
+    #[prost(message, repeated, tag = "10")]
+    pub clusters: Vec<ClusterRest>,
+}
+
+/// What is held against endpoints of a cluster.
+#[derive(Clone, PartialEq, Message)]
+pub struct ClusterRest {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(message, repeated, tag = "2")]
+    pub suspects: Vec<SuspectState>,
+}
+
+/// What is held against an endpoint (`shmesh_policy::Suspect`).
+#[derive(Clone, PartialEq, Message)]
+pub struct SuspectState {
+    #[prost(string, tag = "1")]
+    pub address: String,
+    #[prost(uint32, tag = "2")]
+    pub local_origin_failures: u32,
+    #[prost(uint32, tag = "3")]
+    pub gateway_failures: u32,
+    #[prost(uint32, tag = "4")]
+    pub server_errors: u32,
+    #[prost(uint32, tag = "5")]
+    pub times: u32,
+    #[prost(uint64, optional, tag = "6")]
+    pub out_until: Option<u64>,
+    #[prost(uint64, tag = "7")]
+    pub back_since: u64,
 }
 
 /// A connection, or a stream that stands in for one.

@@ -46,6 +46,15 @@ pub enum Refusal {
     Io(#[from] io::Error),
 }
 
+/// The address of a socket.
+pub(super) fn target(text: &str) -> Result<Target, Refusal> {
+    match text.parse() {
+        Ok(Address::Tcp(address)) => Ok(Target::Tcp(address)),
+        Ok(Address::Unix(path)) => Ok(Target::Unix(path.to_path_buf())),
+        _ => Err(Refusal::Inconsistent("an address that is none of a socket")),
+    }
+}
+
 /// Blocks that apps have lent, of all lanes.
 type Leases = HashMap<(u64, u32), SharedSlice>;
 
@@ -61,6 +70,7 @@ impl<D: Driver> Worker<D> {
         self.calls = Slab::of_generations(state.call_generations);
         self.lanes = Slab::of_generations(state.lane_generations);
         let addresses = self.take_addresses(&state.addresses)?;
+        self.take_outliers(&state.clusters)?;
         let mut descriptors = given.descriptors.into_iter();
         let bells = state.lanes.iter().map(|lane| (lane.session, lane.lane)).zip(descriptors.by_ref()).collect();
         self.take_lanes(&state.lanes, &state.sessions, sessions, bells)?;
@@ -136,11 +146,6 @@ impl<D: Driver> Worker<D> {
     }
 
     fn take_addresses(&mut self, texts: &[String]) -> Result<Vec<AddressId>, Refusal> {
-        let target = |text: &String| match text.parse() {
-            Ok(Address::Tcp(address)) => Ok(Target::Tcp(address)),
-            Ok(Address::Unix(path)) => Ok(Target::Unix(path.to_path_buf())),
-            _ => Err(Refusal::Inconsistent("an address that is none of a socket")),
-        };
         let known = &mut self.addresses;
         let mut intern = |target| known.intern_found(target, &self.shared.registry);
         texts

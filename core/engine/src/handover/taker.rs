@@ -66,7 +66,8 @@ pub struct Predecessor {
 pub struct TakenOver {
     pub engine: Engine,
     pub admin: TcpListener,
-    pub upgrade: UpgradeSocket,
+    /// An error: nobody can take over from this process.
+    pub upgrade: io::Result<UpgradeSocket>,
     /// Apps that are attached.
     pub sessions: usize,
 }
@@ -141,13 +142,13 @@ impl Predecessor {
     }
 
     /// Goes on with its work, by its own configuration. When this returns, every listener accepts.
-    /// `direct` is what apps are told of the way round.
+    /// `direct` says what apps are told of the way round, and is asked when nobody else can change that any more.
     pub fn take_over(
         self,
         snapshot: Arc<Snapshot>,
         driver: Choice,
         resolver: &Resolver,
-        direct: Direct,
+        direct: impl FnOnce() -> Direct,
     ) -> Result<TakenOver, TakeError> {
         let outcome = self.prepare(snapshot, driver, resolver).and_then(|prepared| self.restore(prepared));
         let prepared = match outcome {
@@ -160,7 +161,7 @@ impl Predecessor {
                 return Err(error);
             }
         };
-        self.go_on(prepared, direct)
+        self.go_on(prepared, direct())
     }
 
     /// Everything that takes time.
@@ -254,7 +255,12 @@ impl Predecessor {
             let (Bind::Unix(path) | Bind::Shm(path), [socket, claim]) = (&listener.bind, &sockets[..]) else {
                 continue;
             };
-            engine.keep_name(UnixName::go_on(path, claim.try_clone().map_err(io)?).map_err(io)?);
+            match claim.try_clone().and_then(|claim| UnixName::go_on(path, claim)) {
+                Ok(name) => engine.keep_name(name),
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(), "a socket file will be left behind when this sidecar ends");
+                }
+            }
             if let Bind::Shm(_) = listener.bind {
                 listeners.push((index as u16, UnixListener::from(socket.try_clone().map_err(io)?)));
             }
@@ -266,11 +272,11 @@ impl Predecessor {
         engine.is_up();
         let [socket, claim] = self.upgrade;
         let socket = UnixListener::from(socket);
-        let path = socket.local_addr().map_err(io)?;
-        let path = path.as_pathname().ok_or_else(|| io(io::Error::other("the upgrade socket has no name")))?;
-        let name = UnixName::go_on(path, claim).map_err(io)?;
+        let path = socket.local_addr().ok().and_then(|address| Some(address.as_pathname()?.to_owned()));
+        let name =
+            path.ok_or_else(|| io::Error::other("it has no name")).and_then(|path| UnixName::go_on(&path, claim));
         let admin = TcpListener::from(self.admin);
-        Ok(TakenOver { engine, admin, upgrade: UpgradeSocket { socket, name }, sessions })
+        Ok(TakenOver { engine, admin, upgrade: name.map(|name| UpgradeSocket { socket, name }), sessions })
     }
 
     fn sockets_of(&self, worker: usize, snapshot: &Snapshot) -> io::Result<Sockets> {

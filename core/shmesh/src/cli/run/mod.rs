@@ -11,6 +11,7 @@ mod reload;
 mod status;
 mod upgrade;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -160,7 +161,7 @@ struct Running {
     admin: TcpListener,
     direct: DirectFile,
     /// That of the process which handed over.
-    upgrade_socket: Option<UpgradeSocket>,
+    upgrade_socket: Option<io::Result<UpgradeSocket>>,
 }
 
 async fn start(args: &RunArgs, configured: Configured) -> Result<Running, Refusal> {

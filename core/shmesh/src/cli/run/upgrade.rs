@@ -56,7 +56,7 @@ pub fn take_over(args: &RunArgs, predecessor: Predecessor) -> Result<Running, Re
     let direct = DirectFile::of(&configured.snapshot);
     let snapshot = configured.snapshot.clone();
     let taken =
-        predecessor.take_over(snapshot, args.driver.into(), &resolver, direct.load()).map_err(Refusal::start)?;
+        predecessor.take_over(snapshot, args.driver.into(), &resolver, || direct.load()).map_err(Refusal::start)?;
     info!(from = version, sessions = taken.sessions, workers = taken.engine.workers(), "taken over");
     let admin = taken.admin.set_nonblocking(true).and_then(|()| TcpListener::from_std(taken.admin));
     Ok(Running {
@@ -74,7 +74,7 @@ pub fn listen(
     admin: &TcpListener,
     text: &ConfigText,
     over: &Arc<Notify>,
-    socket: Option<UpgradeSocket>,
+    socket: Option<io::Result<UpgradeSocket>>,
 ) -> Result<(), Refusal> {
     let snapshot = engine.snapshot();
     let Some(path) = snapshot.upgrade_socket() else { return Ok(()) };
@@ -89,12 +89,14 @@ pub fn listen(
             std::process::exit(0);
         }),
     };
+    let taken_over = socket.is_some();
     let outcome = match socket {
-        Some(socket) => giver.go_on(socket).map_err(|error| error.to_string()),
+        Some(socket) => socket.and_then(|socket| giver.go_on(socket)).map_err(|error| error.to_string()),
         None => giver.listen(&path).map_err(|error| error.to_string()),
     };
     match outcome {
-        Err(error) if snapshot.upgrade_socket.is_some() => Err(Refusal::start(error)),
+        // Who took over serves already.
+        Err(error) if snapshot.upgrade_socket.is_some() && !taken_over => Err(Refusal::start(error)),
         Err(error) => {
             warn!(error, "this sidecar can only be replaced by ending it");
             Ok(())
