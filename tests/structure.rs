@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may depend on, of this workspace. Test-only dependencies count as well, except where listed below.
-const MAY_KNOW: [(&str, &[&str]); 15] = [
+const MAY_KNOW: [(&str, &[&str]); 16] = [
     ("shmesh-proto", &[]),
     ("shmesh-policy", &["shmesh-proto"]),
     ("shmesh-shm", &[]),
@@ -23,6 +23,7 @@ const MAY_KNOW: [(&str, &[&str]); 15] = [
     ("shmesh-metrics", &["shmesh-policy"]),
     // Answers what workers ask.
     ("shmesh-names", &["shmesh-engine"]),
+    ("shmesh-supervisor", &[]),
     // Looks at how these two were compiled.
     ("shmesh-compiled", &["shmesh-shm", "shmesh-io"]),
     // An app like others.
