@@ -8,6 +8,7 @@ pub mod demo;
 pub mod direct;
 pub mod echo;
 pub mod run;
+pub mod supervise;
 pub mod wait_ready;
 
 use std::ffi::OsString;
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Run the sidecar until SIGTERM.
     Run(RunArgs),
+    /// Run the sidecar as a child process and keep it running: restarts, upgrades (SIGUSR2); for containers' entry points.
+    Supervise(SuperviseArgs),
     /// Say whether a configuration file is good, and if not, where and why.
     Check(CheckArgs),
     /// See what each way to a service costs: starts services, a sidecar and clients, and ends by itself.
@@ -78,6 +81,21 @@ pub struct RunArgs {
     pub log_level: run::Level,
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: run::Format,
+}
+
+#[derive(Args)]
+pub struct SuperviseArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// What to run; SIGUSR2 upgrades to what lies there then [default: this program]
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
+    /// How long the sidecar may take to end before it is killed; longer than its drain_timeout
+    #[arg(long, value_name = "TIME", default_value = "40s", value_parser = parse_duration)]
+    pub stop_timeout: Duration,
+    /// How long a new sidecar may take to replace the old one before it is killed and the old one goes on
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub upgrade_timeout: Duration,
 }
 
 /// The drivers by name.
@@ -238,6 +256,7 @@ pub enum Rate {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Supervise(args) => supervise::supervise(&args),
         Command::Demo => demo::demo(),
         Command::Check(args) => check::check(&args.config),
         Command::Echo(args) => echo::echo(args.protocol, &args.listen, args.name.as_deref(), args.check),

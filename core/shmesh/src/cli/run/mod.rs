@@ -6,9 +6,10 @@
 
 mod direct;
 mod families;
-mod log;
+pub mod log;
 mod reload;
 mod status;
+mod supervised;
 mod upgrade;
 
 use std::io;
@@ -31,6 +32,7 @@ use direct::DirectFile;
 pub use log::{Format, Level};
 use reload::Reloader;
 use status::Status;
+pub use supervised::SUPERVISOR;
 use upgrade::Upgrades;
 
 /// How often the drain looks whether anything is in flight.
@@ -77,6 +79,9 @@ async fn serve(args: &RunArgs) -> Result<(), Refusal> {
     // Before anything is served, or a signal in between would end the process the hard way.
     let mut signals = Signals::register().map_err(Refusal::start)?;
     let upgrades = Upgrades::new();
+    if !supervised::end_with_supervisor() {
+        return Err(Refusal::start("the supervisor that started this process is gone"));
+    }
     let changed = Arc::new(Notify::new());
     let _watcher = watch_file(args.config.clone(), &changed);
     let configured = Configured::read(args)?;

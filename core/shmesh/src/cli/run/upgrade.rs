@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
 use shmesh_engine::{Engine, Giver, Predecessor, UpgradeSocket};
 use shmesh_policy::Snapshot;
 use tokio::net::TcpListener;
@@ -19,7 +20,7 @@ use tracing::{error, info, warn};
 
 use super::direct::DirectFile;
 use super::reload::ConfigText;
-use super::{ADMIN_END, Configured, Refusal, Running};
+use super::{ADMIN_END, Configured, Refusal, Running, supervised};
 use crate::cli::RunArgs;
 
 /// The latest that a sidecar which has handed over ends, whatever holds it up.
@@ -130,8 +131,15 @@ impl Upgrades {
         Upgrades { program: env::current_exe(), arguments }
     }
 
-    /// Starts the new process; the rest it does itself.
+    /// Starts the new process; the rest it does itself. Where there is a supervisor, whose child it has to be, that one is asked.
     pub fn begin(&self) {
+        if let Some(supervisor) = supervised::supervisor() {
+            match kill(supervisor, Signal::SIGUSR2) {
+                Ok(()) => info!("SIGUSR2: passed on to the supervisor"),
+                Err(error) => error!(%error, "SIGUSR2: the supervisor cannot be told; this process goes on"),
+            }
+            return;
+        }
         let started = self.program.as_ref().map_err(io::Error::to_string).and_then(|program| {
             let child = Command::new(program).args(&self.arguments).spawn();
             child.map(|child| (program, child)).map_err(|error| format!("{}: {error}", program.display()))
