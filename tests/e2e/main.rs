@@ -37,5 +37,6 @@ mod raw;
 mod redirect;
 mod routing;
 mod shm;
+mod supervise;
 mod upgrade;
 mod vanishing;

@@ -83,13 +83,22 @@ impl Sidecar {
 
     /// Starts one that may refuse to.
     pub fn launch(driver: Driver, config: &str, words: &[(&str, &str)], args: &[&str]) -> Sidecar {
+        Self::launch_as("run", driver, config, words, args)
+    }
+
+    /// Starts a supervisor, whose process it is then.
+    pub fn supervise(config: &str, words: &[(&str, &str)], args: &[&str]) -> Sidecar {
+        Self::launch_as("supervise", Driver::Epoll, config, words, args)
+    }
+
+    fn launch_as(command: &str, driver: Driver, config: &str, words: &[(&str, &str)], args: &[&str]) -> Sidecar {
         let folder = TempDir::new().expect("a folder");
         let mut filled = BTreeMap::from([("dir".to_owned(), folder.path().display().to_string())]);
         filled.extend(words.iter().map(|&(word, value)| (word.to_owned(), value.to_owned())));
         let config = fill(&format!("admin: {{ address: \"127.0.0.1:$admin\" }}\n{config}"), &mut filled);
         let file = folder.path().join("shmesh.yaml");
         std::fs::write(&file, config).expect("a file");
-        let process = run(driver, &folder, args);
+        let process = run(command, driver, &folder, args);
         Sidecar { process, folder, words: filled, driver }
     }
 
@@ -104,7 +113,7 @@ impl Sidecar {
 
     /// Starts it again, after its end, with the same configuration.
     pub fn start_again(&mut self) {
-        self.process = run(self.driver, &self.folder, &[]);
+        self.process = run("run", self.driver, &self.folder, &[]);
         self.wait_ready();
     }
 
@@ -218,10 +227,10 @@ pub fn requests_name(listener: &str, cluster: &str, code: u16) -> String {
     format!("shmesh_requests_total{{listener=\"{listener}\",cluster=\"{cluster}\",code=\"{code}\"}}")
 }
 
-fn run(driver: Driver, folder: &TempDir, args: &[&str]) -> Process {
+fn run(command: &str, driver: Driver, folder: &TempDir, args: &[&str]) -> Process {
     let config = folder.path().join("shmesh.yaml");
     let config = config.to_str().expect("a plain path");
-    let mut all = vec!["run", "--config", config, "--driver", driver.name(), "--log-level", "debug"];
+    let mut all = vec![command, "--config", config, "--driver", driver.name(), "--log-level", "debug"];
     all.extend(args);
     Process::start("the sidecar", &folder.path().join("stderr"), &all)
 }

@@ -1,0 +1,357 @@
+//! `shmesh supervise`: restarts, the end, orphans, and upgrades to binaries that are no good. Those are shell scripts that do what the command
+//! line asks of them and no more.
+
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::process::{SHMESH, until};
+use crate::service::{http, saying};
+use crate::sidecar::Sidecar;
+use crate::wire::Wire;
+
+const CONFIG: &str = "
+listeners: [ { name: web, tcp: 127.0.0.1:$web, protocol: http } ]
+routes: [ { match: { host: service }, cluster: service } ]
+clusters: [ { name: service, endpoints: [ \"$up\" ] } ]
+";
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: service\r\n\r\n";
+
+/// What a script does that passes every check.
+const CHECKS: &str = "case $1 in --version) echo shmesh 9.9.9; exit;; check) exit;; esac\n";
+
+/// A file that can be executed. A process of its own writes it: another test's child would hold it open for a moment otherwise, and
+/// then the system refuses to execute it.
+fn script(path: &Path, text: &str) {
+    let mut shell = Command::new("sh")
+        .args(["-c", "cat > \"$0.new\" && chmod +x \"$0.new\" && mv \"$0.new\" \"$0\""])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let mut stdin = shell.stdin.take().expect("a pipe");
+    stdin.write_all(format!("#!/bin/sh\n{text}").as_bytes()).expect("it reads");
+    drop(stdin);
+    assert!(shell.wait().expect("it ends").success());
+}
+
+/// A supervised sidecar whose binary can be replaced.
+struct Supervised {
+    sidecar: Sidecar,
+    binaries: TempDir,
+}
+
+impl Supervised {
+    /// Of the real binary, found through a link.
+    fn start(up: &str, args: &[&str]) -> Supervised {
+        Self::start_with(up, args, |path| symlink(SHMESH, path).expect("a link"))
+    }
+
+    fn start_with(up: &str, args: &[&str], put: impl FnOnce(&Path)) -> Supervised {
+        let mut supervised = Self::launch(up, args, put);
+        supervised.sidecar.wait_ready();
+        // Which the supervisor may say after that.
+        supervised.expect_log("started the sidecar");
+        supervised
+    }
+
+    fn launch(up: &str, args: &[&str], put: impl FnOnce(&Path)) -> Supervised {
+        let binaries = TempDir::new().expect("a folder");
+        let path = binaries.path().join("shmesh");
+        put(&path);
+        let binary = path.to_str().expect("a plain path");
+        let sidecar = Sidecar::supervise(CONFIG, &[("up", up)], &[&["--binary", binary], args].concat());
+        Supervised { sidecar, binaries }
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.binaries.path().join("shmesh")
+    }
+
+    /// Puts a script in the binary's place, and asks for the upgrade.
+    fn upgrade_to(&self, text: &str) {
+        script(&self.binary(), text);
+        self.sidecar.process.signal(Signal::SIGUSR2);
+    }
+
+    /// Those that were started to be the sidecar, in this order.
+    fn pids(&self) -> Vec<i32> {
+        let log = self.sidecar.log();
+        let started = log.lines().filter(|line| line.contains("started the sidecar"));
+        let pids = started.filter_map(|line| line.split("pid=").nth(1)?.split_whitespace().next()?.parse().ok());
+        pids.collect()
+    }
+
+    fn expect_log(&self, what: &str) {
+        until(&format!("the log says {what:?}"), || self.sidecar.log().contains(what));
+    }
+
+    /// Waits until so many were started, and the last one takes calls.
+    fn expect_start(&mut self, count: usize) {
+        until(&format!("sidecar number {count} is started"), || self.pids().len() == count);
+        self.sidecar.wait_ready();
+        assert_eq!(self.sidecar.connect("web").ask(GET).text(), "ok");
+    }
+
+    /// The one that was started as this one, from 0.
+    fn kill_sidecar(&self, at: usize) {
+        kill(Pid::from_raw(self.pids()[at]), Signal::SIGKILL).expect("it runs");
+    }
+
+    /// It ends as it should, and nothing of it is left.
+    fn end(&mut self) {
+        self.sidecar.process.signal(Signal::SIGTERM);
+        assert_eq!(self.sidecar.process.wait().code(), Some(0));
+        for pid in self.pids() {
+            assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} is left");
+        }
+    }
+}
+
+impl Drop for Supervised {
+    /// A supervisor that is killed has no time to end what it started: one that still runs, as the test failed, gets it.
+    fn drop(&mut self) {
+        if self.sidecar.process.ended().is_none() {
+            self.sidecar.process.signal(Signal::SIGTERM);
+            self.sidecar.process.signal(Signal::SIGTERM);
+            let late = Instant::now() + Duration::from_secs(10);
+            while self.sidecar.process.ended().is_none() && Instant::now() < late {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+#[test]
+fn one_that_dies_is_started_again() {
+    let service = saying("ok");
+    let mut supervised = Supervised::start(&service.endpoint, &[]);
+    for at in 0..2 {
+        supervised.kill_sidecar(at);
+        supervised.expect_start(at + 2);
+    }
+    let log = supervised.sidecar.log();
+    assert_eq!(log.matches("the sidecar was ended by signal 9 after").count(), 2, "{log}");
+    supervised.end();
+}
+
+#[test]
+fn one_that_ends_again_and_again_is_started_ever_more_rarely() {
+    let mut supervised = Supervised::launch("tcp:127.0.0.1:1", &[], |path| script(path, "exit 1\n"));
+    for pause in ["100ms", "200ms", "400ms"] {
+        supervised.expect_log(&format!("it starts again in {pause}"));
+    }
+    supervised.end();
+}
+
+#[test]
+fn the_end_waits_for_calls_and_a_second_signal_does_not() {
+    let (arrived, arrival) = mpsc::channel();
+    let (go, may_go) = mpsc::channel();
+    let may_go = std::sync::Mutex::new(may_go);
+    let service = http(move |_, wire| {
+        arrived.send(()).expect("the test waits");
+        let _ = may_go.lock().expect("nobody panicked").recv();
+        let _ = wire.try_send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    });
+    for signals in [&[Signal::SIGTERM][..], &[Signal::SIGINT, Signal::SIGTERM]] {
+        let mut supervised = Supervised::start(&service.endpoint, &[]);
+        let mut wire = supervised.sidecar.connect("web");
+        wire.send(GET);
+        arrival.recv().expect("the service is there");
+        supervised.sidecar.process.signal(signals[0]);
+        supervised.expect_log("draining");
+        match signals.get(1) {
+            None => {
+                go.send(()).expect("the service waits");
+                assert_eq!(wire.answer().text(), "ok");
+            }
+            Some(&signal) => {
+                supervised.sidecar.process.signal(signal);
+                supervised.expect_log("told to end again, calls are cut");
+                wire.expect_closed();
+                go.send(()).expect("the service waits");
+            }
+        }
+        assert_eq!(supervised.sidecar.process.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn its_exit_code_is_passed_on() {
+    let text = "sleep 60 &\ntrap 'kill $!; exit 7' TERM\necho traps >&2\nwait\n";
+    let mut supervised = Supervised::launch("tcp:127.0.0.1:1", &[], |path| script(path, text));
+    supervised.expect_log("traps");
+    supervised.sidecar.process.signal(Signal::SIGTERM);
+    assert_eq!(supervised.sidecar.process.wait().code(), Some(7));
+}
+
+#[test]
+fn one_that_does_not_end_in_time_is_killed() {
+    let text = "trap '' TERM\necho traps >&2\nexec sleep 60\n";
+    let args = ["--stop-timeout", "100ms"];
+    let mut supervised = Supervised::launch("tcp:127.0.0.1:1", &args, |path| script(path, text));
+    supervised.expect_log("traps");
+    supervised.sidecar.process.signal(Signal::SIGTERM);
+    assert_eq!(supervised.sidecar.process.wait().code(), Some(137));
+    supervised.expect_log("the sidecar has not ended in time, and is killed");
+}
+
+#[test]
+fn sighup_reaches_the_sidecar() {
+    let service = saying("ok");
+    let mut supervised = Supervised::start(&service.endpoint, &[]);
+    supervised.sidecar.process.signal(Signal::SIGHUP);
+    supervised.expect_log("why=\"SIGHUP\"");
+    supervised.end();
+}
+
+/// What the sidecar leaves behind comes to the supervisor, and not to whoever is next.
+#[test]
+fn orphans_are_reaped() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("pid");
+    // The orphan ends when its parent has.
+    let text = format!(
+        "parent=$$\n(while kill -0 $parent; do sleep 0.01; done) 2>/dev/null &\necho $! > {0}.new && mv {0}.new {0}\n",
+        file.display()
+    );
+    let mut supervised = Supervised::launch("tcp:127.0.0.1:1", &[], |path| script(path, &text));
+    until("there is an orphan", || file.exists());
+    let pid = std::fs::read_to_string(&file).expect("it is there");
+    supervised.expect_log(&format!("reaped an orphan pid={}", pid.trim()));
+    supervised.end();
+}
+
+/// The system tells it; nobody else is there to do it.
+#[test]
+fn the_sidecar_ends_with_its_supervisor() {
+    let service = saying("ok");
+    let mut supervised = Supervised::start(&service.endpoint, &[]);
+    assert_eq!(supervised.sidecar.connect("web").ask(GET).text(), "ok");
+    supervised.sidecar.process.signal(Signal::SIGKILL);
+    supervised.sidecar.process.wait();
+    supervised.expect_log("INFO draining");
+    supervised.expect_log("INFO ended");
+    until("nobody listens", || Wire::try_tcp(supervised.sidecar.tcp("web")).is_none());
+}
+
+#[test]
+fn a_binary_that_is_no_good_from_the_start_ends_it() {
+    let mut missing = Supervised::launch("tcp:127.0.0.1:1", &[], |_| ());
+    assert_eq!(missing.sidecar.process.wait().code(), Some(1));
+    let said = format!("shmesh: the binary {}: No such file", missing.binary().display());
+    assert!(missing.sidecar.log().contains(&said), "{}", missing.sidecar.log());
+    // Wrong usage is not mended by starting it again.
+    let mut other = Supervised::launch("tcp:127.0.0.1:1", &[], |path| script(path, "exit 2\n"));
+    assert_eq!(other.sidecar.process.wait().code(), Some(2));
+    assert!(other.sidecar.log().contains("does not know these arguments"), "{}", other.sidecar.log());
+}
+
+#[test]
+fn a_binary_that_fails_its_checks_is_refused() {
+    let service = saying("ok");
+    let mut supervised = Supervised::start(&service.endpoint, &[]);
+    let mut wire = supervised.sidecar.connect("web");
+    for (text, said) in [
+        ("echo true 1.0\n", "asked `--version` the new binary did not say that it is shmesh: true 1.0"),
+        ("echo cannot >&2; exit 3\n", "asked `--version` the new binary ended with code 3: cannot"),
+        (
+            "[ $1 = --version ] && echo shmesh 9.9.9 && exit\n[ $# = 3 ] && [ $1 = check ] && echo \"$3:1:1: odd\" && exit 1\n",
+            "asked `check` the new binary ended with code 1: $config:1:1: odd",
+        ),
+    ] {
+        supervised.upgrade_to(text);
+        let config = supervised.sidecar.config_file().display().to_string();
+        supervised.expect_log(&format!("upgrade refused, the sidecar goes on: {}", said.replace("$config", &config)));
+        assert_eq!(wire.ask(GET).text(), "ok");
+    }
+    std::fs::remove_file(supervised.binary()).expect("it is there");
+    supervised.sidecar.process.signal(Signal::SIGUSR2);
+    supervised.expect_log("could not be started (No such file");
+    assert_eq!(wire.ask(GET).text(), "ok");
+    assert_eq!(supervised.pids().len(), 1);
+    supervised.end();
+}
+
+#[test]
+fn one_that_does_not_take_over_changes_nothing() {
+    let service = saying("ok");
+    let mut supervised = Supervised::start(&service.endpoint, &["--upgrade-timeout", "1s"]);
+    let mut wire = supervised.sidecar.connect("web");
+    supervised.upgrade_to(&format!("{CHECKS}exit 1\n"));
+    supervised.expect_log("the new one ended with code 1 before it had taken over");
+    assert_eq!(wire.ask(GET).text(), "ok");
+    supervised.upgrade_to(&format!("{CHECKS}exec sleep 60\n"));
+    supervised.expect_log("the new one had not taken over in time, and was killed");
+    assert_eq!(wire.ask(GET).text(), "ok");
+    assert_eq!(supervised.pids().len(), 3);
+    // The binary before is what is started again, though another lies at its path.
+    supervised.kill_sidecar(0);
+    supervised.expect_start(4);
+    supervised.end();
+}
+
+#[test]
+fn a_second_upgrade_during_one_is_refused() {
+    let service = saying("ok");
+    let mut supervised = Supervised::start(&service.endpoint, &[]);
+    supervised.upgrade_to(&format!("{CHECKS}exec sleep 60\n"));
+    until("it takes over", || supervised.pids().len() == 2);
+    supervised.sidecar.process.signal(Signal::SIGUSR2);
+    supervised.expect_log("WARN supervisor: upgrade refused: another one is under way");
+    // Both are told to end; the sleep does so by the signal.
+    supervised.sidecar.process.signal(Signal::SIGTERM);
+    supervised.sidecar.process.wait();
+    until("nobody listens", || Wire::try_tcp(supervised.sidecar.tcp("web")).is_none());
+}
+
+/// Of a program and of a script: the latter is opened once more by its interpreter.
+#[test]
+fn one_that_dies_soon_after_it_took_over_is_taken_back() {
+    let service = saying("ok");
+    let wrapper = format!("exec {SHMESH} \"$@\"\n");
+    let put: [&dyn Fn(&Path); 2] = [&|path| symlink(SHMESH, path).expect("a link"), &|path| script(path, &wrapper)];
+    for put in put {
+        let mut supervised = Supervised::start_with(&service.endpoint, &[], put);
+        let old = supervised.pids()[0];
+        // It makes the old one end as if it had taken over, and is no good.
+        let asked = supervised.binaries.path().join("asked");
+        let ends = format!("echo \"$*\" > {}; kill -TERM {old}; exec sleep 60\n", asked.display());
+        supervised.upgrade_to(&format!("{CHECKS}{ends}"));
+        supervised.expect_log("INFO supervisor: upgraded");
+        let args = std::fs::read_to_string(asked).expect("it is there");
+        let config = supervised.sidecar.config_file();
+        let expected = format!("run --upgrade --config {} --driver epoll ", config.display());
+        assert!(args.starts_with(&expected), "{args}");
+        supervised.kill_sidecar(1);
+        supervised.expect_log("after it had taken over; back to the binary before it");
+        supervised.expect_start(3);
+        // And so from then on.
+        supervised.kill_sidecar(2);
+        supervised.expect_start(4);
+        supervised.end();
+    }
+}
+
+/// A configuration that is refused is told with its place, and read again at each start.
+#[test]
+fn one_whose_configuration_is_mended_comes_up() {
+    let service = saying("ok");
+    let mut sidecar = Sidecar::supervise("listenrs: []\n", &[("up", &service.endpoint)], &[]);
+    until("it says where", || sidecar.log().contains("shmesh.yaml:2:1: unknown key `listenrs`"));
+    until("it tries again", || sidecar.log().contains("it starts again in 200ms"));
+    sidecar.write_config(CONFIG);
+    sidecar.wait_ready();
+    assert_eq!(sidecar.connect("web").ask(GET).text(), "ok");
+    sidecar.process.signal(Signal::SIGTERM);
+    assert_eq!(sidecar.process.wait().code(), Some(0));
+}
