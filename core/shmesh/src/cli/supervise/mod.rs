@@ -161,8 +161,8 @@ impl Signals {
 
 /// The options of `run` as they are written, so that each binary reads them itself.
 fn run_args(args: &RunArgs) -> Vec<OsString> {
-    // Each by name: one that is new does not compile until it is passed on.
-    let RunArgs { config, driver, workers, log_level, log_format, upgrade } = args;
+    // Each by name: one that is new does not compile until it is passed on. `--upgrade` is said by the task.
+    let RunArgs { config, driver, workers, log_level, log_format, upgrade: _ } = args;
     let mut written: Vec<OsString> = Vec::new();
     let mut option = |name: &str, value: OsString| written.extend([name.into(), value]);
     if let Some(file) = config {
