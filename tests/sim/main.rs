@@ -37,6 +37,8 @@ mod sidecar;
 #[cfg(shmesh_sim)]
 mod stream;
 #[cfg(shmesh_sim)]
+mod upgrade;
+#[cfg(shmesh_sim)]
 mod upstream;
 
 #[cfg(shmesh_sim)]

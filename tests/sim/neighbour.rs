@@ -62,7 +62,7 @@ pub fn longest_wait(seed: u64, folder: &Path) -> Result<f64, String> {
     let sidecar = Sidecar::start(&machine, &settings);
     let stop = Arc::new(AtomicBool::new(false));
     serve(&machine, &settings, &stop);
-    machine.run(World::EPOCH + 50_000_000, || sidecar.control.sessions() > 0);
+    machine.run(World::EPOCH + 50_000_000, || sidecar.sessions() > 0);
     machine.run(machine.now() + 1_000_000, || false);
     let watched = Rc::new(Watched::default());
     saturate(&machine, &settings, &stop, &watched);

@@ -64,6 +64,10 @@ enum Trouble {
     DrainSidecar,
     /// A new snapshot.
     Publish,
+    /// Another sidecar goes on with everything; or tries to, and fails.
+    Upgrade {
+        fails: bool,
+    },
 }
 
 /// Runs a seed. `folder` is for its sockets.
@@ -184,8 +188,8 @@ impl Run {
         if self.plan.served {
             self.start_provider();
             // Calls to it would fail before it is there.
-            let control = self.sidecar.as_ref().map(|sidecar| sidecar.control.clone());
-            self.machine.run(World::EPOCH + 5 * MS, || control.as_ref().is_some_and(|control| control.sessions() > 0));
+            let sidecar = self.sidecar.as_ref();
+            self.machine.run(World::EPOCH + 5 * MS, || sidecar.is_some_and(|sidecar| sidecar.sessions() > 0));
             self.machine.run(self.machine.now() + MS, || false);
         }
         self.start_callers();
@@ -250,6 +254,13 @@ impl Run {
         if !self.calm && self.random.percent(70) {
             for _ in 0..self.random.range(1, 4) {
                 self.draw_trouble(&mut plan);
+            }
+        }
+        if self.random.percent(25) {
+            // Nobody may notice, whatever else happens.
+            for _ in 0..self.random.range(1, 4) {
+                let at = if self.random.percent(70) { self.random.below(3 * MS) } else { self.random.below(TROUBLE) };
+                plan.push((at, Trouble::Upgrade { fails: self.random.percent(30) }));
             }
         }
         plan.sort_by_key(|(at, _)| *at);
@@ -342,12 +353,17 @@ impl Run {
             }
             Trouble::DrainSidecar => {
                 if let Some(sidecar) = &self.sidecar {
-                    sidecar.control.drain();
+                    sidecar.drain();
                 }
             }
             Trouble::Publish => {
                 if let Some(sidecar) = &mut self.sidecar {
                     sidecar.publish(&self.settings);
+                }
+            }
+            Trouble::Upgrade { fails } => {
+                if let Some(sidecar) = &self.sidecar {
+                    sidecar.upgrade(&machine, fails);
                 }
             }
             Trouble::Exhaust(yes) => machine.world().exhaust_descriptors("sidecar", yes),
@@ -390,7 +406,7 @@ impl Run {
             }
         }
         if let Some(sidecar) = &self.sidecar
-            && sidecar.control.sessions() > 0
+            && sidecar.sessions() > 0
         {
             machine.fail("the list of sessions is not empty though all apps are gone");
         }

@@ -2,13 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shmesh_engine::embed::{Control, Inspect, Parts, WorkerPart, assemble};
+use shmesh_engine::embed::{Control, Inspect, Parts, WorkerPart, assemble, take_over};
 use shmesh_io::sim::SimDriver;
 use shmesh_io::{Limits, Target};
 use shmesh_policy::{
@@ -19,6 +20,7 @@ use shmesh_shm::Geometry;
 use crate::call::{APP, HALF, RAW, RAW_APP, SERVICE, SERVICE_APP, WEB};
 use crate::journal;
 use crate::machine::{Machine, ProcessId};
+use crate::upgrade::{Meeting, Next};
 
 /// Where everything is.
 pub const HTTP_DOWN: &str = "10.0.0.1:80";
@@ -54,7 +56,11 @@ pub struct Settings {
 pub struct Sidecar {
     pub process: ProcessId,
     version: u64,
-    pub control: Control,
+    control: Rc<RefCell<Control>>,
+    meeting: Meeting,
+    listening: Rc<Listening>,
+    settings: Settings,
+    is_drained: Cell<bool>,
     counts: Rc<RefCell<Vec<Option<Inspect>>>>,
     asked: Rc<Cell<u64>>,
 }
@@ -68,32 +74,16 @@ impl Sidecar {
     pub fn start(machine: &Machine, settings: &Settings) -> Sidecar {
         journal::note(|| format!("a sidecar starts: {settings:?}"));
         let process = machine.process("sidecar");
-        let _ = std::fs::remove_file(&settings.socket);
-        let socket = UnixListener::bind(&settings.socket).expect("a socket");
-        socket.set_nonblocking(true).expect("a flag");
+        let listening = Rc::new(Listening::new(machine, settings));
         let snapshot = Arc::new(snapshot(settings));
-        let mut workers = Vec::new();
-        for _ in 0..settings.workers {
-            let listener = |at: &str| Some(machine.world().listener(&Target::Tcp(addr(at))).expect("an address"));
-            workers.push(WorkerPart {
-                driver: SimDriver::new(machine.world(), "sidecar", Limits { pool_slots: settings.pool_slots })
-                    .expect("a driver"),
-                listeners: vec![
-                    None,
-                    listener(HTTP_DOWN),
-                    listener(DUBBO_DOWN),
-                    listener(RAW_DOWN),
-                    listener(RAW_APP_DOWN),
-                ],
-            });
-        }
-        let session_sockets = vec![(0, socket)];
-        let parts = Parts { snapshot, workers, session_sockets, geometry: settings.geometry };
+        let parts = listening.parts(machine, settings, snapshot);
         let embedded = assemble(parts).expect("an engine");
+        let meeting = Meeting::new(settings.workers);
         let counts = Rc::new(RefCell::new(vec![None; settings.workers]));
         let asked = Rc::new(Cell::new(0));
         for (index, mut worker) in embedded.workers.into_iter().enumerate() {
             let (machine_of, counts, asked) = (machine.clone(), counts.clone(), asked.clone());
+            let meeting = meeting.clone();
             machine.spawn(process, &format!("worker-{index}"), move || {
                 let mut answered = 0;
                 while worker.turn().expect("a driver that works") {
@@ -103,30 +93,129 @@ impl Sidecar {
                         let inspected = worker.inspect();
                         counts.borrow_mut()[index] = Some(inspected);
                     }
+                    meeting.worker(&machine_of, index, &mut worker);
                 }
             });
         }
-        let desk = embedded.desk;
-        machine.spawn(process, "sessions", move || desk.run());
-        Sidecar { process, version: 1, control: embedded.control, counts, asked }
+        let mut desk = embedded.desk;
+        let (machine_of, at) = (machine.clone(), meeting.clone());
+        machine.spawn(process, "sessions", move || {
+            loop {
+                desk.turn();
+                at.desk(&machine_of, &mut desk);
+            }
+        });
+        let control = Rc::new(RefCell::new(embedded.control));
+        Sidecar {
+            process,
+            version: 1,
+            control,
+            counts,
+            asked,
+            meeting,
+            listening,
+            settings: settings.clone(),
+            is_drained: Cell::new(false),
+        }
+    }
+
+    /// Another sidecar goes on with everything, in the same process; or this one does, if that `fails`.
+    pub fn upgrade(&self, machine: &Machine, fails: bool) {
+        if self.is_drained.get() {
+            return;
+        }
+        let (control, settings) = (self.control.clone(), self.settings.clone());
+        let (of, listening) = (machine.clone(), self.listening.clone());
+        let before = control.borrow().clone();
+        self.meeting.begin(
+            machine,
+            self.process,
+            move || before.wake(),
+            move |given| {
+                if fails {
+                    return None;
+                }
+                let snapshot = control.borrow().snapshot();
+                let parts = listening.parts(&of, &settings, snapshot);
+                let (embedded, lanes) = take_over(parts, given.desk).expect("sessions that can be gone on with");
+                let mut workers = Vec::new();
+                for ((mut worker, given), lanes) in embedded.workers.into_iter().zip(given.workers).zip(lanes) {
+                    worker.take(given, lanes).expect("a state that can be gone on with");
+                    workers.push(worker);
+                }
+                *control.borrow_mut() = embedded.control;
+                Some(Next { desk: embedded.desk, workers })
+            },
+        );
+    }
+
+    /// Closes the listeners and lets what is in flight finish.
+    pub fn drain(&self) {
+        if !self.meeting.is_held() {
+            self.is_drained.set(true);
+            self.control.borrow().drain();
+        }
+    }
+
+    /// Sessions that are attached.
+    pub fn sessions(&self) -> usize {
+        self.control.borrow().sessions()
     }
 
     /// The same settings once more, as a new snapshot.
     pub fn publish(&mut self, settings: &Settings) {
+        if self.meeting.is_held() {
+            return;
+        }
         self.version += 1;
-        self.control.publish(Arc::new(Snapshot { version: self.version, ..snapshot(settings) }));
+        self.control.borrow().publish(Arc::new(Snapshot { version: self.version, ..snapshot(settings) }));
     }
 
     /// Asks every worker what it has; the answers come with its next turn.
     pub fn ask(&self) {
         self.counts.borrow_mut().fill(None);
         self.asked.set(self.asked.get() + 1);
-        self.control.wake();
+        self.control.borrow().wake();
     }
 
     /// The answers, once all are there.
     pub fn answers(&self) -> Option<Vec<Inspect>> {
         self.counts.borrow().iter().copied().collect()
+    }
+}
+
+/// The listening sockets, which each sidecar hands over to the next.
+struct Listening {
+    sessions: UnixListener,
+    /// Of each worker, by listener.
+    workers: Vec<Vec<Option<OwnedFd>>>,
+}
+
+impl Listening {
+    fn new(machine: &Machine, settings: &Settings) -> Listening {
+        let _ = std::fs::remove_file(&settings.socket);
+        let sessions = UnixListener::bind(&settings.socket).expect("a socket");
+        sessions.set_nonblocking(true).expect("a flag");
+        let listener = |at: &str| Some(machine.world().listener(&Target::Tcp(addr(at))).expect("an address"));
+        let of_worker =
+            || vec![None, listener(HTTP_DOWN), listener(DUBBO_DOWN), listener(RAW_DOWN), listener(RAW_APP_DOWN)];
+        Listening { sessions, workers: (0..settings.workers).map(|_| of_worker()).collect() }
+    }
+
+    /// With new drivers.
+    fn parts(&self, machine: &Machine, settings: &Settings, snapshot: Arc<Snapshot>) -> Parts<SimDriver> {
+        let twin = |socket: &Option<OwnedFd>| socket.as_ref().map(|socket| socket.try_clone().expect("a descriptor"));
+        let worker = |listeners: &Vec<Option<OwnedFd>>| WorkerPart {
+            driver: SimDriver::new(machine.world(), "sidecar", Limits { pool_slots: settings.pool_slots })
+                .expect("a driver"),
+            listeners: listeners.iter().map(twin).collect(),
+        };
+        Parts {
+            snapshot,
+            workers: self.workers.iter().map(worker).collect(),
+            session_sockets: vec![(0, self.sessions.try_clone().expect("a descriptor"))],
+            geometry: settings.geometry,
+        }
     }
 }
 

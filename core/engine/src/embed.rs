@@ -15,7 +15,8 @@ use shmesh_shm::Geometry;
 use crate::conn::Role;
 use crate::counters::{Registry, lock};
 use crate::engine::{WorkerStart, prepare};
-pub use crate::handover::{FORMAT, FORMAT_MIN, Handover, Refusal};
+use crate::handover::TakenDesk;
+pub use crate::handover::{DeskHandover, FORMAT, FORMAT_MIN, Handover, Refusal};
 use crate::lane::User;
 use crate::liveness::Liveness;
 use crate::mailbox::{Mail, Postbox};
@@ -54,6 +55,19 @@ pub struct Embedded<D: Driver> {
 /// Puts an engine together. Host names do not resolve in it: the threads that would ask for them do not exist. There is no
 /// access log.
 pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Embedded<D>> {
+    Ok(put_together(parts, None)?.0)
+}
+
+/// Puts an engine together that goes on with another's sessions, and for each worker the lanes with which it is to [`LoneWorker::take`] that
+/// of the other.
+pub fn take_over<D: Driver>(parts: Parts<D>, desk: DeskHandover) -> io::Result<(Embedded<D>, Vec<Vec<NewLanes>>)> {
+    put_together(parts, Some(desk))
+}
+
+fn put_together<D: Driver>(
+    parts: Parts<D>,
+    given: Option<DeskHandover>,
+) -> io::Result<(Embedded<D>, Vec<Vec<NewLanes>>)> {
     let snapshot = parts.snapshot;
     let shared = Arc::new(Shared {
         version: AtomicU64::new(snapshot.version),
@@ -78,6 +92,14 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Embedded<D>> {
     let bell = shmesh_shm::doorbell::worker_bell()?;
     *lock(&shared.sessions.bell) = Some(bell.try_clone()?);
     let postboxes: Vec<Postbox> = workers.iter().map(|worker| worker.0.mail.clone()).collect();
+    let (mut lanes, mut taken) = (Vec::new(), None);
+    if let Some(DeskHandover { state, descriptors }) = given {
+        shared.sessions.quotas.size_up();
+        let desk =
+            TakenDesk::map(&state, descriptors, &shared.sessions.quotas, workers.len()).map_err(io::Error::other)?;
+        lanes = desk.lanes(workers.len())?;
+        taken = Some((desk, Vec::new()));
+    }
     let desk = Desk::new(SessionThread {
         shared: shared.clone(),
         workers: postboxes.clone(),
@@ -85,9 +107,9 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Embedded<D>> {
         bell,
         geometry: parts.geometry,
         liveness: Liveness::without_thread(),
-        taken: None,
+        taken,
     });
-    Ok(Embedded { workers, desk: LoneDesk(desk), control: Control { shared, workers: postboxes } })
+    Ok((Embedded { workers, desk: LoneDesk(desk), control: Control { shared, workers: postboxes } }, lanes))
 }
 
 /// A worker without a thread.
@@ -176,6 +198,16 @@ impl LoneDesk {
     pub fn run(self) {
         self.0.run();
     }
+
+    /// Waits for something to do, and does it.
+    pub fn turn(&mut self) {
+        self.0.turn();
+    }
+
+    /// Gives everything away; it can go on all the same.
+    pub fn give(&mut self) -> io::Result<DeskHandover> {
+        self.0.give()
+    }
 }
 
 /// What the control side does to an engine.
@@ -192,6 +224,11 @@ impl Control {
         self.shared.snapshot.store(snapshot);
         self.shared.version.store(version, Ordering::Release);
         self.wake();
+    }
+
+    /// The snapshot in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
     }
 
     /// Closes the listeners and lets what is in flight finish.

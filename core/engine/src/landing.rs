@@ -34,6 +34,9 @@ impl<D: Driver> Worker<D> {
 
     /// All that an answer had so far is put: what comes next may go into a block.
     pub(crate) fn land_next(&mut self, call: Key<Call>) {
+        if self.resting {
+            return;
+        }
         let Some(Call { origin: Peer::Slot(at), dest: Some(Peer::Conn(key)), .. }) = self.calls.get(call) else {
             return;
         };

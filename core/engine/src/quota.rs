@@ -146,13 +146,19 @@ impl QuotaDesk {
                 return Err((quota, most));
             }
         }
+        Ok(self.go_on(uid, lanes, bytes))
+    }
+
+    /// A session that is attached already goes on in this process, whatever the quotas are by now.
+    pub fn go_on(&self, uid: u32, lanes: u64, bytes: u64) -> Arc<SessionUse> {
+        let of_uid = self.uid(uid);
         let session =
             SessionUse { own: Use::default(), uid: of_uid, all: self.all.clone(), told: AtomicBool::new(false) };
         for place in session.places() {
             place.lanes.fetch_add(lanes, Relaxed);
             place.bytes.fetch_add(bytes, Relaxed);
         }
-        Ok(Arc::new(session))
+        Arc::new(session)
     }
 
     /// Counts a refusal.

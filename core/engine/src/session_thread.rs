@@ -154,22 +154,27 @@ impl Desk {
     /// For ever.
     pub fn run(mut self) {
         loop {
-            let (readable, bell, accept) = self.wait();
-            if bell {
-                let mut count = [0; 8];
-                let _ = nix::unistd::read(&self.bell, &mut count);
-                self.look_around();
-            }
-            for index in accept {
-                self.accept(index);
-            }
-            for id in readable {
-                if let Err(close) = self.read(id) {
-                    self.close(id, &close);
-                }
-            }
-            self.close_silent();
+            self.turn();
         }
+    }
+
+    /// Waits, and does what there is to do.
+    pub fn turn(&mut self) {
+        let (readable, bell, accept) = self.wait();
+        if bell {
+            let mut count = [0; 8];
+            let _ = nix::unistd::read(&self.bell, &mut count);
+            self.look_around();
+        }
+        for index in accept {
+            self.accept(index);
+        }
+        for id in readable {
+            if let Err(close) = self.read(id) {
+                self.close(id, &close);
+            }
+        }
+        self.close_silent();
     }
 
     /// Waits for something to do: peers to read, the bell, listeners to accept from.

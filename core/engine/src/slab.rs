@@ -159,9 +159,13 @@ impl<T> Slab<T> {
         self.entries.len() - self.free.len() - self.retired
     }
 
-    /// The generations of all places, for another process to go on with.
-    pub fn generations(&self) -> Vec<u32> {
-        self.entries.iter().map(|entry| entry.generation).collect()
+    /// The generations of all places, for another process to go on with. Keys of entries that do not go along are stale there.
+    pub fn generations(&self, goes_along: impl Fn(&T) -> bool) -> Vec<u32> {
+        let generation = |entry: &Entry<T>| match &entry.value {
+            Some(value) if !goes_along(value) => entry.generation.saturating_add(1),
+            _ => entry.generation,
+        };
+        self.entries.iter().map(generation).collect()
     }
 
     /// A table whose keys go on from these generations. What was in it has to be put back with [`Slab::put_back`], and then
@@ -238,7 +242,7 @@ mod tests {
         slab.remove(keys[1]);
         slab.remove(keys[3]);
         let reused = slab.insert(30);
-        let mut next = Slab::of_generations(slab.generations());
+        let mut next = Slab::of_generations(slab.generations(|_| true));
         for key in slab.keys() {
             assert!(next.put_back(key, slab.remove(key).unwrap()));
         }

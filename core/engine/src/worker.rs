@@ -101,6 +101,8 @@ pub struct Worker<D: Driver> {
     pub(crate) relayed: usize,
     /// Lanes whose blocks are being sent from where they lie.
     pub(crate) lending: Vec<Key<Lane>>,
+    /// It comes to rest, or rests: no block is given to the driver.
+    pub(crate) resting: bool,
     /// Conns that received into blocks when the worker came to rest.
     pub(crate) landings_stopped: Vec<Key<Conn>>,
     /// Bytes of records that were read as keys and heads, or taken to be relayed, ever.
@@ -191,6 +193,7 @@ impl<D: Driver> Worker<D> {
             taken: Vec::new(),
             relayed: 0,
             lending: Vec::new(),
+            resting: false,
             landings_stopped: Vec::new(),
             parsed: 0,
             timers: Timers::new(now),
@@ -241,7 +244,7 @@ impl<D: Driver> Worker<D> {
     /// Runs until told to stop.
     pub(crate) fn run(mut self) -> io::Result<()> {
         while self.turn()? == Turn::GoOn {
-            if let Some(order) = self.rest_order.take() {
+            while let Some(order) = self.rest_order.take() {
                 self.rest(&order)?;
             }
         }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message as _;
-use shmesh_policy::Snapshot;
 use shmesh_shm::Mapping;
 use shmesh_shm::handshake::{Message, Welcome};
 
 use super::messages::{AppState, AttachedState, DeskState, LookupState};
 use super::{Outcome, Refusal, RestOrder};
 use crate::counters::lock;
+use crate::liveness::Liveness;
 use crate::lookup::Lookups;
 use crate::quota::QuotaDesk;
 use crate::session::{NewLane, NewLanes, SessionView};
@@ -21,7 +21,7 @@ use crate::session_thread::{Desk, Files, Peer, Session};
 
 /// The session thread at rest, as the next process gets it.
 #[derive(Debug)]
-pub(crate) struct DeskHandover {
+pub struct DeskHandover {
     /// A [`DeskState`].
     pub state: Vec<u8>,
     pub descriptors: Vec<OwnedFd>,
@@ -60,14 +60,18 @@ impl Desk {
             match outcome {
                 Outcome::Hold(answer) => drop(answer.send(())),
                 // All this is another process's now, which must not see any of it dropped.
-                Outcome::Over => loop {
-                    std::thread::park();
-                },
+                Outcome::Over => {
+                    // But for these: the other process has copies, and should it die its apps are to see that at once.
+                    self.liveness = Liveness::without_thread();
+                    loop {
+                        std::thread::park();
+                    }
+                }
             }
         }
     }
 
-    fn give(&mut self) -> io::Result<DeskHandover> {
+    pub(crate) fn give(&mut self) -> io::Result<DeskHandover> {
         let mut state =
             DeskState { next_session: self.next_session, next_worker: self.next_worker as u32, apps: Vec::new() };
         let mut descriptors = Vec::new();
@@ -150,14 +154,13 @@ impl TakenDesk {
         state: &[u8],
         descriptors: Vec<OwnedFd>,
         quotas: &QuotaDesk,
-        snapshot: &Snapshot,
         workers: usize,
     ) -> Result<TakenDesk, Refusal> {
         let state = DeskState::decode(state)?;
         let mut descriptors = descriptors.into_iter();
         let mut apps = Vec::with_capacity(state.apps.len());
         for app in state.apps {
-            apps.push(TakenApp::map(app, &mut descriptors, quotas, snapshot, workers)?);
+            apps.push(TakenApp::map(app, &mut descriptors, quotas, workers)?);
         }
         Ok(TakenDesk {
             apps,
@@ -213,7 +216,6 @@ impl TakenApp {
         app: AppState,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
         quotas: &QuotaDesk,
-        snapshot: &Snapshot,
         workers: usize,
     ) -> Result<TakenApp, Refusal> {
         let mut next = || descriptors.next().ok_or(Refusal::Inconsistent("fewer descriptors than apps have"));
@@ -243,9 +245,7 @@ impl TakenApp {
         }
         let Welcome { geometry, lanes, features, .. } = &welcome;
         let bytes = geometry.segment_bytes(lanes.len() as u16);
-        let usage = quotas
-            .admit(app.uid, lanes.len() as u64, 2 * bytes as u64, &snapshot.session)
-            .map_err(|_| Refusal::Inconsistent("more sessions than the quotas allow"))?;
+        let usage = quotas.go_on(app.uid, lanes.len() as u64, 2 * bytes as u64);
         let files = Files {
             to_proxy: next()?,
             to_app: next()?,

@@ -28,9 +28,9 @@ impl<D: Driver> Worker<D> {
         let mut handover = Handover { state: Vec::new(), descriptors: Vec::new() };
         let mut state = WorkerState {
             format: FORMAT,
-            conn_generations: self.conns.generations(),
-            call_generations: self.calls.generations(),
-            lane_generations: self.lanes.generations(),
+            conn_generations: self.conns.generations(is_made),
+            call_generations: self.calls.generations(|_| true),
+            lane_generations: self.lanes.generations(|_| true),
             addresses: self.addresses.targets().map(ToString::to_string).collect(),
             ..WorkerState::default()
         };
@@ -39,7 +39,9 @@ impl<D: Driver> Worker<D> {
             state.sessions.push(SessionState { session, seen: attached.watch.seen() });
         }
         for key in self.lanes.keys() {
-            let Some(given) = self.give_lane(key) else { continue };
+            let Some(given) = self.give_lane(key) else {
+                return Err(io::Error::other("a lane is not at rest"));
+            };
             let Some(lane) = self.lanes.get(key) else { continue };
             handover.descriptors.push(lane.bell.as_fd().try_clone_to_owned()?);
             state.lanes.push(given);
@@ -62,7 +64,7 @@ impl<D: Driver> Worker<D> {
             let mut out = unsent.map_or_else(Vec::new, |chunks| pieces(chunks, &self.lanes));
             out.extend(pieces(&conn.out, &self.lanes));
             let receiving = conn.receiving || self.landings_stopped.contains(&key);
-            state.conns.push(give_conn(key, conn, pipe, out, receiving));
+            state.conns.push(give_conn(key, conn, pipe, out, receiving, &self.conns));
         }
         for key in self.calls.keys() {
             let Some(call) = self.calls.get(key) else { continue };
@@ -79,7 +81,6 @@ impl<D: Driver> Worker<D> {
 
     fn give_lane(&mut self, key: Key<Lane>) -> Option<LaneState> {
         let lane = self.lanes.get_mut(key)?;
-        // One whose app broke the page is not handed over; its session ends.
         let rest = lane.end.rest()?;
         let (lanes, lane) = (&self.lanes, self.lanes.get(key)?);
         // A block that was filled and found no room travels as bytes.
@@ -118,11 +119,18 @@ fn is_made(conn: &Conn) -> bool {
     }
 }
 
-fn give_conn(key: Key<Conn>, conn: &Conn, pipe: Pipe, out: Vec<Piece>, receiving: bool) -> ConnState {
+fn give_conn(
+    key: Key<Conn>,
+    conn: &Conn,
+    pipe: Pipe,
+    out: Vec<Piece>,
+    receiving: bool,
+    conns: &Slab<Conn>,
+) -> ConnState {
     ConnState {
         key: key.to_bits(),
         pipe: Some(pipe),
-        role: Some(give_role(&conn.role)),
+        role: Some(give_role(&conn.role, conns)),
         input: conn.input.to_vec(),
         out,
         flushes: conn.flushes,
@@ -145,7 +153,7 @@ fn give_conn(key: Key<Conn>, conn: &Conn, pipe: Pipe, out: Vec<Piece>, receiving
     }
 }
 
-fn give_role(role: &conn::Role) -> Role {
+fn give_role(role: &conn::Role, conns: &Slab<Conn>) -> Role {
     let bits = |call: Option<Key<Call>>| call.map(Key::to_bits);
     match role {
         conn::Role::HttpDown(down) => Role::HttpDown(HttpDownState {
@@ -177,7 +185,13 @@ fn give_role(role: &conn::Role) -> Role {
                 listener: down.listener.into(),
                 frames: give_frames(&down.frames),
                 waiting: down.waiting,
-                own: down.own.conns.iter().map(|conn| conn.to_bits()).collect(),
+                own: down
+                    .own
+                    .conns
+                    .iter()
+                    .filter(|conn| conns.get(**conn).is_some_and(is_made))
+                    .map(|conn| conn.to_bits())
+                    .collect(),
                 callbacks: waiting
                     .map(|(id, provider, provider_id, until)| CallbackState {
                         id,
@@ -367,7 +381,8 @@ fn give_slot(index: u32, slot: &Slot, lanes: &Slab<Lane>) -> SlotState {
         end: slot.end,
         sent_end: slot.sent_end,
         reset: slot.reset.map_or(0, |(reset, _)| reset as u32),
-        credit: slot.credit,
+        // What landed and found no room was taken off already, and is once more when it is put.
+        credit: slot.credit + slot.landed.as_deref().map_or(0, |(_, len)| *len as _),
     }
 }
 

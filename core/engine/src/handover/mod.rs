@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender};
 
-pub(crate) use desk::DeskHandover;
+pub use desk::DeskHandover;
 pub(crate) use desk::TakenDesk;
 pub use giver::{Giver, HandedOver};
 pub use state::{FORMAT, FORMAT_MIN};

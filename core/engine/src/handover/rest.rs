@@ -65,13 +65,14 @@ impl<D: Driver> Worker<D> {
             self.unlink_all(key);
         }
         self.driver.suspend();
+        self.resting = true;
         let late = self.driver.refresh_clock() + REST_WITHIN;
         loop {
             self.take_landings_back();
             let until = self.driver.refresh_clock() + LOOK_EVERY;
             self.drive(Wait::Until(until))?;
             self.end_of_turn();
-            if self.driver.is_at_rest() && self.has_nothing_to_do() {
+            if self.driver.is_at_rest() && self.has_nothing_to_do() && !self.end_broken() {
                 return Ok(true);
             }
             if self.driver.now() > late {
@@ -83,6 +84,7 @@ impl<D: Driver> Worker<D> {
 
     /// Works again, as if it had never rested.
     pub(crate) fn go_on(&mut self) {
+        self.resting = false;
         self.driver.resume();
         for key in std::mem::take(&mut self.landings_stopped) {
             self.start_recv(key);
@@ -91,6 +93,19 @@ impl<D: Driver> Worker<D> {
         for key in self.lanes.keys() {
             self.warm(key);
         }
+    }
+
+    /// Ends the sessions of apps that broke the page and were not found out so far. True: there were some.
+    fn end_broken(&mut self) -> bool {
+        let mut found = false;
+        for key in self.lanes.keys() {
+            let violation = self.lanes.get_mut(key).and_then(|lane| lane.end.violation_at_rest());
+            if let Some(violation) = violation {
+                found = true;
+                self.breach(key, violation.into());
+            }
+        }
+        found
     }
 
     fn has_nothing_to_do(&self) -> bool {

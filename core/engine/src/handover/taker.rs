@@ -201,7 +201,7 @@ impl Predecessor {
         self.say(Kind::Prepared)?;
         let frame = expect(&self.wire, Kind::Desk, ANSWER_WITHIN)?;
         let quotas = &prepared.engine.shared.sessions.quotas;
-        prepared.desk = TakenDesk::map(&frame.bytes, frame.descriptors, quotas, &prepared.snapshot, count)?;
+        prepared.desk = TakenDesk::map(&frame.bytes, frame.descriptors, quotas, count)?;
         let mut lanes = prepared.desk.lanes(count).map_err(Refusal::Io)?.into_iter();
         self.say(Kind::Mapped)?;
 

@@ -667,7 +667,8 @@ impl UringDriver {
                 Ok(outgoing.bytes)
             }
             Err(error) => match error.raw_os_error() {
-                Some(libc::EINTR | libc::EAGAIN) => {
+                // A send is cancelled for a rest, which may be over by now.
+                Some(libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {
                     self.ring.send(id, socket.fd.as_fd(), outgoing);
                     return;
                 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{BlockLease, LaneEnd, Side};
+use super::{BlockLease, LaneEnd, Side, Violation};
 use crate::arena::Arena;
 use crate::geometry::Geometry;
 use crate::region::Mapping;
@@ -35,6 +35,12 @@ pub enum Implausible {
 }
 
 impl LaneEnd {
+    /// Takes back what the peer has given back, for the last time, and says what it did against the page, if anything.
+    pub fn violation_at_rest(&mut self) -> Option<Violation> {
+        self.take_back();
+        self.broken
+    }
+
     /// What another process needs to go on with this lane. Nothing while something is not published, or after the peer broke the page.
     /// A block that was opened and neither put nor dropped counts as lent. Leases go with [`LaneEnd::whereabouts`].
     pub fn rest(&mut self) -> Option<LaneRest> {
