@@ -316,6 +316,7 @@ fn one_that_hangs_in_the_middle_is_not_waited_for(driver: Driver) {
     // This call waits, and is answered.
     assert_eq!(get(&caller, "service"), "ok");
     assert_eq!(half.verdict(), Some(half::ABORT));
+    drop(half);
     until("it was said why", || sidecar.log().contains("did not say Restored within"));
     sidecar.upgrade(driver);
     assert_eq!(get(&caller, "service"), "ok");

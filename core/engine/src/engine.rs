@@ -80,6 +80,8 @@ pub struct Engine {
     names: Mutex<Vec<net::UnixName>>,
     /// The listening sockets by listener, and the claims to their names, for a process that goes on with them. None while draining.
     pub(crate) listening: Mutex<Option<Listening>>,
+    /// Held while everything is being handed over; true once another process goes on.
+    pub(crate) handed_over: Mutex<bool>,
 }
 
 /// The listening sockets of one worker, by listener.
@@ -136,6 +138,7 @@ impl Engine {
             ready: AtomicBool::new(false),
             names: Mutex::new(names),
             listening: Mutex::new(Some(listening)),
+            handed_over: Mutex::new(false),
         }
     }
 
@@ -193,6 +196,19 @@ impl Engine {
         &self.workers
     }
 
+    /// Does something that another process could not know of if it went on in between; `None` while it is about to.
+    pub fn unless_handing_over<T>(&self, change: impl FnOnce() -> T) -> Option<T> {
+        let handed_over = self.handed_over.try_lock().ok().filter(|handed_over| !**handed_over)?;
+        let changed = change();
+        drop(handed_over);
+        Some(changed)
+    }
+
+    /// Another process goes on: what dropping these would remove is its own.
+    pub(crate) fn forget_names(&self) {
+        std::mem::forget(std::mem::take(&mut *lock(&self.names)));
+    }
+
     /// Has a socket file removed when the engine ends or drains.
     pub(crate) fn keep_name(&self, name: net::UnixName) {
         lock(&self.names).push(name);
@@ -245,7 +261,12 @@ impl Engine {
     }
 
     /// Closes the listeners and lets what is in flight finish.
+    /// Not while everything is being handed over, for which it waits, and not afterwards: nothing of it is this process's any more.
     pub fn begin_drain(&self) {
+        let handed_over = lock(&self.handed_over);
+        if *handed_over {
+            return;
+        }
         self.shared.draining.store(true, Ordering::Release);
         lock(&self.names).clear();
         // The workers close theirs when what waits in their queues was accepted.

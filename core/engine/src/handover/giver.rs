@@ -10,7 +10,9 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Pid;
 use prost::Message as _;
 use shmesh_io::net;
 
@@ -32,6 +34,11 @@ pub const REST_WITHIN: Duration = Duration::from_secs(1);
 /// How long calls may pause until the new process can go on with them.
 pub const RESTORE_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long a last word may take.
+const SAY_WITHIN: Duration = Duration::from_secs(1);
+/// How long a process that was told that it does not take over may hold copies of everything.
+pub const SEE_OFF_WITHIN: Duration = Duration::from_secs(10);
+
 /// Mode of the upgrade socket: nobody else's.
 const MODE: u32 = 0o600;
 
@@ -45,6 +52,8 @@ pub struct Giver {
     pub config: Box<dyn Fn() -> Option<String> + Send + Sync>,
     /// The admin interface's socket.
     pub admin: OwnedFd,
+    /// Why a process with this id may not take over, if so.
+    pub forbids: Box<dyn Fn(i32) -> Option<String> + Send + Sync>,
     /// Called once, when another process has gone on with everything.
     pub over: Box<dyn Fn(HandedOver) + Send + Sync>,
 }
@@ -89,13 +98,16 @@ impl Giver {
         let UpgradeSocket { socket, name } = upgrade;
         socket.set_nonblocking(false)?;
         let claim = name.claim().try_clone_to_owned()?;
-        let handed = [socket.as_fd().try_clone_to_owned()?, claim];
+        // Its other end is closed when this process has ended, whatever happened before.
+        let (ended, alive) = io::pipe()?;
+        let handed = [socket.as_fd().try_clone_to_owned()?, claim, ended.into()];
         if let Some(engine) = self.engine.upgrade() {
             engine.keep_name(name);
         }
         let giver = Arc::new((self, handed));
         let busy = Arc::new(AtomicBool::new(false));
         thread::Builder::new().name("upgrade".into()).spawn(move || {
+            let _alive = alive;
             loop {
                 let Ok((successor, _)) = socket.accept() else {
                     // Out of descriptors, most likely: not in a tight loop.
@@ -115,30 +127,22 @@ impl Giver {
     }
 
     /// Serves one that connected to the upgrade socket.
-    fn serve(&self, successor: UnixStream, upgrade: &[OwnedFd; 2], busy: &AtomicBool) {
+    fn serve(&self, successor: UnixStream, upgrade: &[OwnedFd; 3], busy: &AtomicBool) {
         // The mode of the file keeps everybody else out but root, who is to run the new one as the user of the old one.
         let Ok(peer) = getsockopt(&successor, PeerCredentials) else { return };
         let (pid, uid) = (peer.pid(), peer.uid());
         let Ok(wire) = Wire::new(successor) else { return };
         let begun = Instant::now();
-        let soon = || Instant::now() + Duration::from_secs(1);
-        let outcome = match busy.swap(true, Ordering::AcqRel) {
-            true => {
-                let sentence = "another upgrade of this sidecar is going on: wait until it is over, then try again";
-                let _ = wire.say(Kind::Refused, sentence, soon());
-                return tracing::warn!(pid, "a second upgrade is refused while one is going on");
-            }
-            false if uid != nix::unistd::geteuid().as_raw() => {
-                let own = nix::unistd::geteuid();
-                Err(Aborted::Refused(format!(
-                    "this sidecar runs as uid {own}, the new process as {uid}: run it as the same"
-                )))
-            }
-            false => match self.engine.upgrade() {
-                Some(engine) => self.hand_over(&engine, &wire, upgrade, pid),
-                None => Err(Aborted::Refused(DRAINING.into())),
-            },
-        };
+        let soon = || Instant::now() + SAY_WITHIN;
+        if busy.swap(true, Ordering::AcqRel) {
+            let sentence = "another upgrade of this sidecar is going on: wait until it is over, then try again";
+            let _ = wire.say(Kind::Refused, sentence, soon());
+            return tracing::warn!(pid, "a second upgrade is refused while one is going on");
+        }
+        // Dropping it makes everybody go on.
+        let mut resting = Resting::default();
+        let outcome =
+            self.judge(pid, uid).and_then(|engine| self.hand_over(&engine, &wire, upgrade, pid, &mut resting));
         match outcome {
             Ok(over) => {
                 tracing::info!(
@@ -153,27 +157,59 @@ impl Giver {
             }
             Err(aborted) => {
                 let kind = if matches!(aborted, Aborted::Refused(_)) { Kind::Refused } else { Kind::Abort };
+                // Said before anybody goes on: from then on what the other one was given is not true any more.
                 let _ = wire.say(kind, &aborted.to_string(), soon());
+                let has_copies = !resting.0.is_empty();
+                drop(resting);
                 busy.store(false, Ordering::Release);
                 tracing::error!(pid, reason = %aborted, "the upgrade did not happen; this sidecar goes on");
+                if has_copies {
+                    see_off(&wire, pid);
+                }
             }
         }
     }
 
-    fn hand_over(&self, engine: &Engine, wire: &Wire, upgrade: &[OwnedFd; 2], pid: i32) -> Result<HandedOver, Aborted> {
+    /// Whether that process may take over, and from whom.
+    fn judge(&self, pid: i32, uid: u32) -> Result<Arc<Engine>, Aborted> {
+        let own = nix::unistd::geteuid();
+        if uid != own.as_raw() {
+            let sentence = format!("this sidecar runs as uid {own}, the new process as {uid}: run it as the same");
+            return Err(Aborted::Refused(sentence));
+        }
+        if let Some(sentence) = (self.forbids)(pid) {
+            return Err(Aborted::Refused(sentence));
+        }
+        self.engine.upgrade().ok_or(Aborted::Refused(DRAINING.into()))
+    }
+
+    fn hand_over(
+        &self,
+        engine: &Engine,
+        wire: &Wire,
+        upgrade: &[OwnedFd; 3],
+        pid: i32,
+        resting: &mut Resting,
+    ) -> Result<HandedOver, Aborted> {
         let take = heed(wire)?;
-        self.tell_plan(engine, wire, &take, upgrade)?;
+        let version = self.tell_plan(engine, wire, &take, upgrade)?;
         expect(wire, Kind::Prepared, PREPARE_WITHIN)?;
 
-        // From here on dropping `resting` makes everybody go on.
-        let mut resting = Resting::default();
-        let desk = rest_desk(engine, &mut resting)?;
+        // Until the end: nobody drains in between, or sets what the other one could not know of.
+        let mut handed_over = lock(&engine.handed_over);
+        if engine.shared.draining.load(Ordering::Acquire) {
+            return Err(Aborted::Refused(DRAINING.into()));
+        }
+        let desk = rest_desk(engine, resting)?;
         send(wire, Kind::Desk, &desk.state, &desk.descriptors, MAP_WITHIN)?;
         drop(desk);
         expect(wire, Kind::Mapped, MAP_WITHIN)?;
 
         let paused = Instant::now();
-        let workers = rest_workers(engine, &mut resting)?;
+        let workers = rest_workers(engine, resting)?;
+        if engine.shared.version.load(Ordering::Acquire) != version {
+            return Err(Aborted::Sentence("the configuration changed meanwhile: try again".into()));
+        }
         let until = Instant::now() + RESTORE_WITHIN;
         for Handover { state, descriptors } in &workers {
             let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -183,34 +219,64 @@ impl Giver {
         let ended = engine.shared.sessions.ended_so_far();
         send(wire, Kind::Last, &Last { ended }.encode_to_vec(), &[], RESTORE_WITHIN)?;
         expect(wire, Kind::Restored, RESTORE_WITHIN)?;
-        if engine.shared.draining.load(Ordering::Acquire) {
-            return Err(Aborted::Sentence("this sidecar was told to end meanwhile".into()));
-        }
         resting.hold()?;
-        send(wire, Kind::Commit, &[], &[], Duration::from_secs(1))?;
+        send(wire, Kind::Commit, &[], &[], SAY_WITHIN)?;
+        *handed_over = true;
+        engine.forget_names();
         let pause = paused.elapsed();
         resting.over();
         Ok(HandedOver { version: take.version, pid, pause })
     }
 
-    fn tell_plan(&self, engine: &Engine, wire: &Wire, take: &Take, upgrade: &[OwnedFd; 2]) -> Result<(), Aborted> {
-        let listening = lock(&engine.listening);
-        let Some(listening) = listening.as_ref() else {
-            return Err(Aborted::Refused(DRAINING.into()));
+    /// Says what to prepare; gives the version of the snapshot of which that is true.
+    fn tell_plan(&self, engine: &Engine, wire: &Wire, take: &Take, upgrade: &[OwnedFd; 3]) -> Result<u64, Aborted> {
+        let (config, snapshot_version) = loop {
+            let before = engine.snapshot().version;
+            let config = (self.config)();
+            if engine.snapshot().version == before {
+                break (config, before);
+            }
         };
+        let twin = |fd: &OwnedFd| fd.try_clone();
+        // Not sent while the lock is held: who drains takes it as well.
+        let (counts, sockets) = {
+            let listening = lock(&engine.listening);
+            let Some(listening) = listening.as_ref() else { return Err(Aborted::Refused(DRAINING.into())) };
+            let counts: Vec<u32> = listening.iter().map(|sockets| sockets.len() as u32).collect();
+            (counts, listening.iter().flatten().map(twin).collect::<io::Result<Vec<_>>>())
+        };
+        let sockets = sockets.map_err(|error| Aborted::Io { what: "the listening sockets", error })?;
         let plan = Plan {
             format: take.format_max.min(FORMAT),
             version: env!("CARGO_PKG_VERSION").into(),
-            config: (self.config)(),
-            snapshot_version: engine.snapshot().version,
+            config,
+            snapshot_version,
             workers: engine.workers() as u32,
-            listener_descriptors: listening.iter().map(|sockets| sockets.len() as u32).collect(),
+            listener_descriptors: counts,
         };
         let descriptors: Vec<BorrowedFd<'_>> =
-            listening.iter().flatten().chain([&self.admin]).chain(upgrade).map(AsFd::as_fd).collect();
+            sockets.iter().chain([&self.admin]).chain(upgrade).map(AsFd::as_fd).collect();
         let until = Instant::now() + PREPARE_WITHIN;
         let sent = wire.send(Kind::Plan, &plan.encode_to_vec(), &descriptors, until);
-        sent.map_err(|error| Aborted::Io { what: "the plan cannot be told", error })
+        sent.map_err(|error| Aborted::Io { what: "the plan cannot be told", error })?;
+        Ok(snapshot_version)
+    }
+}
+
+/// Sees to it that a process ends that was told not to go on. While it hangs, its copies keep every connection open that this one closes,
+/// and apps and clients from seeing the end of this process, should it die.
+fn see_off(wire: &Wire, pid: i32) {
+    let until = Instant::now() + SEE_OFF_WITHIN;
+    loop {
+        match wire.receive(until) {
+            Ok(Some(_)) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
+            Ok(None) | Err(_) => return,
+        }
+    }
+    // Its end of the connection is open, so it is still the one that it was. One that cannot be seen has 0.
+    if pid > 1 && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
+        tracing::warn!(pid, "the new process hangs with copies of every connection; it is killed");
     }
 }
 
@@ -273,8 +339,8 @@ impl Resting {
     }
 
     /// Another process goes on.
-    fn over(self) {
-        for sender in self.0 {
+    fn over(&mut self) {
+        for sender in self.0.drain(..) {
             let _ = sender.send(Outcome::Over);
         }
     }

@@ -16,7 +16,7 @@ pub struct Take {
 }
 
 /// Old: what the new one begins with. Its descriptors: the listeners' in their order, the admin interface's, the upgrade socket's and the claim to its
-/// name.
+/// name, and a pipe that ends when the old process does.
 #[derive(Clone, PartialEq, Message)]
 pub struct Plan {
     #[prost(uint32, tag = "1")]

@@ -2,13 +2,15 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use prost::Message as _;
 use shmesh_io::net::UnixName;
 use shmesh_io::{Choice, Driver};
@@ -24,10 +26,14 @@ use crate::engine::{Engine, Listening, Sockets, StartError, WORKERS_MAX, choose,
 use crate::liveness::Liveness;
 use crate::resolve::Resolver;
 use crate::session::NewLanes;
+use crate::session_thread::SessionThread;
 use crate::worker::Worker;
 
 /// How long the old process may take to answer; it may have other things to do than what it needs for its part.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a process takes to be gone whose connection has ended because it is killed.
+const ENDED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why this process does not go on with another's work. That one does, unless it is gone.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +66,8 @@ pub struct Predecessor {
     listening: Listening,
     admin: OwnedFd,
     upgrade: [OwnedFd; 2],
+    /// A pipe whose other end it closes by ending.
+    ended: OwnedFd,
 }
 
 /// What this process goes on with.
@@ -90,6 +98,13 @@ impl Predecessor {
             }
             Err(error) => return Err(failed(error)),
         };
+        // What it says is obeyed: it has to be a sidecar of this user, or of root's.
+        let owner = getsockopt(&socket, PeerCredentials).map_err(|errno| failed(errno.into()))?.uid();
+        if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
+            return Err(failed(io::Error::other(format!(
+                "a process of uid {owner} listens there, which is not this one's"
+            ))));
+        }
         let wire = Wire::new(socket).map_err(failed)?;
         let take = Take { format_min: FORMAT_MIN, format_max: FORMAT, version: env!("CARGO_PKG_VERSION").into() };
         let until = Instant::now() + ANSWER_WITHIN;
@@ -114,11 +129,11 @@ impl Predecessor {
             .iter()
             .map(|&count| descriptors.by_ref().take(count as usize).collect())
             .collect();
-        let (Some(admin), Some(upgrade), Some(claim)) = (descriptors.next(), descriptors.next(), descriptors.next())
-        else {
+        let mut next = || descriptors.next();
+        let (Some(admin), Some(upgrade), Some(claim), Some(ended)) = (next(), next(), next(), next()) else {
             return Err(unusable("fewer listening sockets than it names"));
         };
-        Ok(Predecessor { wire, plan, listening, admin, upgrade: [upgrade, claim] })
+        Ok(Predecessor { wire, plan, listening, admin, upgrade: [upgrade, claim], ended })
     }
 
     /// Its configuration, as it was written; `None`: the one without a file.
@@ -192,6 +207,8 @@ impl Predecessor {
             desk: TakenDesk::default(),
             ended: Vec::new(),
             go: Vec::new(),
+            names: Vec::new(),
+            thread: None,
         })
     }
 
@@ -227,12 +244,27 @@ impl Predecessor {
             outcome.recv().map_err(|_| TakeError::Unusable("a worker ended".into()))??;
         }
 
+        // Whatever can fail for want of a descriptor is done before the word.
+        let mut listeners = Vec::new();
+        for (index, (listener, sockets)) in prepared.snapshot.listeners.iter().zip(&self.listening).enumerate() {
+            let (Bind::Unix(path) | Bind::Shm(path), [socket, claim]) = (&listener.bind, &sockets[..]) else {
+                continue;
+            };
+            prepared.names.push((path.to_path_buf(), claim.try_clone().map_err(Refusal::Io)?));
+            if let Bind::Shm(_) = listener.bind {
+                listeners.push((index as u16, UnixListener::from(socket.try_clone().map_err(Refusal::Io)?)));
+            }
+        }
+        let liveness = std::mem::replace(&mut prepared.liveness, Liveness::without_thread());
+        prepared.thread = Some(prepared.engine.session_thread(listeners, liveness).map_err(Refusal::Io)?);
+
         // That it does not arrive says nothing: the verdict may be there already.
         let _ = self.wire.send(Kind::Restored, &[], &[], Instant::now() + RESTORE_WITHIN);
         match self.wire.await_verdict() {
             Ok(Some(frame)) if frame.kind == Kind::Commit => Ok(prepared),
             Ok(Some(frame)) => Err(TakeError::Aborted(frame.sentence())),
             // It ended without a word, with everything in the hands of this process.
+            Ok(None) if !self.has_ended() => Err(TakeError::Aborted("it lives, and did not say why".into())),
             Ok(None) => {
                 tracing::warn!("the sidecar that handed over ended before its last word; this one goes on");
                 Ok(prepared)
@@ -250,24 +282,20 @@ impl Predecessor {
         *lock(&engine.shared.sessions.direct) = direct;
         let io = |error: io::Error| TakeError::Start(StartError::Thread(error));
         let sessions = prepared.desk.sessions();
-        let mut listeners = Vec::new();
-        for (index, (listener, sockets)) in prepared.snapshot.listeners.iter().zip(&self.listening).enumerate() {
-            let (Bind::Unix(path) | Bind::Shm(path), [socket, claim]) = (&listener.bind, &sockets[..]) else {
-                continue;
-            };
-            match claim.try_clone().and_then(|claim| UnixName::go_on(path, claim)) {
+        for (path, claim) in prepared.names {
+            match UnixName::go_on(&path, claim) {
                 Ok(name) => engine.keep_name(name),
                 Err(error) => {
-                    tracing::warn!(%error, path = %path.display(), "a socket file will be left behind when this sidecar ends");
+                    let path = path.display();
+                    tracing::warn!(%error, %path, "a socket file will be left behind when this sidecar ends");
                 }
             }
-            if let Bind::Shm(_) = listener.bind {
-                listeners.push((index as u16, UnixListener::from(socket.try_clone().map_err(io)?)));
-            }
         }
-        let mut desk = engine.session_thread(listeners, prepared.liveness).map_err(io)?;
+        let Some(mut desk) = prepared.thread else { return Err(io(io::Error::other("there is no session thread"))) };
         desk.taken = Some((prepared.desk, prepared.ended));
         desk.start().map_err(io)?;
+        // Something may have been left for it to see to.
+        engine.shared.sessions.wake();
         *lock(&engine.listening) = Some(self.listening);
         engine.is_up();
         let [socket, claim] = self.upgrade;
@@ -277,6 +305,13 @@ impl Predecessor {
             path.ok_or_else(|| io::Error::other("it has no name")).and_then(|path| UnixName::go_on(&path, claim));
         let admin = TcpListener::from(self.admin);
         Ok(TakenOver { engine, admin, upgrade: name.map(|name| UpgradeSocket { socket, name }), sessions })
+    }
+
+    /// Whether the other process is gone, which the end of the connection alone does not say.
+    fn has_ended(&self) -> bool {
+        let mut polled = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        shmesh_shm::host::poll(&mut polled, Some(ENDED_WITHIN)).is_ok()
+            && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
     }
 
     fn sockets_of(&self, worker: usize, snapshot: &Snapshot) -> io::Result<Sockets> {
@@ -304,6 +339,9 @@ struct Prepared {
     desk: TakenDesk,
     ended: Vec<u64>,
     go: Vec<Sender<()>>,
+    /// Socket files, and the claims to their names.
+    names: Vec<(PathBuf, OwnedFd)>,
+    thread: Option<SessionThread>,
 }
 
 /// What a worker begins with that goes on with another process's.

@@ -78,9 +78,12 @@ impl Reloader {
         }
         new.version = self.current.version + 1;
         let new = Arc::new(new);
+        // Whoever reads the text waits for the snapshot that belongs to it.
+        let mut in_force = self.text.lock().unwrap_or_else(PoisonError::into_inner);
         self.engine.publish(new.clone()).map_err(|error| format!("{}: {error}", file.display()))?;
+        *in_force = Some(text);
+        drop(in_force);
         self.current = new;
-        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
         Ok(())
     }
 }

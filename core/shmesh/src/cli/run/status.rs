@@ -108,9 +108,13 @@ impl AdminSource for Status {
         if !direct.set(app, share) {
             return Err(format!("{DIRECT_APPS_MAX} apps are told something of their own already"));
         }
-        info!(app = app.unwrap_or("*"), share, "direct mode: of a thousand calls so many go round the sidecar");
-        self.engine.set_direct(direct.clone());
-        file.save(&direct).map_err(|error| format!("it is so now, but cannot be kept for the next start: {error}"))
+        let changed = self.engine.unless_handing_over(|| {
+            info!(app = app.unwrap_or("*"), share, "direct mode: of a thousand calls so many go round the sidecar");
+            self.engine.set_direct(direct.clone());
+            file.save(&direct)
+        });
+        let saved = changed.ok_or("another sidecar is taking over from this one: ask again")?;
+        saved.map_err(|error| format!("it is so now, but cannot be kept for the next start: {error}"))
     }
 
     fn metrics(&self, accept: Option<&str>) -> (&'static str, String) {

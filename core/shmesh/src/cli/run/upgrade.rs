@@ -20,11 +20,14 @@ use tracing::{error, info, warn};
 
 use super::direct::DirectFile;
 use super::reload::ConfigText;
-use super::{ADMIN_END, Configured, Refusal, Running, supervised};
+use super::{Configured, Refusal, Running, supervised};
 use crate::cli::RunArgs;
 
 /// The latest that a sidecar which has handed over ends, whatever holds it up.
-const GONE_WITHIN: Duration = Duration::from_secs(3);
+const GONE_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long admin answers in progress may take then, and lines of the access log.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 
 /// The sidecar that runs by this configuration; `None` if none does.
 pub fn predecessor(snapshot: &Snapshot) -> Result<Option<Predecessor>, Refusal> {
@@ -80,10 +83,12 @@ pub fn listen(
     let snapshot = engine.snapshot();
     let Some(path) = snapshot.upgrade_socket() else { return Ok(()) };
     let (text, over) = (text.clone(), over.clone());
-    let giver = Giver {
+    let twin = admin.as_fd().try_clone_to_owned();
+    let giver = |admin| Giver {
         engine: Arc::downgrade(engine),
         config: Box::new(move || text.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-        admin: admin.as_fd().try_clone_to_owned().map_err(Refusal::start)?,
+        admin,
+        forbids: Box::new(forbids),
         over: Box::new(move |_| {
             over.notify_one();
             thread::sleep(GONE_WITHIN);
@@ -91,9 +96,12 @@ pub fn listen(
         }),
     };
     let taken_over = socket.is_some();
-    let outcome = match socket {
-        Some(socket) => socket.and_then(|socket| giver.go_on(socket)).map_err(|error| error.to_string()),
-        None => giver.listen(&path).map_err(|error| error.to_string()),
+    let outcome = match (twin, socket) {
+        (Err(error), _) => Err(error.to_string()),
+        (Ok(twin), Some(socket)) => {
+            socket.and_then(|socket| giver(twin).go_on(socket)).map_err(|error| error.to_string())
+        }
+        (Ok(twin), None) => giver(twin).listen(&path).map_err(|error| error.to_string()),
     };
     match outcome {
         // Who took over serves already.
@@ -106,11 +114,32 @@ pub fn listen(
     }
 }
 
+/// Why a process may not take over from this one: because that one's end would be the end of both.
+fn forbids(successor: i32) -> Option<String> {
+    if std::process::id() == 1 {
+        let sentence = "this sidecar is the first process of its container, which would end with it: \
+                        have it run by `shmesh supervise`, and send that SIGUSR2";
+        return Some(sentence.to_owned());
+    }
+    let supervisor = supervised::supervisor()?;
+    (parent_of(successor) != Some(supervisor.as_raw())).then(|| {
+        format!(
+            "this sidecar has a supervisor, process {supervisor}, which has to start the new one: send that SIGUSR2"
+        )
+    })
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the command, which may hold anything, come the state and the parent (proc(5)).
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// Another process goes on. What is left is to finish admin answers and lines of the access log; nothing is undone, as all of it is the
 /// other's.
 pub async fn end(serving: JoinHandle<io::Result<()>>) -> ! {
-    let _ = tokio::time::timeout(ADMIN_END, serving).await;
-    tokio::time::sleep(ADMIN_END).await;
+    let _ = tokio::time::timeout(LAST_WORDS, serving).await;
+    tokio::time::sleep(LAST_WORDS).await;
     info!("ended, as another process goes on");
     std::process::exit(0);
 }
