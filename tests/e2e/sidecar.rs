@@ -87,8 +87,8 @@ impl Sidecar {
     }
 
     /// Starts a supervisor, whose process it is then.
-    pub fn supervise(config: &str, words: &[(&str, &str)], args: &[&str]) -> Sidecar {
-        Self::launch_as("supervise", Driver::Epoll, config, words, args)
+    pub fn supervise(driver: Driver, config: &str, words: &[(&str, &str)], args: &[&str]) -> Sidecar {
+        Self::launch_as("supervise", driver, config, words, args)
     }
 
     fn launch_as(command: &str, driver: Driver, config: &str, words: &[(&str, &str)], args: &[&str]) -> Sidecar {

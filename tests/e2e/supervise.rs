@@ -5,7 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -14,13 +15,18 @@ use tempfile::TempDir;
 
 use crate::process::{SHMESH, until};
 use crate::service::{http, saying};
-use crate::sidecar::Sidecar;
+use crate::sidecar::{Driver, Sidecar};
 use crate::wire::Wire;
 
+on_each_driver!(an_upgrade_keeps_every_connection);
+
 const CONFIG: &str = "
-listeners: [ { name: web, tcp: 127.0.0.1:$web, protocol: http } ]
+listeners:
+  - { name: web, tcp: 127.0.0.1:$web, protocol: http }
+  - { name: apps, shm: $dir/apps.sock }
 routes: [ { match: { host: service }, cluster: service } ]
 clusters: [ { name: service, endpoints: [ \"$up\" ] } ]
+timeouts: { first_byte: 10m }
 ";
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: service\r\n\r\n";
@@ -57,18 +63,26 @@ impl Supervised {
 
     fn start_with(up: &str, args: &[&str], put: impl FnOnce(&Path)) -> Supervised {
         let mut supervised = Self::launch(up, args, put);
-        supervised.sidecar.wait_ready();
-        // Which the supervisor may say after that.
-        supervised.expect_log("started the sidecar");
+        supervised.wait_started();
         supervised
     }
 
+    fn wait_started(&mut self) {
+        self.sidecar.wait_ready();
+        // Which the supervisor may say after that.
+        self.expect_log("started the sidecar");
+    }
+
     fn launch(up: &str, args: &[&str], put: impl FnOnce(&Path)) -> Supervised {
+        Self::launch_on(Driver::Epoll, up, args, put)
+    }
+
+    fn launch_on(driver: Driver, up: &str, args: &[&str], put: impl FnOnce(&Path)) -> Supervised {
         let binaries = TempDir::new().expect("a folder");
         let path = binaries.path().join("shmesh");
         put(&path);
         let binary = path.to_str().expect("a plain path");
-        let sidecar = Sidecar::supervise(CONFIG, &[("up", up)], &[&["--binary", binary], args].concat());
+        let sidecar = Sidecar::supervise(driver, CONFIG, &[("up", up)], &[&["--binary", binary], args].concat());
         Supervised { sidecar, binaries }
     }
 
@@ -88,6 +102,10 @@ impl Supervised {
         let started = log.lines().filter(|line| line.contains("started the sidecar"));
         let pids = started.filter_map(|line| line.split("pid=").nth(1)?.split_whitespace().next()?.parse().ok());
         pids.collect()
+    }
+
+    fn upgrades(&self) -> usize {
+        self.sidecar.log().matches("INFO supervisor: upgraded").count()
     }
 
     fn expect_log(&self, what: &str) {
@@ -156,7 +174,7 @@ fn one_that_ends_again_and_again_is_started_ever_more_rarely() {
 fn the_end_waits_for_calls_and_a_second_signal_does_not() {
     let (arrived, arrival) = mpsc::channel();
     let (go, may_go) = mpsc::channel();
-    let may_go = std::sync::Mutex::new(may_go);
+    let may_go = Mutex::new(may_go);
     let service = http(move |_, wire| {
         arrived.send(()).expect("the test waits");
         let _ = may_go.lock().expect("nobody panicked").recv();
@@ -283,20 +301,28 @@ fn a_binary_that_fails_its_checks_is_refused() {
 }
 
 #[test]
-fn one_that_does_not_take_over_changes_nothing() {
+fn one_that_ends_before_it_took_over_changes_nothing() {
     let service = saying("ok");
-    let mut supervised = Supervised::start(&service.endpoint, &["--upgrade-timeout", "1s"]);
+    let mut supervised = Supervised::start(&service.endpoint, &[]);
     let mut wire = supervised.sidecar.connect("web");
     supervised.upgrade_to(&format!("{CHECKS}exit 1\n"));
     supervised.expect_log("the new one ended with code 1 before it had taken over");
     assert_eq!(wire.ask(GET).text(), "ok");
+    // The binary before is what is started again, though another lies at its path.
+    supervised.kill_sidecar(0);
+    supervised.expect_start(3);
+    supervised.end();
+}
+
+#[test]
+fn one_that_does_not_take_over_in_time_is_killed() {
+    let service = saying("ok");
+    let mut supervised = Supervised::start(&service.endpoint, &["--upgrade-timeout", "100ms"]);
+    let mut wire = supervised.sidecar.connect("web");
     supervised.upgrade_to(&format!("{CHECKS}exec sleep 60\n"));
     supervised.expect_log("the new one had not taken over in time, and was killed");
     assert_eq!(wire.ask(GET).text(), "ok");
-    assert_eq!(supervised.pids().len(), 3);
-    // The binary before is what is started again, though another lies at its path.
-    supervised.kill_sidecar(0);
-    supervised.expect_start(4);
+    assert_eq!(supervised.pids().len(), 2);
     supervised.end();
 }
 
@@ -342,11 +368,74 @@ fn one_that_dies_soon_after_it_took_over_is_taken_back() {
     }
 }
 
+/// The real thing: clients at work, and one that waits for its answer all the while.
+fn an_upgrade_keeps_every_connection(driver: Driver) {
+    let (go, may_go) = mpsc::channel();
+    let may_go = Mutex::new(may_go);
+    let service = http(move |head, wire| {
+        if head.path() == "/slow" {
+            let _ = may_go.lock().expect("nobody panicked").recv();
+        }
+        let _ = wire.try_send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    });
+    let wrapper = format!("exec {SHMESH} \"$@\"\n");
+    let mut supervised =
+        Supervised::launch_on(driver, &service.endpoint, &[], |path| symlink(SHMESH, path).expect("a link"));
+    supervised.wait_started();
+    let answered = AtomicUsize::new(0);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut wire = supervised.sidecar.connect("web");
+                while !is_over.load(Ordering::Relaxed) {
+                    assert_eq!(wire.ask(GET).text(), "ok");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let end = EndOfClients(&is_over);
+        let more = || {
+            let before = answered.load(Ordering::Relaxed);
+            until("calls are answered", || answered.load(Ordering::Relaxed) > before + 20);
+        };
+        let mut slow = supervised.sidecar.connect("web");
+        slow.send("GET /slow HTTP/1.1\r\nHost: service\r\n\r\n");
+        more();
+        supervised.upgrade_to(&wrapper);
+        until("it is upgraded", || supervised.upgrades() == 1);
+        assert_eq!(supervised.pids().len(), 2);
+        more();
+        // Who tells the sidecar itself gets the same, from the same hands.
+        kill(Pid::from_raw(supervised.pids()[1]), Signal::SIGUSR2).expect("it runs");
+        until("it is upgraded again", || supervised.upgrades() == 2);
+        assert_eq!(supervised.pids().len(), 3);
+        more();
+        go.send(()).expect("the service waits");
+        assert_eq!(slow.answer().text(), "ok");
+        drop(end);
+    });
+    // One that dies is replaced by the binary before it, here the same.
+    supervised.kill_sidecar(2);
+    supervised.expect_log("back to the binary before it");
+    supervised.expect_start(4);
+    supervised.end();
+}
+
+/// Clients end with the test also if it fails.
+struct EndOfClients<'a>(&'a AtomicBool);
+
+impl Drop for EndOfClients<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A configuration that is refused is told with its place, and read again at each start.
 #[test]
 fn one_whose_configuration_is_mended_comes_up() {
     let service = saying("ok");
-    let mut sidecar = Sidecar::supervise("listenrs: []\n", &[("up", &service.endpoint)], &[]);
+    let mut sidecar = Sidecar::supervise(Driver::Epoll, "listenrs: []\n", &[("up", &service.endpoint)], &[]);
     until("it says where", || sidecar.log().contains("shmesh.yaml:2:1: unknown key `listenrs`"));
     until("it tries again", || sidecar.log().contains("it starts again in 200ms"));
     sidecar.write_config(CONFIG);

@@ -28,7 +28,7 @@ pub use note::{Level, Note};
 /// A sidecar that lives for so long works: what it was before is forgotten, and so are the ends before it.
 pub const STEADY: Duration = Duration::from_secs(60);
 /// How long a new binary may take to say its version, and again to check the configuration.
-pub const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a sidecar that was told twice to end may take.
 pub const STOP_AT_ONCE: Duration = Duration::from_secs(5);
 /// The exit code of a program that does not know its arguments.
@@ -114,6 +114,11 @@ pub enum Action {
         child: Child,
         signal: Signal,
     },
+    /// Kill the new sidecar, unless the old one is just ending: it has handed over then, and the system may take long to end a process.
+    Abandon {
+        new: Child,
+        old: Child,
+    },
     /// It will not be started again.
     Forget(Binary),
     Say(Note),
@@ -154,7 +159,7 @@ struct Upgrade {
     child: Child,
     /// What the child does; never `Run`.
     task: Task,
-    /// The child is killed then; `None`: it was.
+    /// The child is given up then; `None`: it was.
     late: Option<Instant>,
 }
 
@@ -231,7 +236,10 @@ impl Supervisor {
             && is_over(upgrade.late)
         {
             upgrade.late = None;
-            self.actions.push(Action::Signal { child: upgrade.child, signal: Signal::Kill });
+            self.actions.push(match (upgrade.task, self.sidecar) {
+                (Task::TakeOver, Sidecar::Lives { child: old, .. }) => Action::Abandon { new: upgrade.child, old },
+                _ => Action::Signal { child: upgrade.child, signal: Signal::Kill },
+            });
         }
         if let Some(trial) = self.trial.take_if(|trial| trial.until <= now) {
             self.say(Note::Steady);

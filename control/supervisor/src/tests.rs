@@ -19,6 +19,9 @@ const fn signal(child: u32, signal: Signal) -> Action {
     Action::Signal { child: Child(child), signal }
 }
 
+/// Child 3 has not taken over from child 0 in time.
+const ABANDON: Action = Action::Abandon { new: Child(3), old: Child(0) };
+
 const fn forget(binary: u32) -> Action {
     Action::Forget(Binary(binary))
 }
@@ -297,7 +300,7 @@ fn a_check_that_does_not_end_is_killed_and_refused() {
     let mut world = World::new();
     world.upgrade();
     world.supervisor.actions();
-    world.pass(seconds(5.0));
+    world.pass(seconds(10.0));
     world.expect(&[signal(1, Signal::Kill)]);
     world.pass(seconds(100.0));
     world.expect(&[]);
@@ -327,7 +330,7 @@ fn one_that_ends_before_it_took_over_changes_nothing() {
 fn one_that_does_not_take_over_in_time_is_killed() {
     let mut world = World::taking_over();
     world.pass(seconds(30.0));
-    world.expect(&[signal(3, Signal::Kill)]);
+    world.expect(&[ABANDON]);
     world.pass(seconds(100.0));
     world.expect(&[]);
     world.killed(3);
@@ -335,12 +338,25 @@ fn one_that_does_not_take_over_in_time_is_killed() {
     world.expect(&[Action::Say(failed), forget(1)]);
 }
 
+/// The system takes its time to end a process: it is not killed then.
+#[test]
+fn one_whose_predecessor_ends_late_stays() {
+    let mut world = World::taking_over();
+    world.pass(seconds(30.0));
+    world.expect(&[ABANDON]);
+    world.pass(seconds(20.0));
+    world.ended(0, 0);
+    world.expect(&[Action::Say(Note::Upgraded)]);
+    world.pass(seconds(60.0));
+    world.expect(&[Action::Say(Note::Steady), forget(0)]);
+}
+
 /// It had taken over after all, in the moment in which it was killed.
 #[test]
 fn one_that_is_killed_too_late_is_taken_back() {
     let mut world = World::taking_over();
     world.pass(seconds(30.0));
-    world.expect(&[signal(3, Signal::Kill)]);
+    world.expect(&[ABANDON]);
     world.ended(0, 0);
     world.killed(3);
     let rolled_back = Note::RolledBack { end: End::Signal(9), lived: Duration::ZERO };

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use clap::ValueEnum;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{self, kill};
@@ -17,6 +18,7 @@ use shmesh_supervisor::{Binary, Child, End, Event, Signal, Task};
 use tracing::{debug, info, warn};
 
 use super::kept::Kept;
+use crate::cli::RunArgs;
 use crate::cli::run::SUPERVISOR;
 
 /// How much of what a check prints is read.
@@ -26,7 +28,10 @@ pub struct Children {
     /// Where binaries are found.
     path: PathBuf,
     config: Option<PathBuf>,
-    run_args: Vec<OsString>,
+    /// The options of `run`.
+    options: Vec<OsString>,
+    /// Every sidecar looks for one to take over from.
+    upgrade: bool,
     binaries: BTreeMap<Binary, Kept>,
     running: Vec<Running>,
 }
@@ -39,8 +44,15 @@ struct Running {
 }
 
 impl Children {
-    pub fn new(path: PathBuf, config: Option<PathBuf>, run_args: Vec<OsString>) -> Self {
-        Self { path, config, run_args, binaries: BTreeMap::new(), running: Vec::new() }
+    pub fn new(path: PathBuf, args: &RunArgs) -> Self {
+        Self {
+            path,
+            config: args.config.clone(),
+            options: options(args),
+            upgrade: args.upgrade,
+            binaries: BTreeMap::new(),
+            running: Vec::new(),
+        }
     }
 
     /// Starts one, or says that it ended at once.
@@ -56,7 +68,7 @@ impl Children {
 
     /// One that has ended is not there to be told.
     pub fn signal(&self, child: Child, signal: Signal) {
-        let Some(running) = self.running.iter().find(|running| running.child == child) else { return };
+        let Some(running) = self.running(child) else { return };
         let number = match signal {
             Signal::Terminate => signal::SIGTERM,
             Signal::Interrupt => signal::SIGINT,
@@ -68,6 +80,18 @@ impl Children {
         if let Err(error) = kill(running.pid, number) {
             warn!(pid = running.pid.as_raw(), "{number} cannot be sent: {error}");
         }
+    }
+
+    /// Kills the new one, unless the old one is ending.
+    pub fn abandon(&self, new: Child, old: Child) {
+        match self.running(old) {
+            Some(old) if is_ending(old.pid) => warn!(pid = old.pid.as_raw(), "the old sidecar takes long to end"),
+            _ => self.signal(new, Signal::Kill),
+        }
+    }
+
+    fn running(&self, child: Child) -> Option<&Running> {
+        self.running.iter().find(|running| running.child == child)
     }
 
     pub fn forget(&mut self, binary: Binary) {
@@ -133,19 +157,46 @@ impl Children {
     }
 
     fn args(&self, task: Task) -> Vec<OsString> {
-        let mut args: Vec<OsString> = match task {
-            Task::Version => vec!["--version".into()],
-            Task::Check => vec!["check".into()],
-            Task::Run => vec!["run".into()],
-            Task::TakeOver => vec!["run".into(), "--upgrade".into()],
-        };
-        match (task, &self.config) {
-            (Task::Version, _) | (Task::Check, None) => {}
-            (Task::Check, Some(file)) => args.extend(["--config".into(), file.into()]),
-            (Task::Run | Task::TakeOver, _) => args.extend_from_slice(&self.run_args),
+        let mut args: Vec<OsString> = Vec::new();
+        match task {
+            Task::Version => args.push("--version".into()),
+            Task::Check => {
+                args.push("check".into());
+                args.extend(self.config.iter().flat_map(|file| ["--config".into(), file.into()]));
+            }
+            Task::Run | Task::TakeOver => {
+                args.push("run".into());
+                if self.upgrade || task == Task::TakeOver {
+                    args.push("--upgrade".into());
+                }
+                args.extend_from_slice(&self.options);
+            }
         }
         args
     }
+}
+
+/// The options of `run` as they are written, so that each binary reads them itself.
+fn options(args: &RunArgs) -> Vec<OsString> {
+    // Each by name: one that is new does not compile until it is passed on. Whether there is one to take over from is another question
+    // at each start.
+    let RunArgs { config, driver, workers, upgrade: _, log_level, log_format } = args;
+    let mut written: Vec<OsString> = Vec::new();
+    let mut option = |name: &str, value: OsString| written.extend([name.into(), value]);
+    if let Some(file) = config {
+        option("--config", file.into());
+    }
+    if let Some(workers) = workers {
+        option("--workers", workers.to_string().into());
+    }
+    option("--driver", word(driver));
+    option("--log-level", word(log_level));
+    option("--log-format", word(log_format));
+    written
+}
+
+fn word(value: &impl ValueEnum) -> OsString {
+    value.to_possible_value().expect("no value is hidden from the command line").get_name().into()
 }
 
 /// What lies in the pipe of one that has ended; somebody else may still hold the other end.
@@ -158,10 +209,40 @@ fn read(mut pipe: PipeReader) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Whether a process that was not reaped yet is on its way out: its exit code is decided, and nothing of it runs any more. On a machine
+/// that is short of time the system can take many seconds for the rest, as closing an inotify descriptor waits for others.
+fn is_ending(pid: Pid) -> bool {
+    /// `PF_EXITING` of the kernel's `sched.h`.
+    const EXITING: u32 = 4;
+    /// Place of the flags behind the name, which is in brackets and may contain spaces (proc_pid_stat(5): the ninth field).
+    const FLAGS: usize = 6;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(FLAGS));
+    flags.and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & EXITING != 0)
+}
+
 /// Whether a signal that ends most processes has a meaning to this one yet.
 fn catches_hangup(pid: Pid) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     caught.is_some_and(|mask| mask & 1 << (signal::SIGHUP as u32 - 1) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_on_its_way_out_is_known() {
+        assert!(!is_ending(Pid::this()));
+        let mut child = Command::new("true").spawn().expect("it starts");
+        let pid = Pid::from_raw(child.id() as i32);
+        // Nobody reaps it.
+        while !is_ending(pid) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        child.wait().expect("it is there");
+        assert!(!is_ending(pid));
+    }
 }

@@ -7,20 +7,17 @@
 mod children;
 mod kept;
 
-use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::ValueEnum;
 use nix::sys::prctl::set_child_subreaper;
 use shmesh_supervisor::{Action, Event, Level, Note, Settings, Signal, Supervisor};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tracing::{Instrument, error, error_span, info, warn};
 
 use crate::cli::run::log;
-use crate::cli::{RunArgs, SuperviseArgs, fail};
+use crate::cli::{SuperviseArgs, fail};
 use children::Children;
 use kept::Kept;
 
@@ -49,7 +46,7 @@ fn start(args: &SuperviseArgs) -> Result<u8, String> {
         upgrade_timeout: args.upgrade_timeout,
         has_config: args.run.config.is_some(),
     };
-    let children = Children::new(path, args.run.config.clone(), run_args(&args.run));
+    let children = Children::new(path, &args.run);
     // Lines of the sidecar come on the same stderr.
     let span = error_span!("supervisor");
     let code = runtime.block_on(follow(settings, children).instrument(span));
@@ -97,6 +94,7 @@ fn perform(supervisor: &mut Supervisor, children: &mut Children) -> Option<u8> {
                     }
                 }
                 Action::Signal { child, signal } => children.signal(child, signal),
+                Action::Abandon { new, old } => children.abandon(new, old),
                 Action::Forget(binary) => children.forget(binary),
                 Action::Say(note) => say(&note),
                 Action::Exit(code) => return Some(code),
@@ -157,26 +155,4 @@ impl Signals {
             () = late => Told::Late,
         }
     }
-}
-
-/// The options of `run` as they are written, so that each binary reads them itself.
-fn run_args(args: &RunArgs) -> Vec<OsString> {
-    // Each by name: one that is new does not compile until it is passed on. `--upgrade` is said by the task.
-    let RunArgs { config, driver, workers, log_level, log_format, upgrade: _ } = args;
-    let mut written: Vec<OsString> = Vec::new();
-    let mut option = |name: &str, value: OsString| written.extend([name.into(), value]);
-    if let Some(file) = config {
-        option("--config", PathBuf::from(file).into());
-    }
-    if let Some(workers) = workers {
-        option("--workers", workers.to_string().into());
-    }
-    option("--driver", word(driver));
-    option("--log-level", word(log_level));
-    option("--log-format", word(log_format));
-    written
-}
-
-fn word(value: &impl ValueEnum) -> OsString {
-    value.to_possible_value().expect("no value is hidden from the command line").get_name().into()
 }
