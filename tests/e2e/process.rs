@@ -10,9 +10,9 @@ use nix::unistd::Pid;
 
 pub const SHMESH: &str = env!("CARGO_BIN_EXE_shmesh");
 
-/// Longer than anything takes that works, also on a busy machine: where many processes end at once, the kernel was seen to take 30 s to close the
-/// inotify descriptor of one.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+/// Longer than anything takes that works, also on a busy machine: where many processes end at once, the kernel was seen to take two
+/// minutes to close the inotify descriptor of one.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Bytes of a log that a failed test shows.
 const SHOWN_MAX: usize = 6_000;

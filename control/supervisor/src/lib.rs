@@ -352,7 +352,6 @@ impl Supervisor {
             Sidecar::StartsAt(_) | Sidecar::Gone => {
                 self.say(Note::Upgraded);
                 self.replace_binary(binary, now);
-                self.back_off = BackOff::default();
                 let child = self.start(binary, Task::Run);
                 self.sidecar = Sidecar::Lives { child, since: now };
             }

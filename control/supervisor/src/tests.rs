@@ -480,6 +480,9 @@ fn an_upgrade_needs_no_sidecar() {
     world.killed(12);
     let rolled_back = Note::RolledBack { end: End::Signal(9), lived: seconds(30.0) };
     world.expect(&[Action::Say(rolled_back), forget(1)]);
+    // The pause had grown to 10 s, and not by ends of this one.
+    world.pass(seconds(0.1));
+    world.expect(&[start(13, 0, Task::Run)]);
 }
 
 #[test]
