@@ -205,7 +205,7 @@ fn the_end_waits_for_calls_and_a_second_signal_does_not() {
 
 #[test]
 fn its_exit_code_is_passed_on() {
-    let text = "sleep 60 &\ntrap 'kill $!; exit 7' TERM\necho traps >&2\nwait\n";
+    let text = "sleep 600 &\ntrap 'kill $!; exit 7' TERM\necho traps >&2\nwait\n";
     let mut supervised = Supervised::launch("tcp:127.0.0.1:1", &[], |path| script(path, text));
     supervised.expect_log("traps");
     supervised.sidecar.process.signal(Signal::SIGTERM);
@@ -214,7 +214,7 @@ fn its_exit_code_is_passed_on() {
 
 #[test]
 fn one_that_does_not_end_in_time_is_killed() {
-    let text = "trap '' TERM\necho traps >&2\nexec sleep 60\n";
+    let text = "trap '' TERM\necho traps >&2\nexec sleep 600\n";
     let args = ["--stop-timeout", "100ms"];
     let mut supervised = Supervised::launch("tcp:127.0.0.1:1", &args, |path| script(path, text));
     supervised.expect_log("traps");
@@ -319,7 +319,7 @@ fn one_that_does_not_take_over_in_time_is_killed() {
     let service = saying("ok");
     let mut supervised = Supervised::start(&service.endpoint, &["--upgrade-timeout", "100ms"]);
     let mut wire = supervised.sidecar.connect("web");
-    supervised.upgrade_to(&format!("{CHECKS}exec sleep 60\n"));
+    supervised.upgrade_to(&format!("{CHECKS}exec sleep 600\n"));
     supervised.expect_log("the new one had not taken over in time, and was killed");
     assert_eq!(wire.ask(GET).text(), "ok");
     assert_eq!(supervised.pids().len(), 2);
@@ -330,7 +330,7 @@ fn one_that_does_not_take_over_in_time_is_killed() {
 fn a_second_upgrade_during_one_is_refused() {
     let service = saying("ok");
     let mut supervised = Supervised::start(&service.endpoint, &[]);
-    supervised.upgrade_to(&format!("{CHECKS}exec sleep 60\n"));
+    supervised.upgrade_to(&format!("{CHECKS}exec sleep 600\n"));
     until("it takes over", || supervised.pids().len() == 2);
     supervised.sidecar.process.signal(Signal::SIGUSR2);
     supervised.expect_log("WARN supervisor: upgrade refused: another one is under way");
@@ -351,7 +351,7 @@ fn one_that_dies_soon_after_it_took_over_is_taken_back() {
         let old = supervised.pids()[0];
         // It makes the old one end as if it had taken over, and is no good.
         let asked = supervised.binaries.path().join("asked");
-        let ends = format!("echo \"$*\" > {}; kill -TERM {old}; exec sleep 60\n", asked.display());
+        let ends = format!("echo \"$*\" > {}; kill -TERM {old}; exec sleep 600\n", asked.display());
         supervised.upgrade_to(&format!("{CHECKS}{ends}"));
         supervised.expect_log("INFO supervisor: upgraded");
         let args = std::fs::read_to_string(asked).expect("it is there");
