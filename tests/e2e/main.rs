@@ -22,6 +22,8 @@ macro_rules! on_each_driver {
 }
 
 mod bytes;
+#[path = "../../benches/roundtrip/machine/cgroup.rs"]
+mod cgroup;
 mod dns;
 mod process;
 mod service;

@@ -13,7 +13,7 @@ use shmesh_engine::embed::{Control, Inspect, Parts, WorkerPart, assemble, take_o
 use shmesh_io::sim::SimDriver;
 use shmesh_io::{Limits, Target};
 use shmesh_policy::{
-    Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Protocol, Route, RouteMatch, Routes, Snapshot,
+    Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Priority, Protocol, Route, RouteMatch, Routes, Snapshot,
 };
 use shmesh_shm::Geometry;
 
@@ -237,11 +237,13 @@ fn snapshot(settings: &Settings) -> Snapshot {
         matching: RouteMatch { host: Some(host.into()), ..RouteMatch::default() },
         cluster: ClusterId(cluster),
         idempotent: None,
+        priority: Priority::Default,
     };
     let to_service = |service: &str, cluster| Route {
         matching: RouteMatch { service: Some(shmesh_policy::Pattern::new(service)), ..RouteMatch::default() },
         cluster: ClusterId(cluster),
         idempotent: None,
+        priority: Priority::Default,
     };
     let routes = Routes::new(vec![
         to_host(WEB, 0),

@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use shmesh_shm::handshake::{
-    self, FEATURE_LIVENESS, FEATURE_POLICY, HandshakeError, Hello, Message, Refused, RefusedCode, SILENCE_MS_MAX,
-    VERSION, Welcome,
+    self, FEATURE_LIVENESS, FEATURE_POLICY, FEATURE_PRIORITY, HandshakeError, Hello, Message, Refused, RefusedCode,
+    SILENCE_MS_MAX, VERSION, Welcome,
 };
 use shmesh_shm::{ForkGuard, host};
 
@@ -22,7 +22,7 @@ use crate::session::Attach;
 pub(crate) const SILENCE: Duration = Duration::from_millis(SILENCE_MS_MAX);
 
 /// What this shim knows beyond the first version of the page.
-const FEATURES: u64 = FEATURE_LIVENESS | FEATURE_POLICY;
+const FEATURES: u64 = FEATURE_LIVENESS | FEATURE_POLICY | FEATURE_PRIORITY;
 
 /// An attachment under way: HELLO was said.
 #[derive(Debug)]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use shmesh_shm::Protocol;
 use shmesh_shm::key::DubboKey;
+use shmesh_shm::{Priority, Protocol};
 
 use crate::error::CallError;
 
@@ -127,6 +127,8 @@ pub struct Request<'a> {
     safe_twice: bool,
     /// What the caller says.
     idempotent: Option<bool>,
+    /// What the caller says.
+    priority: Option<Priority>,
     pub(crate) flaw: Option<&'static str>,
 }
 
@@ -168,25 +170,24 @@ impl<'a> Request<'a> {
             head.extend_from_slice(piece.as_bytes());
         }
         let safe_twice = matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE");
-        Request { kind: RequestKind::Http { head, body: &[] }, timeout: None, safe_twice, idempotent: None, flaw }
+        let of = RequestKind::Http { head, body: &[] };
+        Request { safe_twice, ..Request::new(of, flaw) }
     }
 
     /// A Dubbo2 request: `frame` is whole, with its header of 16 bytes; the answer's frame has the same id. One-way if the
     /// frame says so. Not idempotent unless [`Request::idempotent`] says so.
     pub fn dubbo(key: DubboKey<'a>, frame: &'a [u8]) -> Request<'a> {
         let flaw = (frame.len() < 16 || frame[..2] != [0xda, 0xbb]).then_some("not a Dubbo2 frame");
-        Request { kind: RequestKind::Dubbo { key, frame }, timeout: None, safe_twice: false, idempotent: None, flaw }
+        Request::new(RequestKind::Dubbo { key, frame }, flaw)
     }
 
     /// Bytes to a cluster: sent, then the sending side is closed; the answer is what comes until the end.
     pub fn raw(cluster: &'a str, bytes: &'a [u8]) -> Request<'a> {
-        Request {
-            kind: RequestKind::Raw { cluster, bytes },
-            timeout: None,
-            safe_twice: false,
-            idempotent: None,
-            flaw: None,
-        }
+        Request::new(RequestKind::Raw { cluster, bytes }, None)
+    }
+
+    fn new(kind: RequestKind<'a>, flaw: Option<&'static str>) -> Request<'a> {
+        Request { kind, timeout: None, safe_twice: false, idempotent: None, priority: None, flaw }
     }
 
     /// HTTP: adds a header. Host and framing headers (Content-Length, Transfer-Encoding, Connection …) are left out: the
@@ -230,6 +231,19 @@ impl<'a> Request<'a> {
     pub fn idempotent(mut self, idempotent: bool) -> Request<'a> {
         self.idempotent = Some(idempotent);
         self
+    }
+
+    /// Which calls go round the sidecar first while it has too much to do: low before default before high. Counts more than what
+    /// the route says (`priority`). A call for which no other way is known goes through it in any case.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Request<'a> {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// The priority; `by_route` is what its route says.
+    pub(crate) fn priority_by(&self, by_route: Option<Priority>) -> Priority {
+        self.priority.or(by_route).unwrap_or_default()
     }
 
     /// Whether the call may be made twice; `by_route` is what its route says.

@@ -200,8 +200,13 @@ impl Client {
 
     /// The sidecar says so, of this call as one of many. One for which no other way is known goes through it all the same.
     fn is_to_go_round(&self, calls: &Calls, fallback: &Fallback, request: &Request<'_>) -> bool {
-        let share = calls.wire.session.direct_share();
-        share > 0 && self.shared.ways.draw() < share && fallback.was_told(request)
+        let shares = calls.wire.session.direct_shares();
+        if shares.most() == 0 {
+            return false;
+        }
+        let drawn = self.shared.ways.draw();
+        drawn < shares.most().into()
+            && fallback.priority_told(request).is_some_and(|priority| drawn < shares.of(priority).into())
     }
 
     /// A lane, for a call that has time until then.

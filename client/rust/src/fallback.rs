@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use shmesh_policy::{Address, Timeouts};
-use shmesh_shm::Protocol;
 use shmesh_shm::handshake::Policy;
 use shmesh_shm::key::DubboKey;
+use shmesh_shm::{Priority, Protocol};
 
 use crate::back_off::BackOff;
 use crate::call::{Request, RequestKind, Response};
@@ -89,9 +89,10 @@ impl Fallback {
         self.directory.answer(&subject(request)).is_some_and(|answer| leads(&answer))
     }
 
-    /// Whether the sidecar has said where such requests go. While it is there, nothing less will do.
-    pub fn was_told(&self, request: &Request<'_>) -> bool {
-        self.directory.exact(&subject(request)).is_some_and(|answer| leads(&answer))
+    /// The priority of such a request, if the sidecar has said where such requests go. While it is there, nothing less will do.
+    pub fn priority_told(&self, request: &Request<'_>) -> Option<Priority> {
+        let told = self.directory.exact(&subject(request)).filter(|answer| leads(answer))?;
+        Some(request.priority_by(told.policy.priority))
     }
 
     /// A stream is opened: makes sure that the sidecar was asked where such streams go.

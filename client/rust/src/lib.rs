@@ -70,5 +70,5 @@ pub use lane::Lane;
 pub use served::{Handler, Served, ServedResponse, StreamEvent, StreamId, StreamReply};
 pub use server::{Server, ServerBuilder, ServingLane};
 pub use shmesh_shm::key::DubboKey;
-pub use shmesh_shm::{Protocol, Reset};
+pub use shmesh_shm::{Priority, Protocol, Reset};
 pub use stream::Stream;

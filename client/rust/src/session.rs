@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shmesh_shm::geometry::DIRECT_MODE;
-use shmesh_shm::handshake::{self, FEATURE_POLICY, LaneInfo, Lookup, Message, Policy};
-use shmesh_shm::{Dirty, ForkGuard, LaneEnd, Mapping, Protocol, Side, doorbell, host};
+use shmesh_shm::handshake::{self, FEATURE_POLICY, FEATURE_PRIORITY, LaneInfo, Lookup, Message, Policy};
+use shmesh_shm::{DirectShares, Dirty, ForkGuard, LaneEnd, Mapping, Protocol, Side, doorbell, host};
 
 use crate::attachment::{Attachment, Progress, SILENCE, Welcomed};
 use crate::clock;
@@ -157,9 +157,8 @@ impl Session {
     }
 
     /// Of a thousand calls so many are to go round the sidecar, it says. One load.
-    pub fn direct_share(&self) -> u32 {
-        // The other bits are reserved.
-        u32::from(self.to_app.load(DIRECT_MODE) as u16)
+    pub fn direct_shares(&self) -> DirectShares {
+        DirectShares::from_word(self.to_app.load(DIRECT_MODE), self.features & FEATURE_PRIORITY != 0)
     }
 
     fn end(&self) {

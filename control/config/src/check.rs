@@ -10,12 +10,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use shmesh_policy::{
-    AccessLog, Address, AdminSpec, AllowUids, CentralProxy, Dns, Limits, SessionSpec, Snapshot, Timeouts,
+    AccessLog, Address, AdminSpec, AllowUids, CentralProxy, Dns, Limits, SessionSpec, Snapshot, Timeouts, YieldSpec,
 };
 
 use crate::error::Fault;
 use crate::file::{
-    AccessLogEntry, AdminEntry, CentralProxyEntry, DnsEntry, File, LimitsEntry, SessionEntry, TimeoutsEntry,
+    AccessLogEntry, AdminEntry, CentralProxyEntry, DnsEntry, File, LimitsEntry, SessionEntry, TimeoutsEntry, YieldEntry,
 };
 use crate::located::{At, Key, Place};
 use crate::scalar::{Count, Interval, PathText, Size, Target};
@@ -46,6 +46,7 @@ pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
     let dns = dns(file.dns.0, &mut faults);
     let central_proxy = central_proxy(file.central_proxy.0, &mut faults);
     let upgrade_socket = faults.read(file.upgrade_socket.0, PathText::read_socket);
+    let yielding = yielding(file.r#yield.0, &mut faults);
     let access_log = access_log(file.access_log.0, &mut faults);
     let workers = faults.read(file.workers.0, |count: &Count| count.read(1, WORKERS_MAX)).map(|count| count as usize);
     let max_spin = faults.read(file.max_spin.0, Interval::read_spin);
@@ -76,6 +77,7 @@ pub(crate) fn check(file: File) -> Result<Snapshot, Vec<Fault>> {
         dns,
         central_proxy,
         upgrade_socket,
+        yielding,
         access_log,
         workers,
         max_spin,
@@ -307,6 +309,17 @@ fn central_proxy(entry: Option<At<CentralProxyEntry>>, faults: &mut Faults) -> C
         Some(address)
     };
     CentralProxy { http: address(entry.http), dubbo: address(entry.dubbo) }
+}
+
+fn yielding(entry: Option<At<YieldEntry>>, faults: &mut Faults) -> YieldSpec {
+    let mut spec = YieldSpec::default();
+    let Some(At { value: YieldEntry { enabled, cpu_percent, lag, max_percent }, .. }) = entry else { return spec };
+    spec.enabled = enabled.0.is_none_or(|enabled| enabled.value);
+    for (setting, key) in [(&mut spec.cpu_percent, cpu_percent), (&mut spec.max_percent, max_percent)] {
+        *setting = faults.read(key.0, |count: &Count| count.read(1, 100)).unwrap_or(*setting);
+    }
+    spec.lag = faults.read(lag.0, Interval::read_optional).unwrap_or(spec.lag);
+    spec
 }
 
 fn access_log(entry: Option<At<AccessLogEntry>>, faults: &mut Faults) -> Option<AccessLog> {

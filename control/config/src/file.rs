@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use crate::located::{At, Key};
 use crate::scalar::{
-    Count, Expression, Flaw, Host, HttpPath, Interval, Method, Name, PathPrefix, PathText, ProtocolName, Size,
-    SocketText, Target, TextPattern, ValueName, ValueText,
+    Count, Expression, Flaw, Host, HttpPath, Interval, Method, Name, PathPrefix, PathText, PriorityName, ProtocolName,
+    Size, SocketText, Target, TextPattern, ValueName, ValueText,
 };
 
 /// Configuration of shmesh, a sidecar proxy for RPC traffic over shared memory, Unix sockets and TCP.
@@ -40,6 +40,8 @@ pub(crate) struct File {
     /// Path of the Unix socket on which `shmesh run --upgrade` asks to take over. Default: beside the first session socket, with
     /// `.upgrade` behind its name.
     pub upgrade_socket: Key<PathText>,
+    /// When a share of the calls of apps goes round the sidecar because it has too little CPU.
+    pub r#yield: Key<YieldEntry>,
     /// One line of JSON for each call. Default: off.
     pub access_log: Key<AccessLogEntry>,
     /// Number of worker threads. Default: as many as the process may use CPUs.
@@ -102,6 +104,8 @@ pub(crate) struct RouteEntry {
     pub cluster: Key<Name>,
     /// Whether sending such a call twice does no harm. Default: HTTP as the method has it (RFC 9110 §9.2.2), Dubbo false.
     pub idempotent: Key<bool>,
+    /// Which calls go round the sidecar first while it yields: `low` before `default` before `high`. Default: default.
+    pub priority: Key<PriorityName>,
 }
 
 /// An absent key matches anything. `host`, `headers`, `query` and one of `path`, `path_prefix` and `path_regex` are
@@ -316,6 +320,21 @@ pub(crate) struct CentralProxyEntry {
     pub http: Key<Target>,
     /// Where it takes Dubbo2.
     pub dubbo: Key<Target>,
+}
+
+/// When a share of the calls of apps goes round the sidecar because it has too little CPU.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Yield")]
+pub(crate) struct YieldEntry {
+    /// Whether it yields at all. Default: true.
+    pub enabled: Key<bool>,
+    /// Percentage of its cgroup's CPU quota that the sidecar uses when it begins; 1 to 100. Default: 90.
+    pub cpu_percent: Key<Count>,
+    /// How long a worker that could run waits for a CPU on the average when it begins, or 0s: that is no reason. Default: 0s.
+    pub lag: Key<Interval>,
+    /// Percentage of the calls that goes round at most; 1 to 100. Default: 90.
+    pub max_percent: Key<Count>,
 }
 
 /// One line of JSON for each call.

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 use shmesh_policy::{
-    AllowUids, Bind, Cluster, Condition, Limits, Listener, OutlierDetection, PathMatch, Protocol, Quotas, Route,
-    Snapshot, Test,
+    AllowUids, Bind, Cluster, Condition, Limits, Listener, OutlierDetection, PathMatch, Priority, Protocol, Quotas,
+    Route, Snapshot, Test, YieldSpec,
 };
 
 use crate::check::lenient::names;
@@ -61,6 +61,13 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
     if let Some(path) = &snapshot.upgrade_socket {
         object.insert("upgrade_socket".into(), json!(path.to_string_lossy()));
     }
+    // Named one by one, so that a new setting cannot be forgotten.
+    let YieldSpec { enabled, cpu_percent, lag, max_percent } = snapshot.yielding;
+    let lag = interval(lag.unwrap_or_default());
+    object.insert(
+        "yield".into(),
+        json!({ "enabled": enabled, "cpu_percent": cpu_percent, "lag": lag, "max_percent": max_percent }),
+    );
     if let Some(log) = &snapshot.access_log {
         object.insert("access_log".into(), json!({ "path": log.path.to_string_lossy() }));
     }
@@ -130,6 +137,9 @@ fn route_json(route: &Route, snapshot: &Snapshot) -> Value {
     let mut object = json!({ "match": matching, "cluster": cluster });
     if let Some(idempotent) = route.idempotent {
         object["idempotent"] = json!(idempotent);
+    }
+    if route.priority != Priority::Default {
+        object["priority"] = json!(route.priority.as_str());
     }
     object
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use shmesh_policy::address::check_unix_path;
-use shmesh_policy::{Address, Protocol};
+use shmesh_policy::{Address, Priority, Protocol};
 
 use crate::nearest::nearest;
 
@@ -66,6 +66,11 @@ scalar!(
     /// What is spoken on a listener.
     ProtocolName,
     { "type": "string", "enum": ["http", "dubbo", "raw"] }
+);
+scalar!(
+    /// Which calls go round the sidecar first.
+    PriorityName,
+    { "type": "string", "enum": ["low", "default", "high"] }
 );
 scalar!(
     /// A flaw of HTTP heads that can be mended.
@@ -208,6 +213,13 @@ impl ProtocolName {
                 None => format!("`{}` is no protocol; write `http`, `dubbo` or `raw`", self.0),
             },
         })
+    }
+}
+
+impl PriorityName {
+    pub fn read(&self) -> Result<Priority, String> {
+        let known = Priority::ALL.into_iter().find(|priority| priority.as_str() == self.0);
+        known.ok_or_else(|| format!("`{}` is no priority; write `low`, `default` or `high`", self.0))
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use shmesh_policy::{
-    AllowUids, Attached, Bind, ClusterId, DubboKey, DubboRoute, HttpKey, HttpSpec, Lenient, OutlierDetection, Protocol,
-    Quotas, Snapshot, Way,
+    AllowUids, Attached, Bind, ClusterId, DubboKey, DubboRoute, HttpKey, HttpSpec, Lenient, OutlierDetection, Priority,
+    Protocol, Quotas, Snapshot, Way, YieldSpec,
 };
 
 use super::expression::REGEXES_MAX;
@@ -48,6 +48,7 @@ routes:
   - match: {}
     cluster: b
     idempotent: true
+    priority: low
   - match: { host: "[::1]", path_prefix: /a/, method: GET }
     cluster: a
   - { match: { service: "*.S", group: "", version: 0.0.0 }, cluster: b }
@@ -101,6 +102,7 @@ session:
 dns: { servers: [ "10.96.0.10:53", "[::1]:5353" ] }
 central_proxy: { http: "tcp:proxy:15001", dubbo: "unix:/run/proxy.sock" }
 upgrade_socket: /run/shmesh/upgrade.sock
+yield: { enabled: false, cpu_percent: 80, lag: 5ms, max_percent: 100 }
 access_log: { path: /var/log/shmesh.log }
 workers: 2
 "#;
@@ -206,6 +208,9 @@ fn every_key_is_read() {
     };
     assert_eq!(snapshot.clusters[2].outlier_detection, expected);
     assert_eq!(snapshot.routes.list()[0].idempotent, Some(true));
+    assert_eq!(snapshot.routes.list()[0].priority, Priority::Low);
+    let lag = Some(Duration::from_millis(5));
+    assert_eq!(snapshot.yielding, YieldSpec { enabled: false, cpu_percent: 80, lag, max_percent: 100 });
     assert!(snapshot.clusters[1].connection_pool_per_downstream_connection);
     assert!(!snapshot.clusters[0].connection_pool_per_downstream_connection);
     assert_eq!(snapshot.clusters.iter().map(|cluster| cluster.original_dst).collect::<Vec<_>>(), [false, false, true]);
@@ -242,7 +247,8 @@ fn every_key_is_read() {
 /// Each condition of the long match decides on its own.
 #[test]
 fn conditions_are_read_with_their_meaning() {
-    let snapshot = accepted(&FULL.replace("  - match: {}\n    cluster: b\n    idempotent: true\n", ""));
+    let snapshot =
+        accepted(&FULL.replace("  - match: {}\n    cluster: b\n    idempotent: true\n    priority: low\n", ""));
     let fits = [("x-tier", "gold"), ("X-Empty", ""), ("x-debug", ""), ("user-agent", "curl/8"), ("x-number", "17")];
     let to = |path: &str, headers: &[(&str, &str)]| http(&snapshot, "a.example.com", path, headers);
     const PATH: &str = "/a%20b?v=2&p=%61b";

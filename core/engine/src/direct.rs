@@ -1,6 +1,10 @@
-//! The switch by which apps are told to go round this sidecar: the direct-mode word of each session.
+//! The switch by which apps are told to go round this sidecar, and what they are told because it yields: the direct-mode word of
+//! each session.
 
 use std::collections::BTreeMap;
+
+use shmesh_policy::Priority;
+use shmesh_shm::DirectShares;
 
 /// Of so many calls a share goes round.
 pub const DIRECT_ALL: u16 = 1000;
@@ -22,6 +26,16 @@ impl Direct {
         self.apps.get(app).copied().unwrap_or(self.share).min(DIRECT_ALL)
     }
 
+    /// The same while a share of all calls is yielded: whatever is more.
+    pub fn shares(&self, app: &str, yielded: u16) -> DirectShares {
+        let yielded = DirectShares {
+            low: Priority::Low.share(yielded),
+            default: Priority::Default.share(yielded),
+            high: Priority::High.share(yielded),
+        };
+        yielded.or(DirectShares::all(self.of(app)))
+    }
+
     /// Tells one app, or all of them, whatever they were told apart. False: too many apps are told something of their own.
     #[must_use]
     pub fn set(&mut self, app: Option<&str>, share: u16) -> bool {
@@ -38,6 +52,15 @@ impl Direct {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_yielded_and_what_the_switch_says_are_one_word() {
+        let mut direct = Direct::default();
+        assert!(direct.set(Some("a"), 700));
+        assert_eq!(direct.shares("b", 0), DirectShares::default());
+        assert_eq!(direct.shares("b", 400), DirectShares { low: 800, default: 400, high: 0 });
+        assert_eq!(direct.shares("a", 400), DirectShares { low: 800, default: 700, high: 700 });
+    }
 
     #[test]
     fn one_app_is_told_apart_until_all_are_told() {

@@ -19,6 +19,7 @@ use crate::handover::TakenDesk;
 pub use crate::handover::{DeskHandover, FORMAT, FORMAT_MIN, Handover, Refusal};
 use crate::lane::User;
 use crate::liveness::Liveness;
+use crate::load::LoadDesk;
 use crate::mailbox::{Mail, Postbox};
 pub use crate::quota::SessionUse;
 use crate::resolve::Resolver;
@@ -75,6 +76,7 @@ fn put_together<D: Driver>(
         registry: Arc::new(Registry::default()),
         draining: AtomicBool::new(false),
         sessions: SessionDesk::default(),
+        load: LoadDesk::default(),
     });
     let mut workers = Vec::new();
     for (index, part) in parts.workers.into_iter().enumerate() {

@@ -20,6 +20,7 @@ use crate::counters::{Registry, lock};
 use crate::direct::Direct;
 use crate::handover::Restoring;
 use crate::liveness::Liveness;
+use crate::load::{LoadDesk, Observer};
 use crate::mailbox::{Mail, Postbox};
 use crate::resolve::Resolver;
 use crate::session::SessionDesk;
@@ -110,7 +111,7 @@ impl Engine {
         }
         let desk = engine.session_thread(bound.sessions, liveness)?;
         desk.start()?;
-        engine.is_up();
+        engine.is_up()?;
         Ok(engine)
     }
 
@@ -127,6 +128,7 @@ impl Engine {
             registry: Arc::new(Registry::default()),
             draining: AtomicBool::new(false),
             sessions: SessionDesk::default(),
+            load: LoadDesk::default(),
         });
         Engine {
             shared,
@@ -186,9 +188,11 @@ impl Engine {
         Ok(SessionThread { shared, workers, listeners, bell, geometry, liveness, taken: None })
     }
 
-    /// Every listener accepts.
-    pub(crate) fn is_up(&self) {
+    /// Every listener accepts: looks after the load from now on.
+    pub(crate) fn is_up(&self) -> io::Result<()> {
+        Observer::start(self.shared.clone())?;
         self.ready.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// The workers' boxes.
@@ -328,6 +332,7 @@ fn spawn<D: Driver>(
     let (sender, started) = channel::<Started>();
     let index = start.index;
     let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        start.shared.load.add_worker(index);
         let mut worker = match prepare(start, driver) {
             Ok(worker) => worker,
             Err(error) => {

@@ -41,6 +41,8 @@ mod known_head;
 mod landing;
 mod lane;
 mod liveness;
+mod load;
+mod load_view;
 mod lookup;
 mod mailbox;
 mod outlier;
@@ -61,6 +63,7 @@ mod timer;
 mod token;
 mod upgrade;
 mod upstream;
+mod usage;
 mod view;
 mod worker;
 

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use shmesh_policy::{Address, Bind, Cluster, ClusterId, Listener, Protocol as Spoken, Snapshot, retry};
+use shmesh_policy::{Address, Bind, Cluster, ClusterId, Listener, Priority, Protocol as Spoken, Snapshot, retry};
 use shmesh_proto::http1::RequestHead;
-use shmesh_shm::Protocol;
-use shmesh_shm::handshake::{Endpoints, FEATURE_POLICY, Lookup, MAX_MESSAGE_BYTES, Message, Policy};
+use shmesh_shm::handshake::{Endpoints, FEATURE_POLICY, FEATURE_PRIORITY, Lookup, MAX_MESSAGE_BYTES, Message, Policy};
+use shmesh_shm::{Priority as Told, Protocol};
 
 use crate::route_key::RouteKey;
 
@@ -35,11 +35,18 @@ pub(crate) struct Lookups {
     bytes: usize,
     /// The app understands POLICY.
     policies: bool,
+    /// And priorities in it.
+    priorities: bool,
 }
 
 impl Lookups {
     pub fn new(features: u64) -> Lookups {
-        Lookups { answers: BTreeMap::new(), bytes: 0, policies: features & FEATURE_POLICY != 0 }
+        Lookups {
+            answers: BTreeMap::new(),
+            bytes: 0,
+            policies: features & FEATURE_POLICY != 0,
+            priorities: features & FEATURE_PRIORITY != 0,
+        }
     }
 
     /// The answer. None: the session asks too much.
@@ -89,7 +96,8 @@ impl Lookups {
 
     /// What this app is told of a look-up.
     fn policy(&self, lookup: &Lookup, known: &Known<'_>) -> Policy {
-        let policy = policy(lookup, known);
+        let mut policy = policy(lookup, known);
+        policy.priority = policy.priority.filter(|_| self.priorities);
         if self.policies { policy } else { Policy { endpoints: policy.endpoints, ..Policy::default() } }
     }
 
@@ -126,6 +134,11 @@ fn policy(lookup: &Lookup, known: &Known<'_>) -> Policy {
     }
     // Where the shim cannot know which route takes a call, that one may say that it must not run twice.
     policy.idempotent = way.map_or(Some(false), |way| way.idempotent);
+    policy.priority = match way.map_or(Priority::Default, |way| way.priority) {
+        Priority::Low => Some(Told::Low),
+        Priority::Default => None,
+        Priority::High => Some(Told::High),
+    };
     policy
 }
 

@@ -13,8 +13,8 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use shmesh_shm::geometry::DIRECT_MODE;
 use shmesh_shm::handshake::{
-    FEATURE_LIVENESS, FEATURE_POLICY, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode, SILENCE_MS_MAX, VERSION,
-    Welcome,
+    FEATURE_LIVENESS, FEATURE_POLICY, FEATURE_PRIORITY, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode,
+    SILENCE_MS_MAX, VERSION, Welcome,
 };
 use shmesh_shm::{Geometry, Mapping, descriptors, doorbell, host, segment};
 
@@ -35,7 +35,7 @@ pub const HANDSHAKES_MAX: usize = 64;
 pub const LANES_MAX: usize = 200;
 
 /// What this sidecar knows beyond the first version of the page.
-const FEATURES: u64 = FEATURE_LIVENESS | FEATURE_POLICY;
+const FEATURES: u64 = FEATURE_LIVENESS | FEATURE_POLICY | FEATURE_PRIORITY;
 
 /// How often connections that have not said HELLO yet are looked at.
 const SILENT_LOOK: Duration = Duration::from_millis(500);
@@ -76,7 +76,7 @@ pub(crate) struct Session {
     pub serves: Option<String>,
     /// Where the direct-mode word is, and what it says.
     pub to_app: Arc<Mapping>,
-    pub direct: u16,
+    pub direct: u64,
     pub welcome: Welcome,
     pub lookups: Lookups,
     pub files: Files,
@@ -215,7 +215,7 @@ impl Desk {
         }
         let direct = lock(&self.shared.sessions.direct);
         for session in self.peers.values_mut().filter_map(|peer| peer.session.as_mut()) {
-            session.tell_direct(&direct);
+            session.tell_direct(&direct, self.shared.load.yielded());
         }
         drop(direct);
         if self.shared.draining.load(Ordering::Acquire) && !self.said_goodbye {
@@ -415,7 +415,7 @@ impl Desk {
             app_bells.push(theirs);
         }
         // Nothing can fail between here and the place where the session is known, and where its end is seen to.
-        let liveness = (features != 0).then(|| self.liveness.begin(session)).transpose()?;
+        let liveness = (features & FEATURE_LIVENESS != 0).then(|| self.liveness.begin(session)).transpose()?;
         for (worker, lanes) in to_hand.into_iter().enumerate() {
             if !lanes.lanes.is_empty() {
                 self.workers[worker].send(Mail::Attach(Box::new(lanes)));
@@ -435,7 +435,7 @@ impl Desk {
             welcome,
             files: Files { to_proxy, to_app, worker_bells },
         };
-        attached.tell_direct(&lock(&self.shared.sessions.direct));
+        attached.tell_direct(&lock(&self.shared.sessions.direct), self.shared.load.yielded());
         tracing::info!(
             session,
             app = ?hello.name,
@@ -565,11 +565,11 @@ impl Desk {
 }
 
 impl Session {
-    fn tell_direct(&mut self, direct: &Direct) {
-        let share = direct.of(&self.app);
-        if share != self.direct {
-            self.direct = share;
-            self.to_app.store(DIRECT_MODE, share.into());
+    fn tell_direct(&mut self, direct: &Direct, yielded: u16) {
+        let word = direct.shares(&self.app, yielded).word(self.welcome.features & FEATURE_PRIORITY != 0);
+        if word != self.direct {
+            self.direct = word;
+            self.to_app.store(DIRECT_MODE, word);
         }
     }
 }

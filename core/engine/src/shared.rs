@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use shmesh_policy::Snapshot;
 
 use crate::counters::Registry;
+use crate::load::LoadDesk;
 use crate::session::SessionDesk;
 
 /// Shared by the workers, the session thread and the control side.
@@ -18,4 +19,6 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     pub draining: AtomicBool,
     pub sessions: SessionDesk,
+    /// What the process has to work with.
+    pub load: LoadDesk,
 }

@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use crate::counters::{BOUNDS_US, Labels, lock};
 use crate::engine::Engine;
+use crate::load_view;
 
 /// Everything that admin and metrics show.
 #[derive(Clone, Debug, Default)]
@@ -116,6 +117,7 @@ impl Engine {
             counters: self.counters(),
             gauges: {
                 gauges.extend(direct.apps.into_iter().map(|(app, share)| direct_of(app, share)));
+                gauges.extend(load_view::gauges(&self.shared));
                 gauges
             },
         }
@@ -222,6 +224,7 @@ impl Engine {
             labels: vec![("reason", (*reason).to_owned())],
             value,
         }));
+        sums.extend(load_view::counters(&self.shared));
         sums.extend(self.shared.sessions.quotas.refusals().into_iter().map(|(limit, value)| Count {
             name: "shmesh_quota_refused_total",
             help: "Sessions, calls and route ids that were refused because an app had reached a quota, by its name.",
@@ -238,6 +241,6 @@ const DIRECT_HELP: &str =
 const ISOLATION: &str = "shmesh_sessions_by_isolation";
 const ISOLATION_HELP: &str = "Apps attached, by whether the kernel keeps them from writing the sidecar's segment.";
 
-fn gauge(name: &'static str, help: &'static str, value: u64) -> Count {
+pub(crate) fn gauge(name: &'static str, help: &'static str, value: u64) -> Count {
     Count { name, help, labels: Vec::new(), value }
 }

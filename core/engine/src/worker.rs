@@ -291,6 +291,7 @@ impl<D: Driver> Worker<D> {
     /// A turn that waits in the driver for as long as nothing happens.
     fn parked_turn(&mut self) -> io::Result<Turn> {
         self.counters.parks.add(1);
+        self.shared.load.rouse();
         let wait = self.next_wake();
         self.drive(wait)?;
         let now = self.driver.now();

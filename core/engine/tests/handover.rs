@@ -12,7 +12,7 @@ use shmesh_engine::embed::{Handover, LoneWorker, NewLanes, Parts, Refusal, Worke
 use shmesh_io::sim::{ActorConn, ActorListener, Link, Pause, Progress, Read, SimDriver, World};
 use shmesh_io::{Limits, Target};
 use shmesh_policy::{
-    Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Protocol, Route, RouteMatch, Routes, Snapshot,
+    Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Priority, Protocol, Route, RouteMatch, Routes, Snapshot,
 };
 use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN, Invocation, serialization, write_request};
 use shmesh_shm::{Flags, Geometry, Header, INLINE_KEY, Kind, Protocol as Spoken, TOTAL_UNKNOWN};
@@ -59,6 +59,7 @@ impl Mesh {
                 matching: RouteMatch::default(),
                 cluster: ClusterId(0),
                 idempotent: None,
+                priority: Priority::Default,
             }]),
             clusters: vec![Cluster::new("service", [Address::Tcp(upstream)])],
             ..Snapshot::default()

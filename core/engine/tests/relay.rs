@@ -9,7 +9,7 @@ use std::sync::Arc;
 use app::{App, engine, snapshot, turn, turn_until};
 use shmesh_engine::embed::{Control, Inspect, LoneWorker};
 use shmesh_io::sim::{SimDriver, World};
-use shmesh_policy::{Address, Cluster, ClusterId, Condition, Route, RouteMatch, Routes, Snapshot, Test};
+use shmesh_policy::{Address, Cluster, ClusterId, Condition, Priority, Route, RouteMatch, Routes, Snapshot, Test};
 use shmesh_shm::{CallState, Flags, Geometry, Header, Kind, Protocol, Reset, TOTAL_UNKNOWN};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nServer: test\r\n\r\n";
@@ -444,6 +444,7 @@ fn a_new_snapshot_changes_nothing_for_calls_under_way() {
         matching: RouteMatch { host: Some(host.into()), ..RouteMatch::default() },
         cluster: ClusterId(cluster),
         idempotent: None,
+        priority: Priority::Default,
     };
     let other = Cluster::new("other", [Address::Shm("nobody".into())]);
     pair.control.publish(Arc::new(Snapshot {
@@ -474,7 +475,12 @@ fn headers_of_a_defined_key_lead_the_calls_that_use_it() {
         let to_app =
             RouteMatch { host: Some("local".into()), headers: vec![gold(!with_header)], ..RouteMatch::default() };
         pair.control.publish(Arc::new(Snapshot {
-            routes: Routes::new(vec![Route { matching: to_app, cluster: ClusterId(0), idempotent: None }]),
+            routes: Routes::new(vec![Route {
+                matching: to_app,
+                cluster: ClusterId(0),
+                idempotent: None,
+                priority: Priority::Default,
+            }]),
             ..snapshot(version)
         }));
         pair.turns(5);

@@ -10,7 +10,7 @@ use shmesh_engine::embed::{LoneWorker, Parts, WorkerPart, assemble};
 use shmesh_io::sim::{ActorConn, ActorListener, Progress, SimDriver, World};
 use shmesh_io::{Driver, Limits, Target};
 use shmesh_policy::{
-    Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Protocol, Route, RouteMatch, Routes, Snapshot,
+    Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Priority, Protocol, Route, RouteMatch, Routes, Snapshot,
 };
 use shmesh_proto::dubbo::{Event, HEADER_LEN, Invocation, serialization, write_event, write_request};
 use shmesh_shm::Geometry;
@@ -47,6 +47,7 @@ impl Mesh {
                 matching: RouteMatch::default(),
                 cluster: ClusterId(0),
                 idempotent: None,
+                priority: Priority::Default,
             }]),
             clusters: vec![Cluster::new("service", [Address::Tcp(upstream)])],
             ..Snapshot::default()

@@ -14,6 +14,7 @@
 //! - [`refuge`]: whether calls go through the sidecar or round it
 //! - [`retry`]: whether a failed attempt is made once more
 //! - [`turns`]: whose frame leaves next on a shared connection, and whose may wait
+//! - [`yielding`]: which share of the calls goes round a sidecar that has too little CPU
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +29,7 @@ pub mod retry;
 pub mod route;
 pub mod snapshot;
 pub mod turns;
+pub mod yielding;
 
 pub use address::{Address, AddressError};
 pub use balance::{RoundRobin, Tries};
@@ -45,5 +47,6 @@ pub use snapshot::{
     Protocol, SessionSpec, Snapshot,
 };
 pub use turns::{Ticket, Turns};
+pub use yielding::{Load, Priority, YieldSpec, Yielding};
 
 pub use shmesh_proto::http1::Lenient;

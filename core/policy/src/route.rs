@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::condition::{Condition, Fields, Regex};
 use crate::pattern::Pattern;
 use crate::snapshot::ClusterId;
+use crate::yielding::Priority;
 use dubbo::{DubboIndex, NO_VERSION};
 use http::{HttpIndex, host_len};
 
@@ -36,6 +37,8 @@ pub struct Route {
     /// Whether sending such a call twice does no harm; `None`: its protocol says (RFC 9110 §9.2.2 for HTTP, and of Dubbo
     /// calls none).
     pub idempotent: Option<bool>,
+    /// Which calls go round the sidecar first when it has too much to do.
+    pub priority: Priority,
 }
 
 /// What the route that takes a call says of it.
@@ -45,12 +48,14 @@ pub struct Way {
     pub cluster: ClusterId,
     /// As [`Route::idempotent`].
     pub idempotent: Option<bool>,
+    /// As [`Route::priority`].
+    pub priority: Priority,
 }
 
 impl Way {
     /// To a cluster, and nothing else is said.
     pub fn to(cluster: ClusterId) -> Way {
-        Way { cluster, idempotent: None }
+        Way { cluster, idempotent: None, priority: Priority::Default }
     }
 }
 
@@ -233,7 +238,7 @@ impl Routes {
 
 impl Route {
     fn way(&self) -> Way {
-        Way { cluster: self.cluster, idempotent: self.idempotent }
+        Way { cluster: self.cluster, idempotent: self.idempotent, priority: self.priority }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::address::{Address, check_unix_path};
 use crate::limit::{Limits, Quotas, Timeouts};
 use crate::outlier::OutlierDetection;
 use crate::route::{DubboKey, DubboRoute, HttpKey, Routes, Way};
+use crate::yielding::YieldSpec;
 
 /// Everything that a worker needs to know to serve; published whole, never changed afterwards.
 ///
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub central_proxy: CentralProxy,
     /// Where the next process asks to take over; see [`Snapshot::upgrade_socket`].
     pub upgrade_socket: Option<PathBuf>,
+    /// When calls go round this sidecar because it has too little CPU.
+    pub yielding: YieldSpec,
     /// The access log; off when `None`.
     pub access_log: Option<AccessLog>,
     /// The longest that a worker spins for records before it sleeps; it spins less where that catches nothing. 0: never;

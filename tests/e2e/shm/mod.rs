@@ -13,6 +13,7 @@ mod paths;
 mod quotas;
 mod serving;
 mod streams;
+mod yielding;
 
 use std::time::Duration;
 

@@ -19,6 +19,18 @@ pub fn cpu_quota() -> Option<u64> {
     smallest(Path::new(ROOT), &membership()?, "cpu", cpu)
 }
 
+/// How often and how long a cgroup was kept from running because its CPU quota was used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throttled {
+    pub periods: u64,
+    pub nanos: u64,
+}
+
+/// Of this process's cgroup, or of the one above it that was kept longest. `None`: nothing counts that.
+pub fn cpu_throttled() -> Option<Throttled> {
+    limits(Path::new(ROOT), &membership()?, "cpu", throttled).max_by_key(|throttled| throttled.nanos)
+}
+
 /// The groups of this process, one a line: `number:controllers:path`.
 fn membership() -> Option<String> {
     fs::read_to_string("/proc/self/cgroup").ok()
@@ -27,8 +39,21 @@ fn membership() -> Option<String> {
 /// The smallest limit from the process's own groups up to the roots. In a container the path may be the host's, of which only
 /// the last part is mounted, at the root: missing folders say nothing.
 fn smallest(root: &Path, membership: &str, controller: &str, read: fn(&Path) -> Option<u64>) -> Option<u64> {
-    let hierarchies = membership.lines().filter_map(|line| hierarchy(root, line, controller));
-    hierarchies.flat_map(|(mount, path)| folders(&mount, &path)).filter_map(|folder| read(&folder)).min()
+    limits(root, membership, controller, read).min()
+}
+
+/// What is read in the process's own groups and all above them.
+fn limits<'a, T>(
+    root: &'a Path,
+    membership: &'a str,
+    controller: &'a str,
+    read: fn(&Path) -> Option<T>,
+) -> impl Iterator<Item = T> + 'a
+where
+    T: 'a,
+{
+    let hierarchies = membership.lines().filter_map(move |line| hierarchy(root, line, controller));
+    hierarchies.flat_map(|(mount, path)| folders(&mount, &path)).filter_map(move |folder| read(&folder))
 }
 
 /// Where the controller's hierarchy is mounted, and the path in it, if the line speaks of it.
@@ -61,6 +86,17 @@ fn cpu(folder: &Path) -> Option<u64> {
     let mut words = text.split_whitespace().map(str::parse::<u64>);
     let (quota, period) = (words.next()?.ok()?, words.next()?.ok()?);
     quota.checked_mul(1000)?.checked_div(period)
+}
+
+/// A folder's counts, of version 2 or 1.
+fn throttled(folder: &Path) -> Option<Throttled> {
+    let text = fs::read_to_string(folder.join("cpu.stat")).ok()?;
+    let number = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        line.trim().parse().ok()
+    };
+    let nanos = number("throttled_usec").map(|usec| usec.saturating_mul(1000)).or_else(|| number("throttled_time"))?;
+    Some(Throttled { periods: number("nr_throttled")?, nanos })
 }
 
 #[cfg(test)]
@@ -120,6 +156,20 @@ mod tests {
     fn what_cannot_be_read_limits_nothing() {
         let root = tree(&[]);
         assert_eq!(memory_of(&root, "0::/a/b\nnonsense\n4:memory:/x\n"), None);
+    }
+
+    #[test]
+    fn being_kept_from_running_is_counted_by_either_version() {
+        let root = tree(&[
+            ("cpu.stat", "usage_usec 9\n"),
+            ("pod/cpu.stat", "nr_periods 9\nnr_throttled 3\nthrottled_usec 20\nnr_bursts 0\n"),
+            ("pod/app/cpu.stat", "usage_usec 7\nnr_periods 9\nnr_throttled 4\nthrottled_usec 10\n"),
+            ("cpu/old/cpu.stat", "nr_periods 1\nnr_throttled 1\nthrottled_time 5\n"),
+        ]);
+        let of = |membership: &str| limits(root.path(), membership, "cpu", throttled).max_by_key(|t| t.nanos);
+        assert_eq!(of("0::/pod/app\n"), Some(Throttled { periods: 3, nanos: 20_000 }));
+        assert_eq!(of("4:cpu,cpuacct:/old\n0::/\n"), Some(Throttled { periods: 1, nanos: 5 }));
+        assert_eq!(of("0::/\n"), None);
     }
 
     #[test]

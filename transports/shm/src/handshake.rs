@@ -16,6 +16,8 @@ pub const FEATURE_LIVENESS: u64 = 1;
 pub const MAGIC: u32 = 0x534D_4853;
 /// Feature bit 1: LOOKUP is answered with POLICY instead of ENDPOINTS, and a serving app may say SERVES_AT.
 pub const FEATURE_POLICY: u64 = 1 << 1;
+/// Feature bit 2: the direct-mode word has a share of its own for each priority, and POLICY may name a priority.
+pub const FEATURE_PRIORITY: u64 = 1 << 2;
 /// Longest path in SERVES_AT, in bytes: what a socket's address holds.
 pub const MAX_PATH_BYTES: usize = 107;
 /// Bytes before a message's payload.
@@ -401,7 +403,7 @@ impl<'a> Fields<'a> {
         Ok(*array)
     }
 
-    fn u8(&mut self) -> Result<u8, HandshakeError> {
+    pub fn u8(&mut self) -> Result<u8, HandshakeError> {
         Ok(u8::from_le_bytes(self.array()?))
     }
 

@@ -15,6 +15,7 @@ mod atomics;
 mod call_words;
 #[cfg(shmesh_sim)]
 pub mod delayed;
+mod direct;
 mod dirty;
 pub mod geometry;
 pub mod key;
@@ -43,6 +44,7 @@ pub mod segment;
 
 pub use arena::{Arena, NotLent};
 pub use call_words::CallState;
+pub use direct::{DirectShares, Priority};
 pub use dirty::{Dirty, DirtyWatch};
 pub use geometry::{Geometry, GeometryError};
 pub use lane::{BlockLease, Implausible, InPlace, LaneEnd, LaneRest, NoRoom, OpenBlock, Part, Side};

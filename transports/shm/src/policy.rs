@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::direct::Priority;
 use crate::handshake::{Fields, HandshakeError};
 
 const ENDPOINT: u16 = 1;
@@ -13,6 +14,7 @@ const IDEMPOTENT: u16 = 6;
 const LISTENER: u16 = 7;
 const CENTRAL_PROXY: u16 = 8;
 const APP_SOCKET: u16 = 9;
+const PRIORITY: u16 = 10;
 
 /// Where calls that are alike go, and by which rules. What is not said is up to the app.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub struct Policy {
     pub attempts: Option<u32>,
     /// Whether making such a call twice does no harm.
     pub idempotent: Option<bool>,
+    /// Which calls go round a sidecar first that has too much to do.
+    pub priority: Option<Priority>,
 }
 
 impl Policy {
@@ -69,6 +73,11 @@ impl Policy {
                 self.idempotent = Some(value.flag()?);
                 value.end()?;
             }
+            PRIORITY => {
+                let mut value = Fields(value);
+                self.priority = Priority::from_u8(value.u8()?);
+                value.end()?;
+            }
             _ => {}
         }
         Ok(())
@@ -99,6 +108,9 @@ impl Policy {
         }
         if let Some(idempotent) = self.idempotent {
             put(out, IDEMPOTENT, &[u8::from(idempotent)])?;
+        }
+        if let Some(priority) = self.priority {
+            put(out, PRIORITY, &[priority as u8])?;
         }
         Ok(())
     }

@@ -53,6 +53,7 @@ fn policy() -> Policy {
         request_timeout: None,
         attempts: Some(2),
         idempotent: Some(false),
+        priority: None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use pair::{SMALL, pair};
 use shmesh_shm::geometry::{self, Geometry};
 use shmesh_shm::handshake::{self, Message, Policy, RefusedCode};
-use shmesh_shm::{CallState, Flags, Header, INLINE_KEY, Kind, MAX_GENERATION, Protocol, ROUTE_IDS, Reset};
+use shmesh_shm::{CallState, Flags, Header, INLINE_KEY, Kind, MAX_GENERATION, Priority, Protocol, ROUTE_IDS, Reset};
 
 const PAGE: &str = include_str!("../../../docs/spec/shm-v1.md");
 
@@ -74,7 +74,11 @@ fn lane_control_page() {
 #[test]
 fn features() {
     let bits = numbered(&["bit", "feature"]);
-    let known = [(handshake::FEATURE_LIVENESS, "liveness"), (handshake::FEATURE_POLICY, "policy")];
+    let known = [
+        (handshake::FEATURE_LIVENESS, "liveness"),
+        (handshake::FEATURE_POLICY, "policy"),
+        (handshake::FEATURE_PRIORITY, "priority"),
+    ];
     assert_eq!(bits, known.map(|(bit, name)| (bit.trailing_zeros().into(), name.to_owned())).into());
 }
 
@@ -216,6 +220,7 @@ fn fields_of_a_policy() {
         ("listener", Policy { listeners: text(), ..none() }),
         ("central proxy", Policy { central_proxy: Some("t".into()), ..none() }),
         ("app socket", Policy { app_sockets: text(), ..none() }),
+        ("priority", Policy { priority: Some(Priority::Default), ..none() }),
     ];
     let rows = table(&["tag", "field", "value"]);
     assert_eq!(rows.len(), fields.len());

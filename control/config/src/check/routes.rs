@@ -10,7 +10,7 @@ use super::conditions::{self, Of};
 use crate::expression::REGEXES_MAX;
 use crate::file::{MatchEntry, RouteEntry};
 use crate::located::{At, Key, Place};
-use crate::scalar::{Expression, Host, HttpPath, Method, PathPrefix, TextPattern};
+use crate::scalar::{Expression, Host, HttpPath, Method, PathPrefix, PriorityName, TextPattern};
 
 /// How many different attachments the routes of a file may ask for: a call's are compared with all of these.
 const ATTACHMENT_NAMES_MAX: usize = 32;
@@ -70,7 +70,7 @@ fn route(
     expressions: &mut Expressions,
     faults: &mut Faults,
 ) -> Option<Route> {
-    let At { value: RouteEntry { r#match, cluster, idempotent }, place } = entry;
+    let At { value: RouteEntry { r#match, cluster, idempotent, priority }, place } = entry;
     let matching = match r#match.0 {
         Some(entry) => Some(matching(entry.value, expressions, faults)),
         None => {
@@ -94,7 +94,8 @@ fn route(
             ),
         );
     }
-    Some(Route { matching, cluster, idempotent: idempotent.0.map(|at| at.value) })
+    let priority = faults.read(priority.0, PriorityName::read).unwrap_or_default();
+    Some(Route { matching, cluster, idempotent: idempotent.0.map(|at| at.value), priority })
 }
 
 fn matching(entry: MatchEntry, expressions: &mut Expressions, faults: &mut Faults) -> RouteMatch {

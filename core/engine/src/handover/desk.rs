@@ -117,7 +117,7 @@ impl Desk {
             served_at: session.serves.as_ref().and_then(|name| self.served_at.get(name).cloned()),
             isolation: view.is_some_and(|view| view.isolation),
             since_unix_ms: since.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
-            direct: session.direct.into(),
+            direct: session.direct,
             lookups: session.lookups.rest().map(lookup).collect::<io::Result<_>>()?,
             liveness: false,
         })
@@ -145,6 +145,8 @@ impl Desk {
         for &session in ended {
             self.shared.sessions.end(session);
         }
+        // What the words say was the other process's load.
+        self.shared.sessions.wake();
     }
 }
 
@@ -280,7 +282,7 @@ impl TakenApp {
             serves: attached.serves.then(|| attached.app.clone()),
             app: attached.app,
             to_app,
-            direct: attached.direct as u16,
+            direct: attached.direct,
             lookups,
             welcome,
             files,

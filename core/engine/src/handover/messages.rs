@@ -89,8 +89,8 @@ pub struct AttachedState {
     #[prost(uint64, tag = "7")]
     pub since_unix_ms: u64,
     /// What its direct-mode word says.
-    #[prost(uint32, tag = "8")]
-    pub direct: u32,
+    #[prost(uint64, tag = "8")]
+    pub direct: u64,
     #[prost(message, repeated, tag = "9")]
     pub lookups: Vec<LookupState>,
     /// Its liveness socket is among the descriptors.

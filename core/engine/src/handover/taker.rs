@@ -297,7 +297,7 @@ impl Predecessor {
         // Something may have been left for it to see to.
         engine.shared.sessions.wake();
         *lock(&engine.listening) = Some(self.listening);
-        engine.is_up();
+        engine.is_up().map_err(io)?;
         let [socket, claim] = self.upgrade;
         let socket = UnixListener::from(socket);
         let path = socket.local_addr().ok().and_then(|address| Some(address.as_pathname()?.to_owned()));

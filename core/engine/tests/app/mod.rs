@@ -9,7 +9,7 @@ use shmesh_engine::embed::{Embedded, LoneWorker, NewLane, NewLanes, Parts, Worke
 use shmesh_io::sim::{SimDriver, World};
 use shmesh_io::{Limits, Nanos};
 use shmesh_policy::{
-    Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Protocol, Route, RouteMatch, Routes, Snapshot,
+    Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Priority, Protocol, Route, RouteMatch, Routes, Snapshot,
 };
 use shmesh_shm::{Dirty, Geometry, Header, LaneEnd, Mapping, Side, doorbell, segment};
 
@@ -57,6 +57,7 @@ pub fn snapshot(version: u64) -> Snapshot {
         matching: RouteMatch { host: Some("local".into()), ..RouteMatch::default() },
         cluster: ClusterId(0),
         idempotent: None,
+        priority: Priority::Default,
     };
     let apps = Listener {
         name: "apps".into(),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::tree::Tree;
 use super::{HOST_BYTES_MAX, HostMatch, HttpKey, PathMatch, Route, RouteMatch, Way, looked};
 use crate::condition::Query;
+use crate::yielding::Priority;
 
 /// Routes by host, in the order of [`super::Specificity`]: the host itself, then suffixes from the longest on, then any.
 #[derive(Clone, Debug, Default)]
@@ -54,17 +55,20 @@ impl HttpIndex {
     }
 
     /// Where every call goes that has this authority, path and method, if that is one cluster for all of them. Where not all routes
-    /// say the same of being idempotent, such a call may be one that is not.
+    /// say the same of being idempotent, such a call may be one that is not; and it has the highest of
+    /// their priorities.
     pub fn way_of_all(&self, list: &[Route], key: &HttpKey<'_>) -> Option<Way> {
         let mut of_some: Option<Way> = None;
         let mut disagree = false;
         let mut differ = false;
+        let mut priority = Priority::Low;
         let of_others = self.best(list, key, |route| {
             let takes_all = route.matching.headers.is_empty() && route.matching.query.is_empty();
             if !takes_all {
                 let first = of_some.get_or_insert(route.way());
                 disagree |= first.cluster != route.cluster;
                 differ |= first.idempotent != route.idempotent;
+                priority = priority.max(route.priority);
             }
             takes_all
         })?;
@@ -72,7 +76,7 @@ impl HttpIndex {
         differ |= of_some.idempotent != of_others.idempotent;
         let idempotent = if differ { Some(false) } else { of_others.idempotent };
         let agree = !disagree && of_some.cluster == of_others.cluster;
-        agree.then_some(Way { cluster: of_others.cluster, idempotent })
+        agree.then_some(Way { cluster: of_others.cluster, idempotent, priority: priority.max(of_others.priority) })
     }
 
     /// The best route that takes host, path and method of a call, and of which `takes_rest` says yes.

@@ -68,6 +68,7 @@ fn routes(lines: &[impl AsRef<str>]) -> Routes {
         matching: matching(line.as_ref()),
         cluster: ClusterId(at as u32),
         idempotent: None,
+        priority: Priority::Default,
     });
     Routes::new(routes.collect())
 }
@@ -377,12 +378,21 @@ fn a_route_says_whether_its_calls_are_idempotent() {
         method: b"GET",
         headers: &Unseen,
     };
-    assert_eq!(routes.http(&key("b")), Some(Way { cluster: ClusterId(2), idempotent: Some(false) }));
-    assert_eq!(routes.all_http(&key("a")), Some(Way { cluster: ClusterId(0), idempotent: Some(true) }));
-    let unsure = Some(Way { cluster: ClusterId(3), idempotent: Some(false) });
+    assert_eq!(
+        routes.http(&key("b")),
+        Some(Way { cluster: ClusterId(2), idempotent: Some(false), priority: Priority::Default })
+    );
+    assert_eq!(
+        routes.all_http(&key("a")),
+        Some(Way { cluster: ClusterId(0), idempotent: Some(true), priority: Priority::Default })
+    );
+    let unsure = Some(Way { cluster: ClusterId(3), idempotent: Some(false), priority: Priority::Default });
     assert_eq!(routes.all_http(&key("c")), unsure, "with x the method decides, without it the route does");
     let of = |method| dubbo(&routes, "S", method, None, Attached::None);
-    assert_eq!(of("getAll"), DubboRoute::To(Way { cluster: ClusterId(5), idempotent: Some(true) }));
+    assert_eq!(
+        of("getAll"),
+        DubboRoute::To(Way { cluster: ClusterId(5), idempotent: Some(true), priority: Priority::Default })
+    );
     assert_eq!(of("put"), DubboRoute::NoRoute);
 }
 

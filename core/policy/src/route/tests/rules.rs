@@ -187,7 +187,7 @@ proptest! {
         let list: Vec<Route> = matches
             .into_iter()
             .enumerate()
-            .map(|(at, matching)| Route { matching, cluster: ClusterId(at as u32), idempotent: None })
+            .map(|(at, matching)| Route { matching, cluster: ClusterId(at as u32), idempotent: None, priority: Priority::Default })
             .collect();
         let routes = Routes::new(list.clone());
 
