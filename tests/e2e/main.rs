@@ -32,6 +32,7 @@ mod wire;
 
 mod control;
 mod dubbo;
+mod exhaustion;
 mod http;
 mod names;
 mod outliers;

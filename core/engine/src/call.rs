@@ -206,6 +206,8 @@ pub enum Failure {
     Unread,
     /// A limit was reached.
     Overloaded,
+    /// The process has no descriptor or memory left for it.
+    Exhausted,
     /// A quota of the app was reached.
     OverQuota(Quota),
     /// A host name has no address.
@@ -225,6 +227,7 @@ impl Failure {
             Failure::NoRoute => 404,
             Failure::Refused
             | Failure::Overloaded
+            | Failure::Exhausted
             | Failure::OverQuota(_)
             | Failure::Unresolved
             | Failure::Withdrawn
@@ -255,6 +258,7 @@ impl Failure {
             | Failure::ConnectTimeout
             | Failure::Died
             | Failure::Overloaded
+            | Failure::Exhausted
             | Failure::OverQuota(_)
             | Failure::Unresolved
             | Failure::Withdrawn
@@ -274,7 +278,7 @@ impl Failure {
             Failure::MalformedAnswer | Failure::MalformedRequest | Failure::MalformedBody(_) | Failure::Unread => {
                 Reset::Malformed
             }
-            Failure::Overloaded | Failure::OverQuota(_) => Reset::Overloaded,
+            Failure::Overloaded | Failure::Exhausted | Failure::OverQuota(_) => Reset::Overloaded,
             Failure::Withdrawn => Reset::Withdrawn,
         }
     }
@@ -293,6 +297,7 @@ impl Failure {
             Failure::MalformedBody(error) => error.reason(),
             Failure::Unread => "unread-serialization",
             Failure::Overloaded | Failure::OverQuota(_) => "overloaded",
+            Failure::Exhausted => "exhausted",
             Failure::Unresolved => "host-unresolved",
             Failure::Withdrawn => "withdrawn",
             Failure::Loop => "loop",
@@ -317,6 +322,9 @@ impl Failure {
                  a route without these keys takes it"
             }
             Failure::Overloaded => "shmesh: a limit is reached; see docs/LIMITS.md and GET /metrics",
+            Failure::Exhausted => {
+                "shmesh: the sidecar has no descriptor or no memory left for this call; see docs/OPERATIONS.md"
+            }
             Failure::OverQuota(quota) => quota.sentence(),
             Failure::Unresolved => "shmesh: the host name has no address",
             Failure::Withdrawn => "shmesh: the caller withdrew the call",

@@ -173,6 +173,8 @@ pub struct Registry {
     pub ejections: Mutex<HashMap<EndpointName, Arc<EjectionCounts>>>,
     /// Sessions ended because their app broke shm-v1, by reason. Rare, so under a lock.
     pub breaches: Mutex<BTreeMap<&'static str, u64>>,
+    /// What was refused because the process was out of descriptors or memory, by what it was. Rare, so under a lock.
+    pub exhausted: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Registry {
@@ -197,6 +199,15 @@ impl Registry {
     /// A session ended because its app broke shm-v1.
     pub fn breached(&self, reason: &'static str) {
         *lock(&self.breaches).entry(reason).or_default() += 1;
+    }
+
+    /// Something was refused because the process is out of descriptors or memory. Whether this is worth a line in the log: the
+    /// more there were the rarer it is.
+    pub fn exhausted(&self, what: &'static str) -> bool {
+        let mut exhausted = lock(&self.exhausted);
+        let count = exhausted.entry(what).or_default();
+        *count += 1;
+        count.is_power_of_two()
     }
 
     /// Counters of one worker.

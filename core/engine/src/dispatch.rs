@@ -394,8 +394,12 @@ impl<D: Driver> Worker<D> {
         let sock = match self.driver.connect(&target, 0) {
             Ok(sock) => sock,
             Err(error) => {
-                tracing::warn!(%target, %error, "cannot connect to an upstream");
-                self.fail(key, Failure::Overloaded);
+                // That no descriptor is left is no fault of the endpoint.
+                let exhausted = shmesh_io::is_exhaustion(&error);
+                if !exhausted || self.shared.registry.exhausted("connect") {
+                    tracing::warn!(%target, %error, "cannot connect to an upstream");
+                }
+                self.fail(key, if exhausted { Failure::Exhausted } else { Failure::Overloaded });
                 return None;
             }
         };

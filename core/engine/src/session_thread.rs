@@ -1,6 +1,7 @@
 //! The thread that talks to apps on the session sockets: handshake, sign of life, look-ups. The data path is not here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,6 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use shmesh_io::driver::ACCEPT_PAUSE;
+use shmesh_io::is_exhaustion;
 use shmesh_shm::geometry::DIRECT_MODE;
 use shmesh_shm::handshake::{
     FEATURE_LIVENESS, FEATURE_POLICY, FEATURE_PRIORITY, Hello, LaneInfo, Lookup, Message, Refused, RefusedCode,
@@ -121,6 +124,10 @@ pub(crate) struct Desk {
     pub next_worker: usize,
     version: u64,
     said_goodbye: bool,
+    /// Given up when no other descriptor is left, so that one app at a time is still heard, and told why it is refused.
+    spare: Option<OwnedFd>,
+    /// Until when nobody is accepted, on the clock of `host`: there is no descriptor.
+    accepts_at: u64,
 }
 
 impl Desk {
@@ -144,6 +151,8 @@ impl Desk {
             next_worker: 0,
             version,
             said_goodbye: false,
+            spare: spare(),
+            accepts_at: 0,
         };
         if let Some((taken, ended)) = parts.taken {
             desk.go_on(taken, &ended);
@@ -175,17 +184,20 @@ impl Desk {
             }
         }
         self.close_silent();
+        self.spare = self.spare.take().or_else(spare);
     }
 
     /// Waits for something to do: peers to read, the bell, listeners to accept from.
     fn wait(&self) -> (Vec<u64>, bool, Vec<usize>) {
         let ids: Vec<u64> = self.peers.keys().copied().collect();
         let waiting = self.peers.values().filter(|peer| peer.session.is_none()).count();
-        let listeners: &[_] = if self.said_goodbye { &[] } else { &self.listeners };
+        let pause = Duration::from_nanos(self.accepts_at.saturating_sub(host::now()));
+        let listeners: &[_] = if self.said_goodbye || !pause.is_zero() { &[] } else { &self.listeners };
         let mut polled = vec![PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
         polled.extend(listeners.iter().map(|(_, listener)| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
         polled.extend(ids.iter().map(|id| PollFd::new(self.peers[id].socket.as_fd(), PollFlags::POLLIN)));
-        let timeout = (waiting > 0).then_some(SILENT_LOOK);
+        let timeouts = [(waiting > 0).then_some(SILENT_LOOK), Some(pause).filter(|pause| !pause.is_zero())];
+        let timeout = timeouts.into_iter().flatten().min();
         if host::poll(&mut polled, timeout).is_err() {
             return (Vec::new(), false, Vec::new());
         }
@@ -230,13 +242,19 @@ impl Desk {
 
     fn accept(&mut self, index: usize) {
         let Some((listener_index, listener)) = self.listeners.get(index) else { return };
-        let socket = match listener.accept() {
+        let mut accepted = listener.accept();
+        if accepted.as_ref().is_err_and(is_exhaustion) && self.spare.take().is_some() {
+            accepted = listener.accept();
+        }
+        let socket = match accepted {
             Ok((socket, _)) => socket,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept on a session socket");
-                // Out of descriptors, most likely: not in a tight loop.
-                host::sleep(Duration::from_millis(100));
+                if !is_exhaustion(&error) || self.shared.registry.exhausted("session-accept") {
+                    tracing::warn!(%error, "cannot accept on a session socket");
+                }
+                // Not in a tight loop.
+                self.accepts_at = host::now() + ACCEPT_PAUSE;
                 return;
             }
         };
@@ -347,7 +365,9 @@ impl Desk {
         match self.attach(id, hello, lanes, usage) {
             Ok(()) => Ok(()),
             Err(error) => {
-                tracing::error!(%error, "a session cannot be set up");
+                if !is_exhaustion(&error) || self.shared.registry.exhausted("session") {
+                    tracing::error!(%error, "a session cannot be set up");
+                }
                 let sentence = format!("shmesh: the session cannot be set up: {error}");
                 Err(self.refuse(id, RefusedCode::Limit, &sentence))
             }
@@ -572,6 +592,11 @@ impl Session {
             self.to_app.store(DIRECT_MODE, word);
         }
     }
+}
+
+/// A descriptor that can be given up.
+fn spare() -> Option<OwnedFd> {
+    File::open("/dev/null").ok().map(OwnedFd::from)
 }
 
 fn say(socket: &UnixStream, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

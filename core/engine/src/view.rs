@@ -224,6 +224,14 @@ impl Engine {
             labels: vec![("reason", (*reason).to_owned())],
             value,
         }));
+        let mut exhausted = lock(&self.shared.registry.exhausted).clone();
+        exhausted.insert("accept", shmesh_io::accept_pauses());
+        sums.extend(exhausted.into_iter().map(|(what, value)| Count {
+            name: "shmesh_exhausted_total",
+            help: "What was refused, or put off for 100 ms (accept), because no descriptor or no memory was left.",
+            labels: vec![("what", what.to_owned())],
+            value,
+        }));
         sums.extend(load_view::counters(&self.shared));
         sums.extend(self.shared.sessions.quotas.refusals().into_iter().map(|(limit, value)| Count {
             name: "shmesh_quota_refused_total",

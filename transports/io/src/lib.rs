@@ -42,5 +42,6 @@ pub use pool::{Pool, SLOT_BYTES};
 pub use probe::Choice;
 pub use sim::{SimDriver, World};
 pub use slice::Slice;
+pub use socket::{accept_pauses, is_exhaustion};
 pub use uring::UringDriver;
 pub use waker::Waker;

@@ -1,0 +1,143 @@
+//! No descriptor is left: what is new is refused by name, or waits; what is there goes on; and nothing turns in circles.
+
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use shmesh_client::{CallError, Client, ConnectError, Request};
+
+use crate::process::{PATIENCE, until};
+use crate::service::saying;
+use crate::sidecar::{Driver, Sidecar};
+
+on_each_driver!(without_descriptors_it_refuses_by_name_and_keeps_what_it_has);
+
+const CONFIG: &str = "
+listeners:
+  - { name: apps, shm: $dir/apps.sock }
+  - { name: web, tcp: 127.0.0.1:$web, protocol: http }
+routes:
+  - { match: { host: known }, cluster: known }
+  - { match: { host: new }, cluster: new }
+clusters:
+  - { name: known, endpoints: [ \"$known\" ] }
+  - { name: new, endpoints: [ \"$new\" ] }
+";
+
+/// Connections that the sidecar can be filled with: it has less than so many numbers free below the limit that it gets. A descriptor
+/// with a higher number than this, which it may have been started with, stays out of the count.
+const FILL_MAX: usize = 200;
+/// How long its CPU time is looked at, and what it may use of that. It tries again every 100 ms; who turns in circles uses all of it.
+const WATCHED: Duration = Duration::from_secs(1);
+const USED_MAX: Duration = Duration::from_millis(700);
+
+/// Its soft limit of descriptors, and a new one.
+struct Limit {
+    pid: String,
+    was: String,
+}
+
+impl Limit {
+    fn of(sidecar: &Sidecar) -> Limit {
+        let pid = sidecar.process.pid().to_string();
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("it has a limit");
+        Limit { pid, was: line.split_whitespace().next().expect("a number").to_owned() }
+    }
+
+    /// False: this machine has no `prlimit`.
+    fn set(&self, soft: &str) -> bool {
+        let outcome = Command::new("prlimit").args(["--pid", &self.pid, &format!("--nofile={soft}:")]).status();
+        match &outcome {
+            Ok(status) => assert!(status.success(), "prlimit: {status}"),
+            Err(error) => eprintln!("skipped: prlimit: {error}"),
+        }
+        outcome.is_ok()
+    }
+}
+
+/// Its open descriptors below a number.
+fn descriptors(sidecar: &Sidecar, below: usize) -> Vec<usize> {
+    let folder = std::fs::read_dir(format!("/proc/{}/fd", sidecar.process.pid())).expect("it runs");
+    let numbers = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    numbers.filter(|number| *number < below).collect()
+}
+
+/// CPU time so far, in hundredths of a second (fields 14 and 15 of proc_pid_stat(5)).
+fn cpu(sidecar: &Sidecar) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", sidecar.process.pid())).expect("it runs");
+    let fields: Vec<&str> = stat.rsplit_once(')').expect("a name in brackets").1.split_whitespace().collect();
+    let ticks: u64 = [11, 12].map(|field: usize| fields[field].parse::<u64>().expect("a number")).iter().sum();
+    Duration::from_millis(10 * ticks)
+}
+
+fn get(host: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")
+}
+
+fn call<'a>(host: &str) -> Request<'a> {
+    Request::http("GET", host, "/").timeout(PATIENCE)
+}
+
+fn builder(sidecar: &Sidecar) -> shmesh_client::ClientBuilder {
+    Client::builder().hang_timeout(PATIENCE).socket(sidecar.path("apps.sock")).lanes(1).fallback(false)
+}
+
+fn without_descriptors_it_refuses_by_name_and_keeps_what_it_has(driver: Driver) {
+    let (known, new) = (saying("known"), saying("new"));
+    let words = [("known", &*known.endpoint), ("new", &*new.endpoint)];
+    let sidecar = Sidecar::start_with(driver, CONFIG, &words, &["--workers", "1"]);
+    let client = builder(&sidecar).connect().expect("it attaches");
+    let mut kept = sidecar.connect("web");
+    let mut answers = |host: &str| {
+        kept.send(get(host));
+        let answer = kept.answer();
+        let shared = client.call(call(host)).expect("an answer");
+        assert_eq!(shared.status, answer.status());
+        let reason = shared.header("x-shmesh-reason").unwrap_or_default();
+        assert_eq!(String::from_utf8_lossy(reason), answer.reason());
+        (answer.status(), answer.reason().to_owned())
+    };
+    let fine = (200, String::new());
+    assert_eq!(answers("known"), fine);
+
+    let limit = Limit::of(&sidecar);
+    let most = descriptors(&sidecar, FILL_MAX).into_iter().max().expect("it has some") + 1;
+    if !limit.set(&most.to_string()) {
+        return;
+    }
+    let mut filling = Vec::new();
+    while descriptors(&sidecar, most).len() < most {
+        assert!(filling.len() < FILL_MAX, "{:?} of {most} descriptors", descriptors(&sidecar, most));
+        filling.push(sidecar.connect("web"));
+        thread::sleep(Duration::from_millis(20));
+    }
+    for _ in 0..3 {
+        assert_eq!(answers("known"), fine);
+        assert_eq!(answers("new"), (503, "exhausted".to_owned()));
+    }
+    match builder(&sidecar).connect() {
+        Err(CallError::Connect(ConnectError::Refused { sentence, .. })) => {
+            assert!(sentence.contains("cannot be set up"), "{sentence}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // On `uring` a listener keeps the limit that it began with, and goes on accepting.
+    let mut late = sidecar.connect("web");
+    late.send(get("known"));
+    let before = cpu(&sidecar);
+    thread::sleep(WATCHED);
+    let used = cpu(&sidecar).saturating_sub(before);
+    assert!(used < USED_MAX, "{used:?} in {WATCHED:?}");
+    assert_eq!(answers("known"), fine);
+
+    assert!(limit.set(&limit.was));
+    assert_eq!(late.answer().status(), 200);
+    assert_eq!(answers("new"), fine);
+    let other = builder(&sidecar).connect().expect("there is room again");
+    assert_eq!(other.call(call("known")).expect("an answer").status, 200);
+    let counted = |what: &str| sidecar.metric(&format!("shmesh_exhausted_total{{what=\"{what}\"}}"));
+    assert_eq!(counted("connect"), 6.0);
+    assert!(counted("session") >= 1.0);
+    until("what was put off is counted", || driver == Driver::Uring || counted("accept") >= 1.0);
+}
