@@ -16,12 +16,13 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use shmesh_shm::geometry::DIRECT_MODE;
 use shmesh_shm::handshake::{
-    self, Endpoints, FEATURE_POLICY, Hello, LaneInfo, Message, Policy, Refused, RefusedCode, Welcome,
+    self, Endpoints, FEATURE_POLICY, FEATURE_PRIORITY, Hello, LaneInfo, Message, Policy, Refused, RefusedCode, Welcome,
 };
 use shmesh_shm::{
-    CallState, DirtyWatch, Flags, Geometry, Header, INLINE_KEY, Kind, LaneEnd, Mapping, Protocol, Reset, Side,
-    TOTAL_UNKNOWN, doorbell, segment,
+    CallState, DirectShares, DirtyWatch, Flags, Geometry, Header, INLINE_KEY, Kind, LaneEnd, Mapping, Protocol, Reset,
+    Side, TOTAL_UNKNOWN, doorbell, segment,
 };
 
 /// Small enough that parts, credit, full rings and full arenas all happen.
@@ -41,6 +42,8 @@ pub struct Settings {
     pub endpoints: Vec<String>,
     /// Looks are answered with this, if the app understands it, instead of the endpoints.
     pub policy: Option<Policy>,
+    /// What the direct-mode word says, by priority.
+    pub direct: Option<DirectShares>,
     pub refuse: Option<Refused>,
 }
 
@@ -301,7 +304,8 @@ impl Run {
 impl Session {
     fn welcome(socket: UnixStream, hello: &Hello, settings: &Settings) -> Session {
         let geometry = settings.geometry;
-        let features = if settings.policy.is_some() { hello.features & FEATURE_POLICY } else { 0 };
+        let known = [(settings.policy.is_some(), FEATURE_POLICY), (settings.direct.is_some(), FEATURE_PRIORITY)];
+        let features = hello.features & known.iter().filter(|(knows, _)| *knows).map(|(_, bit)| bit).sum::<u64>();
         let mut lanes = Vec::new();
         for bit in 0..hello.calling_lanes + u16::from(hello.serving) {
             lanes.push(LaneInfo { serving: bit >= hello.calling_lanes, worker: 0, bit: bit as u8 });
@@ -310,6 +314,7 @@ impl Session {
         let memfds = [segment::create("to_proxy", len).unwrap(), segment::create("to_app", len).unwrap()];
         let to_proxy = Arc::new(Mapping::read_only(&memfds[0], len).unwrap());
         let to_app = Arc::new(Mapping::read_write(&memfds[1], len).unwrap());
+        to_app.store(DIRECT_MODE, settings.direct.unwrap_or_default().word(true));
         let worker = doorbell::worker_bell().unwrap();
         let (ours, theirs): (Vec<OwnedFd>, Vec<OwnedFd>) = lanes.iter().map(|_| doorbell::lane_bell().unwrap()).unzip();
         let for_app = segment::for_app(&memfds[1], 1).unwrap().memfd;
