@@ -1,31 +1,25 @@
 //! Apps that call at a steady rate, each call with a number of its own, and write down what became of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use shmesh_client::{CallError, Client, Request, Response};
+use shmesh_client::{CallError, Client, Request, Retry};
 
-/// Threads that call.
-pub const CALLERS: usize = 4;
+use crate::calls::{Call, Called, Outcome, Way};
+use crate::sidecar::Setup;
+use crate::socket_app::SocketApp;
 
-/// Between the end of a call and the next one.
+/// Threads that call through the shim.
+const CALLERS: usize = 4;
+
+/// Between the end of a call and the next one; over sockets, which are there to be counted and not to be measured, longer.
 const PAUSE: Duration = Duration::from_micros(300);
+const SOCKET_PAUSE: Duration = Duration::from_millis(2);
 
-/// No call takes longer.
+/// No call through the shim takes longer.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
-
-static NEXT: AtomicU64 = AtomicU64::new(1);
-
-/// One call and what its caller got.
-pub struct Called {
-    pub call: u64,
-    pub idempotent: bool,
-    pub started: Instant,
-    pub ended: Instant,
-    pub outcome: Result<(), CallError>,
-}
 
 /// Callers at work.
 pub struct Callers {
@@ -34,20 +28,36 @@ pub struct Callers {
 }
 
 impl Callers {
+    /// Through the shim.
     pub fn start(client: &Client) -> Callers {
+        Callers::of((0..CALLERS).map(|_| {
+            let client = client.clone();
+            (PAUSE, move || call(&client))
+        }))
+    }
+
+    /// Over the sidecar's Unix socket and over TCP, each with a connection of its own.
+    pub fn over_sockets(setup: &Setup) -> Callers {
+        Callers::of([Way::Uds, Way::Tcp].map(|way| {
+            let mut app = SocketApp::new(setup, way);
+            (SOCKET_PAUSE, move || app.call())
+        }))
+    }
+
+    fn of<F: FnMut() -> Called + Send + 'static>(callers: impl IntoIterator<Item = (Duration, F)>) -> Callers {
         let stop = Arc::new(AtomicBool::new(false));
-        let caller = |_| {
-            let (client, stop) = (client.clone(), stop.clone());
+        let start = |(pause, mut call): (Duration, F)| {
+            let stop = stop.clone();
             thread::spawn(move || {
                 let mut calls = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
-                    calls.push(call(&client));
-                    thread::sleep(PAUSE);
+                    calls.push(call());
+                    thread::sleep(pause);
                 }
                 calls
             })
         };
-        let threads = (0..CALLERS).map(caller).collect();
+        let threads = callers.into_iter().map(start).collect();
         Callers { stop, threads }
     }
 
@@ -58,26 +68,18 @@ impl Callers {
     }
 }
 
-/// One call: a PUT, which may run twice, or a POST, which may not.
+/// One call through the shim.
 pub fn call(client: &Client) -> Called {
-    let call = NEXT.fetch_add(1, Ordering::Relaxed);
-    let idempotent = call.is_multiple_of(2);
-    let number = call.to_string();
-    let request = Request::http(if idempotent { "PUT" } else { "POST" }, "service", "/run")
-        .header("x-call", &number)
-        .body(number.as_bytes())
+    let call = Call::next();
+    let request = Request::http(call.method(), "service", "/run")
+        .header("x-call", &call.text)
+        .body(call.text.as_bytes())
         .timeout(TIMEOUT);
-    let started = Instant::now();
-    let outcome = client.call(request).and_then(|response| check(&response, number.as_bytes()));
-    Called { call, idempotent, started, ended: Instant::now(), outcome }
-}
-
-fn check(response: &Response, body: &[u8]) -> Result<(), CallError> {
-    if response.status == 200 {
-        assert!(response.body == body, "the answer of another call");
-        return Ok(());
-    }
-    // The sidecar says so when its upstream fails; there is nothing here that may.
-    let head = String::from_utf8_lossy(&response.head);
-    Err(CallError::Cancelled { ran: shmesh_client::Ran::Maybe, sentence: format!("answered {head}") })
+    let outcome = match client.call(request) {
+        Ok(response) => call.answered(response.status, &String::from_utf8_lossy(&response.head), &response.body),
+        Err(error @ CallError::MaybeExecuted(_)) => Outcome::Maybe(error.to_string()),
+        Err(error) if error.retry() == Retry::Safe => Outcome::NotRun(error.to_string()),
+        Err(error) => Outcome::Failed(error.to_string()),
+    };
+    call.ended(Way::Shm, outcome)
 }

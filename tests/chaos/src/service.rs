@@ -1,23 +1,29 @@
-//! The service behind the sidecar: runs what it is asked, and writes down what it ran and for whom. Over a Unix socket, where the kernel says which
-//! process is at the other end: the sidecar, or the app itself.
+//! The service behind the sidecar: runs what it is asked, and writes down what it ran and for whom: the sidecar, or the app itself, which is this
+//! process. It can die, so that what is connected to it is reset and what connects is refused, and live again.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::fs;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{Shutdown, shutdown};
 
+use crate::http;
+use crate::own;
 use crate::random::Random;
+use crate::stream::Stream;
 
 /// The longest time that it takes for a call that comes through the sidecar, so that some are always in flight. Others are answered at once: how
 /// long it takes to find another way is what is measured.
 const SLOW_US: u64 = 1_500;
 
-/// What the service has run.
+/// What services have run, all of them together.
 #[derive(Clone, Default)]
 pub struct Record(Arc<Mutex<HashMap<u64, Runs>>>);
 
@@ -36,71 +42,147 @@ impl Runs {
 
 impl Record {
     pub fn runs(&self, call: u64) -> Runs {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&call).copied().unwrap_or_default()
+        locked(&self.0).get(&call).copied().unwrap_or_default()
     }
 
     fn ran(&self, call: u64, direct: bool) {
-        let mut record = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut record = locked(&self.0);
         let runs = record.entry(call).or_default();
         *if direct { &mut runs.direct } else { &mut runs.through_sidecar } += 1;
     }
 }
 
-/// Listens, for as long as the process runs.
-pub fn start(path: &Path) -> io::Result<Record> {
-    let listener = UnixListener::bind(path)?;
-    let record = Record::default();
-    let kept = record.clone();
-    thread::spawn(move || {
-        for (stream, seed) in listener.incoming().flatten().zip(1..) {
-            let record = kept.clone();
-            // A connection that breaks is the sidecar's end.
-            thread::spawn(move || _ = serve(stream, &record, Random::new(seed)));
-        }
-    });
-    Ok(record)
+/// Where a service listens.
+#[derive(Clone, Debug)]
+pub enum At {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
 }
 
-fn serve(mut stream: UnixStream, record: &Record, mut random: Random) -> io::Result<()> {
-    let credentials = getsockopt(&stream, PeerCredentials)?;
-    let direct = credentials.pid() == std::process::id().cast_signed();
+impl At {
+    /// As the sidecar's configuration has it.
+    pub fn endpoint(&self) -> String {
+        match self {
+            At::Unix(path) => format!("unix:{}", path.display()),
+            At::Tcp(address) => format!("tcp:{address}"),
+        }
+    }
+}
+
+pub struct Service {
+    at: At,
+    record: Record,
+    listening: Option<Listening>,
+}
+
+struct Listening {
+    listener: Arc<Listener>,
+    accepting: JoinHandle<()>,
+    connections: Connections,
+}
+
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+/// Those that are open, by number.
+type Connections = Arc<Mutex<HashMap<u64, Arc<Stream>>>>;
+
+impl Service {
+    /// Listens.
+    pub fn start(at: At, record: &Record) -> Service {
+        let mut service = Service { at, record: record.clone(), listening: None };
+        service.live();
+        service
+    }
+
+    pub fn live(&mut self) {
+        let listener = Arc::new(Listener::bind(&self.at).unwrap_or_else(|error| panic!("{:?}: {error}", self.at)));
+        let connections = Connections::default();
+        let (accepts, opened, record) = (listener.clone(), connections.clone(), self.record.clone());
+        let accepting = thread::spawn(move || {
+            // It ends when nobody listens any more.
+            for number in 0.. {
+                let Ok(stream) = accepts.accept() else { break };
+                let stream = Arc::new(stream);
+                locked(&opened).insert(number, stream.clone());
+                let (record, opened) = (record.clone(), opened.clone());
+                thread::spawn(move || {
+                    // A connection that breaks is the sidecar's end, or the service's own.
+                    _ = serve(&stream, &record, Random::new(number));
+                    locked(&opened).remove(&number);
+                });
+            }
+        });
+        self.listening = Some(Listening { listener, accepting, connections });
+    }
+
+    /// Resets all its connections, and listens no more.
+    pub fn die(&mut self) {
+        let Some(Listening { listener, accepting, connections }) = self.listening.take() else { return };
+        listener.end();
+        accepting.join().expect("it accepts");
+        if let At::Unix(path) = &self.at {
+            fs::remove_file(path).expect("its own socket");
+        }
+        for (_, stream) in locked(&connections).drain() {
+            stream.reset();
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.die();
+    }
+}
+
+impl Listener {
+    fn bind(at: &At) -> io::Result<Listener> {
+        Ok(match at {
+            At::Unix(path) => Listener::Unix(UnixListener::bind(path)?),
+            At::Tcp(address) => Listener::Tcp(TcpListener::bind(address)?),
+        })
+    }
+
+    fn accept(&self) -> io::Result<Stream> {
+        Ok(match self {
+            Listener::Unix(listener) => Stream::Unix(listener.accept()?.0),
+            Listener::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nodelay(true)?;
+                Stream::Tcp(stream)
+            }
+        })
+    }
+
+    /// Whoever accepts gets an error, whoever connects is refused.
+    fn end(&self) {
+        let descriptor = match self {
+            Listener::Unix(listener) => listener.as_raw_fd(),
+            Listener::Tcp(listener) => listener.as_raw_fd(),
+        };
+        shutdown(descriptor, Shutdown::Both).expect("it listens");
+    }
+}
+
+fn serve(stream: &Stream, record: &Record, mut random: Random) -> io::Result<()> {
+    let direct = own::is(stream)?;
     let mut input = Vec::new();
-    while let Some(request) = receive(&mut stream, &mut input)? {
-        if let Some(call) = request.call {
+    let mut both = stream;
+    while let Some(request) = http::receive(&mut both, &mut input)? {
+        if let Some(call) = request.number("x-call") {
             record.ran(call, direct);
             if !direct {
                 thread::sleep(Duration::from_micros(random.below(SLOW_US)));
             }
         }
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", request.body.len());
-        stream.write_all(&[head.as_bytes(), &request.body].concat())?;
+        both.write_all(&http::answer(&request.body))?;
     }
     Ok(())
 }
 
-struct Request {
-    /// Which call it is, if it counts.
-    call: Option<u64>,
-    body: Vec<u8>,
-}
-
-/// The next request; nothing at the end of the connection.
-fn receive(stream: &mut UnixStream, input: &mut Vec<u8>) -> io::Result<Option<Request>> {
-    let mut piece = [0; 64 << 10];
-    loop {
-        if let Some(end) = input.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&input[..end]).to_ascii_lowercase();
-            let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-            let length = field("content-length:").unwrap_or(0) as usize;
-            if input.len() >= end + 4 + length {
-                let rest = input.split_off(end + 4 + length);
-                let body = std::mem::replace(input, rest).split_off(end + 4);
-                return Ok(Some(Request { call: field("x-call:"), body }));
-            }
-        }
-        match stream.read(&mut piece)? {
-            0 => return Ok(None),
-            len => input.extend_from_slice(&piece[..len]),
-        }
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -16,11 +17,16 @@ use crate::Driver;
 /// Longer than a start takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Ports below those that the system gives to outgoing connections.
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u16 = 12_000;
+
 /// What a sidecar is started with, again and again.
 pub struct Setup {
     pub shmesh: PathBuf,
     pub driver: Driver,
     pub folder: PathBuf,
+    pub http_port: u16,
 }
 
 pub struct Sidecar {
@@ -28,26 +34,36 @@ pub struct Sidecar {
 }
 
 impl Setup {
-    /// With one cluster, the service that listens on `service` in the folder.
-    pub fn new(shmesh: &Path, driver: Driver, folder: &Path) -> Setup {
+    /// With one cluster of these endpoints, of which `more` keys say how it deals with them.
+    pub fn new(shmesh: &Path, driver: Driver, folder: &Path, endpoints: &[String], more: &str) -> Setup {
         let folder = folder.to_owned();
-        let at = folder.display();
+        let (http_port, admin_port) = (free_port(), free_port());
+        let setup = Setup { shmesh: shmesh.to_owned(), driver, folder, http_port };
+        let (apps, http, endpoints) = (setup.socket(), setup.http_path(), endpoints.join("\", \""));
+        let (apps, http) = (apps.display(), http.display());
         let config = format!(
-            "admin: {{ address: \"127.0.0.1:{}\" }}\n\
-             listeners: [ {{ name: apps, shm: {at}/apps.sock }} ]\n\
+            "admin: {{ address: \"127.0.0.1:{admin_port}\" }}\n\
+             listeners:\n\
+             - {{ name: apps, shm: {apps} }}\n\
+             - {{ name: uds, unix: {http}, protocol: http }}\n\
+             - {{ name: tcp, tcp: \"127.0.0.1:{http_port}\", protocol: http }}\n\
              routes: [ {{ match: {{ host: service }}, cluster: service }} ]\n\
-             clusters: [ {{ name: service, endpoints: [ \"unix:{at}/service\" ] }} ]\n",
-            free_port()
+             clusters: [ {{ name: service, endpoints: [ \"{endpoints}\" ], {more} }} ]\n",
         );
-        std::fs::write(folder.join("shmesh.yaml"), config).expect("a file");
-        Setup { shmesh: shmesh.to_owned(), driver, folder }
+        std::fs::write(setup.folder.join("shmesh.yaml"), config).expect("a file");
+        setup
     }
 
     pub fn socket(&self) -> PathBuf {
         self.folder.join("apps.sock")
     }
 
-    /// Starts one, and waits until apps can attach.
+    /// The listener for HTTP over a Unix socket.
+    pub fn http_path(&self) -> PathBuf {
+        self.folder.join("http.sock")
+    }
+
+    /// Starts one, and waits until it takes apps and connections.
     pub fn start(&self) -> Sidecar {
         let log = File::options().create(true).append(true).open(self.folder.join("log")).expect("a file");
         let child = Command::new(&self.shmesh)
@@ -60,7 +76,11 @@ impl Setup {
             .unwrap_or_else(|error| panic!("{}: {error}; `cargo build --release` makes it", self.shmesh.display()));
         let mut sidecar = Sidecar { child };
         let late = Instant::now() + PATIENCE;
-        while Client::builder().socket(self.socket()).fallback(false).connect().is_err() {
+        let is_ready = || {
+            let attached = Client::builder().socket(self.socket()).fallback(false).connect();
+            attached.is_ok() && TcpStream::connect((Ipv4Addr::LOCALHOST, self.http_port)).is_ok()
+        };
+        while !is_ready() {
             if let Ok(Some(status)) = sidecar.child.try_wait() {
                 panic!("the sidecar ended with {status}: {}", self.log());
             }
@@ -76,8 +96,12 @@ impl Setup {
 }
 
 impl Sidecar {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("it was started here, and not waited for");
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("it was started here, and not waited for");
     }
 
     /// Waits for its end.
@@ -97,7 +121,7 @@ impl Drop for Sidecar {
 /// Whether the sidecar runs on io_uring here.
 pub fn can_use_uring(shmesh: &Path) -> bool {
     let folder = tempfile::tempdir().expect("a folder");
-    let setup = Setup::new(shmesh, Driver::Uring, folder.path());
+    let setup = Setup::new(shmesh, Driver::Uring, folder.path(), &["tcp:127.0.0.1:9".into()], "");
     let check = Command::new(&setup.shmesh)
         .args(["run", "--driver", "uring", "--config"])
         .arg(folder.path().join("shmesh.yaml"))
@@ -121,8 +145,15 @@ pub fn can_use_uring(shmesh: &Path) -> bool {
     true
 }
 
-/// A port of the loopback interface that nobody listens on now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("bound").port()
+/// A port of the loopback interface that nobody listens on now, and that the system gives to no outgoing connection while the sidecar is gone.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id() as u16 % PORTS;
+    for _ in 0..PORTS {
+        let port = FIRST_PORT + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("all ports are taken");
 }

@@ -1,0 +1,180 @@
+//! What happens to sidecars and to what is behind them, round by round.
+
+mod network;
+mod quota;
+mod sidecar;
+mod traces;
+mod upstream;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use shmesh_client::Client;
+use tempfile::TempDir;
+
+use crate::app::{self, Callers};
+use crate::arenas::Touched;
+use crate::calls::{Called, Outcome};
+use crate::random::Random;
+use crate::service::{At, Record, Service};
+use crate::sidecar::{Setup, Sidecar};
+use crate::verdict::{Span, Verdict};
+use crate::{Driver, Options};
+use network::Network;
+use quota::Quota;
+use traces::Traces;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Trouble {
+    /// SIGKILL, and another one is started.
+    Kill,
+    /// SIGSTOP, and SIGCONT after a while: shorter or longer than apps wait for a sign of life.
+    Stop,
+    /// One of two services resets all its connections and refuses new ones for a while.
+    Upstream,
+    /// One of two services is cut off without a word for a while: in a network namespace.
+    Blackhole,
+    /// A cgroup gives the sidecar next to no time for a while.
+    Quota,
+}
+
+impl Trouble {
+    /// Whether the shim is to find out that the sidecar gives no sign of life.
+    fn waits_for_signs_of_life(self) -> bool {
+        matches!(self, Trouble::Stop | Trouble::Quota)
+    }
+}
+
+/// A sidecar that lives is taken to hang only after this, where nothing makes it hang but a busy machine.
+const HANGS: Duration = Duration::from_secs(4);
+
+/// Longer than a sidecar that lives takes to get calls again, on a busy machine.
+const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+
+/// Calls in a row through the sidecar, before it is taken that the shim is settled there.
+const SETTLED: usize = 12;
+
+/// A sidecar, what is behind it, and what becomes of them.
+struct World {
+    setup: Setup,
+    sidecar: Sidecar,
+    services: Vec<Service>,
+    record: Record,
+    random: Random,
+    network: Option<Network>,
+    quota: Option<Quota>,
+    folder: TempDir,
+}
+
+/// Rounds of trouble, on fresh apps each. The error says why it is left out.
+pub fn run(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdict, String> {
+    // A thread of its own, as what it does to the network is done to what it starts alone.
+    thread::scope(|scope| {
+        let run = scope.spawn(|| run_here(options, driver, trouble));
+        run.join().expect("it does not panic")
+    })
+}
+
+fn run_here(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdict, String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let network = (trouble == Trouble::Blackhole).then(Network::of_its_own).transpose()?;
+    let quota = (trouble == Trouble::Quota).then(Quota::new).transpose()?;
+    let places: Vec<At> = match trouble {
+        Trouble::Blackhole => network::PORTS.map(|port| At::Tcp((network::ADDRESS, port).into())).into(),
+        Trouble::Upstream => ["service", "other"].map(|name| At::Unix(folder.path().join(name))).into(),
+        _ => vec![At::Unix(folder.path().join("service"))],
+    };
+    let before = Traces::of_apps();
+    let endpoints: Vec<String> = places.iter().map(At::endpoint).collect();
+    let record = Record::default();
+    let services = places.into_iter().map(|at| Service::start(at, &record)).collect();
+    let setup = Setup::new(&options.shmesh, driver, folder.path(), &endpoints, upstream::KEYS);
+    let bounded = trouble == Trouble::Kill && !options.unbounded_times;
+    let bounds = bounded.then_some((Duration::from_millis(1), Duration::from_millis(5)));
+    let mut verdict = Verdict::new();
+    if matches!(trouble, Trouble::Kill | Trouble::Stop) {
+        verdict = verdict.timed(bounds);
+    }
+    let (sidecar, random) = (setup.start(), Random::new(options.seed));
+    let mut world = World { setup, sidecar, services, record, random, network, quota, folder };
+    let mut first = None;
+    for _ in 0..options.rounds {
+        world.round(options, trouble, &mut verdict);
+        // What the first round leaves is what is kept for the next ones.
+        first.get_or_insert_with(|| world.rest(None));
+    }
+    if let Some((files, sidecar)) = first {
+        let (files_after, sidecar_after) = world.rest(Some(sidecar));
+        verdict.left_behind("files beside the session socket", files_after - files, 0);
+        sidecar_after.compare(sidecar, "the sidecar", &mut verdict);
+    }
+    drop(world);
+    Traces::settled(Traces::of_apps, Some(before)).compare(before, "the apps", &mut verdict);
+    Ok(verdict)
+}
+
+impl World {
+    fn round(&mut self, options: &Options, trouble: Trouble, verdict: &mut Verdict) {
+        let from = Instant::now();
+        let client = self.client(trouble);
+        let touched = matches!(trouble, Trouble::Kill | Trouble::Stop).then(|| {
+            let client = Client::builder().socket(self.setup.socket()).lanes(Touched::lanes(options.arenas)).connect();
+            Touched::new(&client.expect("a session"), options.arenas)
+        });
+        self.settle(&client);
+        let (shim, sockets) = (Callers::start(&client), Callers::over_sockets(&self.setup));
+        thread::sleep(Duration::from_millis(10 + self.random.below(20)));
+        let began = Instant::now();
+        let (mut calls, evaded) = match trouble {
+            Trouble::Kill => self.kill(shim),
+            Trouble::Stop => self.stop(shim, !options.unbounded_times),
+            Trouble::Upstream => self.upstream_dies(shim),
+            Trouble::Blackhole => self.upstream_vanishes(shim),
+            Trouble::Quota => self.starve(shim, &client, verdict),
+        };
+        // Where others are busy it may look as if it hung at any time.
+        let is_moody = trouble.waits_for_signs_of_life() && options.unbounded_times;
+        let from = if is_moody { from } else { began };
+        let span = Span { from, began, evaded, over: Instant::now() };
+        calls.extend(sockets.finish());
+        drop(touched);
+        for caller in &calls {
+            verdict.judge(caller, &self.record, span);
+        }
+    }
+
+    fn client(&self, trouble: Trouble) -> Client {
+        let mut builder = Client::builder().socket(self.setup.socket());
+        if !trouble.waits_for_signs_of_life() {
+            builder = builder.hang_timeout(HANGS);
+        }
+        builder.connect().expect("a session")
+    }
+
+    /// Calls until the shim knows the way round the sidecar, and does not take it.
+    fn settle(&self, client: &Client) {
+        let late = Instant::now() + SETTLES_WITHIN;
+        let mut in_a_row = 0;
+        while in_a_row < SETTLED {
+            let called = app::call(client);
+            assert!(!matches!(called.outcome, Outcome::Failed(_)), "a healthy sidecar: {:?}", called.outcome);
+            in_a_row = if self.record.runs(called.call).through_sidecar == 1 { in_a_row + 1 } else { 0 };
+            assert!(Instant::now() < late, "calls go round a healthy sidecar: {}", self.setup.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Files, and what the sidecar has, when nobody is connected to it any more on either side.
+    fn rest(&mut self, before: Option<Traces>) -> (i64, Traces) {
+        self.services.iter_mut().for_each(Service::die);
+        let sidecar = self.sidecar.pid();
+        let traces = Traces::settled(|| Traces::of_sidecar(sidecar), before);
+        let files = traces::entries(self.folder.path());
+        self.services.iter_mut().for_each(Service::live);
+        (files, traces)
+    }
+}
+
+/// What callers called, and from when on calls through the shim did not meet the trouble.
+type Results = (Vec<Vec<Called>>, Instant);
