@@ -34,7 +34,7 @@ pub struct Options {
     #[arg(long, default_value = "target/release/shmesh")]
     shmesh: PathBuf,
     /// What happens to the sidecar, or to what is behind it.
-    #[arg(long, value_delimiter = ',', default_value = "kill,stop,upstream,blackhole,quota")]
+    #[arg(long, value_delimiter = ',', default_value = "kill,stop,between,upstream,blackhole,quota")]
     troubles: Vec<Trouble>,
     #[arg(long, value_delimiter = ',', default_value = "uring,epoll")]
     drivers: Vec<Driver>,

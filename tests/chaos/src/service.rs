@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
 
 use crate::http;
 use crate::own;
@@ -81,6 +81,12 @@ struct Listening {
     connections: Connections,
 }
 
+/// A service that answers no SYN.
+pub struct Silent {
+    listener: Listener,
+    _waiting: Vec<TcpStream>,
+}
+
 enum Listener {
     Unix(UnixListener),
     Tcp(TcpListener),
@@ -98,14 +104,47 @@ impl Service {
     }
 
     pub fn live(&mut self) {
-        let listener = Arc::new(Listener::bind(&self.at).unwrap_or_else(|error| panic!("{:?}: {error}", self.at)));
+        self.accept(self.listen(Backlog::MAXALLOWABLE));
+    }
+
+    /// Listens, over TCP, and answers no SYN: connections wait in its queue already, as many as it takes.
+    pub fn listen_silently(&self) -> Silent {
+        let listener = self.listen(Backlog::new(0).expect("a backlog"));
+        let At::Tcp(address) = self.at else { panic!("{:?} knows no SYN", self.at) };
+        let mut waiting = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            waiting.push(stream);
+        }
+        Silent { listener, _waiting: waiting }
+    }
+
+    /// Takes what waits, and all that comes.
+    pub fn end_silence(&mut self, silent: Silent) {
+        let Listener::Tcp(listener) = &silent.listener else { unreachable!("it listens silently") };
+        listen(listener, Backlog::MAXALLOWABLE).expect("it listens");
+        self.accept(silent.listener);
+    }
+
+    pub fn at(&self) -> &At {
+        &self.at
+    }
+
+    fn listen(&self, backlog: Backlog) -> Listener {
+        Listener::bind(&self.at, backlog).unwrap_or_else(|error| panic!("{:?}: {error}", self.at))
+    }
+
+    fn accept(&mut self, listener: Listener) {
+        let listener = Arc::new(listener);
         let connections = Connections::default();
         let (accepts, opened, record) = (listener.clone(), connections.clone(), self.record.clone());
         let accepting = thread::spawn(move || {
             // It ends when nobody listens any more.
             for number in 0.. {
-                let Ok(stream) = accepts.accept() else { break };
-                let stream = Arc::new(stream);
+                let stream = match accepts.accept() {
+                    Ok(stream) => Arc::new(stream),
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                    Err(_) => break,
+                };
                 locked(&opened).insert(number, stream.clone());
                 let (record, opened) = (record.clone(), opened.clone());
                 thread::spawn(move || {
@@ -139,10 +178,18 @@ impl Drop for Service {
 }
 
 impl Listener {
-    fn bind(at: &At) -> io::Result<Listener> {
+    fn bind(at: &At, backlog: Backlog) -> io::Result<Listener> {
         Ok(match at {
-            At::Unix(path) => Listener::Unix(UnixListener::bind(path)?),
-            At::Tcp(address) => Listener::Tcp(TcpListener::bind(address)?),
+            At::Unix(path) => {
+                let listener = UnixListener::bind(path)?;
+                listen(&listener, backlog)?;
+                Listener::Unix(listener)
+            }
+            At::Tcp(address) => {
+                let listener = TcpListener::bind(address)?;
+                listen(&listener, backlog)?;
+                Listener::Tcp(listener)
+            }
         })
     }
 

@@ -1,11 +1,13 @@
 //! What happens to sidecars and to what is behind them, round by round.
 
+mod between;
 mod network;
 mod quota;
 mod sidecar;
 mod traces;
 mod upstream;
 
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,7 @@ use crate::arenas::Touched;
 use crate::calls::{Called, Outcome};
 use crate::random::Random;
 use crate::service::{At, Record, Service};
-use crate::sidecar::{Setup, Sidecar};
+use crate::sidecar::{Setup, Sidecar, free_port};
 use crate::verdict::{Span, Verdict};
 use crate::{Driver, Options};
 use network::Network;
@@ -35,6 +37,8 @@ pub enum Trouble {
     Upstream,
     /// One of two services is cut off without a word for a while: in a network namespace.
     Blackhole,
+    /// SIGSTOP when calls are taken and not forwarded, and SIGCONT when the shim has left.
+    Between,
     /// A cgroup gives the sidecar next to no time for a while.
     Quota,
 }
@@ -42,7 +46,7 @@ pub enum Trouble {
 impl Trouble {
     /// Whether the shim is to find out that the sidecar gives no sign of life.
     fn waits_for_signs_of_life(self) -> bool {
-        matches!(self, Trouble::Stop | Trouble::Quota)
+        matches!(self, Trouble::Stop | Trouble::Between | Trouble::Quota)
     }
 }
 
@@ -83,13 +87,15 @@ fn run_here(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdi
     let places: Vec<At> = match trouble {
         Trouble::Blackhole => network::PORTS.map(|port| At::Tcp((network::ADDRESS, port).into())).into(),
         Trouble::Upstream => ["service", "other"].map(|name| At::Unix(folder.path().join(name))).into(),
+        Trouble::Between => vec![At::Tcp((Ipv4Addr::LOCALHOST, free_port()).into())],
         _ => vec![At::Unix(folder.path().join("service"))],
     };
     let before = Traces::of_apps();
     let endpoints: Vec<String> = places.iter().map(At::endpoint).collect();
     let record = Record::default();
     let services = places.into_iter().map(|at| Service::start(at, &record)).collect();
-    let setup = Setup::new(&options.shmesh, driver, folder.path(), &endpoints, upstream::KEYS);
+    let keys = if trouble == Trouble::Between { between::KEYS } else { upstream::KEYS };
+    let setup = Setup::new(&options.shmesh, driver, folder.path(), &endpoints, keys);
     let bounded = trouble == Trouble::Kill && !options.unbounded_times;
     let bounds = bounded.then_some((Duration::from_millis(1), Duration::from_millis(5)));
     let mut verdict = Verdict::new();
@@ -99,8 +105,12 @@ fn run_here(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdi
     let (sidecar, random) = (setup.start(), Random::new(options.seed));
     let mut world = World { setup, sidecar, services, record, random, network, quota, folder };
     let mut first = None;
+    let mut found = between::Found::default();
     for _ in 0..options.rounds {
-        world.round(options, trouble, &mut verdict);
+        match trouble {
+            Trouble::Between => world.stop_between(&mut verdict, &mut found),
+            _ => world.round(options, trouble, &mut verdict),
+        }
         // What the first round leaves is what is kept for the next ones.
         first.get_or_insert_with(|| world.rest(None));
     }
@@ -108,6 +118,9 @@ fn run_here(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdi
         let (files_after, sidecar_after) = world.rest(Some(sidecar));
         verdict.left_behind("files beside the session socket", files_after - files, 0);
         sidecar_after.compare(sidecar, "the sidecar", &mut verdict);
+    }
+    if trouble == Trouble::Between {
+        found.judge(&mut verdict);
     }
     drop(world);
     Traces::settled(Traces::of_apps, Some(before)).compare(before, "the apps", &mut verdict);
@@ -132,6 +145,7 @@ impl World {
             Trouble::Upstream => self.upstream_dies(shim),
             Trouble::Blackhole => self.upstream_vanishes(shim),
             Trouble::Quota => self.starve(shim, &client, verdict),
+            Trouble::Between => unreachable!("it has rounds of its own"),
         };
         // Where others are busy it may look as if it hung at any time.
         let is_moody = trouble.waits_for_signs_of_life() && options.unbounded_times;
