@@ -14,8 +14,11 @@ pub enum Way {
     Uds,
     /// HTTP over TCP. Whoever does so does nothing about errors.
     Tcp,
+    /// Bytes through a tunnel to the service.
+    Tunnel,
 }
 
+/// Those of which calls are counted.
 pub const WAYS: [Way; 3] = [Way::Shm, Way::Uds, Way::Tcp];
 
 /// One call and what its caller got.
@@ -26,6 +29,14 @@ pub struct Called {
     pub started: Instant,
     pub ended: Instant,
     pub outcome: Outcome,
+    /// The connection that was kept for it had ended, or did.
+    pub reconnected: bool,
+}
+
+impl Called {
+    pub fn is_answered(&self) -> bool {
+        matches!(self.outcome, Outcome::Answered)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -77,6 +88,14 @@ impl Call {
 
     pub fn ended(self, way: Way, outcome: Outcome) -> Called {
         let idempotent = self.is_idempotent();
-        Called { call: self.number, way, idempotent, started: self.started, ended: Instant::now(), outcome }
+        Called {
+            call: self.number,
+            way,
+            idempotent,
+            started: self.started,
+            ended: Instant::now(),
+            outcome,
+            reconnected: false,
+        }
     }
 }

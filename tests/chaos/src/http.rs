@@ -27,8 +27,13 @@ impl Message {
 
 /// What a request looks like that carries the number of its call.
 pub fn request(method: &str, call: u64, body: &[u8]) -> Vec<u8> {
+    request_with(method, &format!("x-call: {call}\r\n"), body)
+}
+
+/// What a request looks like with these lines in its head.
+pub fn request_with(method: &str, lines: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
-    let head = format!("{method} /run HTTP/1.1\r\nhost: service\r\nx-call: {call}\r\ncontent-length: {length}\r\n\r\n");
+    let head = format!("{method} /run HTTP/1.1\r\nhost: service\r\n{lines}content-length: {length}\r\n\r\n");
     [head.as_bytes(), body].concat()
 }
 
@@ -39,7 +44,6 @@ pub fn answer(body: &[u8]) -> Vec<u8> {
 
 /// The next message; nothing at the end of the connection. `input` keeps what came beyond it.
 pub fn receive(stream: &mut impl Read, input: &mut Vec<u8>) -> io::Result<Option<Message>> {
-    let mut piece = [0; 64 << 10];
     loop {
         if let Some(end) = input.windows(4).position(|window| window == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&input[..end]).to_ascii_lowercase();
@@ -50,11 +54,20 @@ pub fn receive(stream: &mut impl Read, input: &mut Vec<u8>) -> io::Result<Option
                 return Ok(Some(Message { head, body }));
             }
         }
-        match stream.read(&mut piece)? {
-            0 => return Ok(None),
-            len => input.extend_from_slice(&piece[..len]),
+        let before = input.len();
+        receive_some(stream, input)?;
+        if input.len() == before {
+            return Ok(None);
         }
     }
+}
+
+/// What has come, or comes next; nothing at the end of the connection.
+pub fn receive_some(stream: &mut impl Read, input: &mut Vec<u8>) -> io::Result<()> {
+    let mut piece = [0; 16 << 10];
+    let len = stream.read(&mut piece)?;
+    input.extend_from_slice(&piece[..len]);
+    Ok(())
 }
 
 fn number(head: &str, name: &str) -> Option<u64> {

@@ -8,8 +8,10 @@
 
 mod app;
 mod arenas;
+mod busy_lanes;
 mod calls;
 mod http;
+mod kept;
 mod own;
 mod random;
 mod service;
@@ -49,6 +51,9 @@ pub struct Options {
     /// MiB of shared memory that the sidecar and an app have used before, both directions together.
     #[arg(long, default_value_t = 256)]
     arenas: usize,
+    /// Connections that are to outlive upgrades.
+    #[arg(long, default_value_t = 1000)]
+    connections: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

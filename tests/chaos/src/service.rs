@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -19,9 +19,18 @@ use crate::own;
 use crate::random::Random;
 use crate::stream::Stream;
 
-/// The longest time that it takes for a call that comes through the sidecar, so that some are always in flight. Others are answered at once: how
-/// long it takes to find another way is what is measured.
-const SLOW_US: u64 = 1_500;
+/// The longest time in µs that it takes for a call that comes through the sidecar, so that some are always in flight. Others are answered at
+/// once: how long it takes to find another way is what is measured.
+pub const SLOW: u64 = 1_500;
+
+/// Where the sidecar alone is to cost time.
+pub const AT_ONCE: u64 = 1;
+
+/// A request with this line in its head is answered in two halves, the second one when the gate is open.
+pub const IN_HALVES: &str = "x-halves: 1\r\n";
+
+/// Nobody waits at it for longer.
+const GATE_OPENS_WITHIN: Duration = Duration::from_secs(60);
 
 /// What services have run, all of them together.
 #[derive(Clone, Default)]
@@ -52,6 +61,25 @@ impl Record {
     }
 }
 
+/// Before the second halves of answers.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *locked(&self.0.0) = true;
+        self.0.1.notify_all();
+    }
+
+    pub fn close(&self) {
+        *locked(&self.0.0) = false;
+    }
+
+    fn wait(&self) {
+        drop(self.0.1.wait_timeout_while(locked(&self.0.0), GATE_OPENS_WITHIN, |is_open| !*is_open));
+    }
+}
+
 /// Where a service listens.
 #[derive(Clone, Debug)]
 pub enum At {
@@ -72,6 +100,8 @@ impl At {
 pub struct Service {
     at: At,
     record: Record,
+    slow_us: u64,
+    gate: Gate,
     listening: Option<Listening>,
 }
 
@@ -97,8 +127,8 @@ type Connections = Arc<Mutex<HashMap<u64, Arc<Stream>>>>;
 
 impl Service {
     /// Listens.
-    pub fn start(at: At, record: &Record) -> Service {
-        let mut service = Service { at, record: record.clone(), listening: None };
+    pub fn start(at: At, record: &Record, slow_us: u64) -> Service {
+        let mut service = Service { at, record: record.clone(), slow_us, gate: Gate::default(), listening: None };
         service.live();
         service
     }
@@ -125,6 +155,10 @@ impl Service {
         self.accept(silent.listener);
     }
 
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     pub fn at(&self) -> &At {
         &self.at
     }
@@ -136,7 +170,8 @@ impl Service {
     fn accept(&mut self, listener: Listener) {
         let listener = Arc::new(listener);
         let connections = Connections::default();
-        let (accepts, opened, record) = (listener.clone(), connections.clone(), self.record.clone());
+        let (accepts, opened) = (listener.clone(), connections.clone());
+        let (record, gate, slow_us) = (self.record.clone(), self.gate.clone(), self.slow_us);
         let accepting = thread::spawn(move || {
             // It ends when nobody listens any more.
             for number in 0.. {
@@ -146,10 +181,11 @@ impl Service {
                     Err(_) => break,
                 };
                 locked(&opened).insert(number, stream.clone());
-                let (record, opened) = (record.clone(), opened.clone());
+                let (record, gate, opened) = (record.clone(), gate.clone(), opened.clone());
                 thread::spawn(move || {
                     // A connection that breaks is the sidecar's end, or the service's own.
-                    _ = serve(&stream, &record, Random::new(number));
+                    let pause = |random: &mut Random| Duration::from_micros(random.below(slow_us));
+                    _ = serve(&stream, &record, &gate, Random::new(number), pause);
                     locked(&opened).remove(&number);
                 });
             }
@@ -214,7 +250,13 @@ impl Listener {
     }
 }
 
-fn serve(stream: &Stream, record: &Record, mut random: Random) -> io::Result<()> {
+fn serve(
+    stream: &Stream,
+    record: &Record,
+    gate: &Gate,
+    mut random: Random,
+    pause: impl Fn(&mut Random) -> Duration,
+) -> io::Result<()> {
     let direct = own::is(stream)?;
     let mut input = Vec::new();
     let mut both = stream;
@@ -222,10 +264,19 @@ fn serve(stream: &Stream, record: &Record, mut random: Random) -> io::Result<()>
         if let Some(call) = request.number("x-call") {
             record.ran(call, direct);
             if !direct {
-                thread::sleep(Duration::from_micros(random.below(SLOW_US)));
+                thread::sleep(pause(&mut random));
             }
         }
-        both.write_all(&http::answer(&request.body))?;
+        let answer = http::answer(&request.body);
+        if request.number("x-halves").is_none() {
+            both.write_all(&answer)?;
+            continue;
+        }
+        // At least one byte of the body is in the first half.
+        let (first, second) = answer.split_at(answer.len() - request.body.len() / 2);
+        both.write_all(first)?;
+        gate.wait();
+        both.write_all(second)?;
     }
     Ok(())
 }

@@ -1,9 +1,6 @@
 //! An app without the shim: HTTP over a connection that it keeps, to a listener of the sidecar.
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,8 +20,7 @@ pub const SILENCE: Duration = Duration::from_secs(20);
 
 pub struct SocketApp {
     way: Way,
-    path: PathBuf,
-    port: u16,
+    setup: Setup,
     connection: Option<(Stream, Vec<u8>)>,
 }
 
@@ -38,22 +34,24 @@ enum Unanswered {
 
 impl SocketApp {
     pub fn new(setup: &Setup, way: Way) -> SocketApp {
-        SocketApp { way, path: setup.http_path(), port: setup.http_port, connection: None }
+        SocketApp { way, setup: setup.clone(), connection: None }
     }
 
     pub fn call(&mut self) -> Called {
         let call = Call::next();
         let request = http::request(call.method(), call.number, call.text.as_bytes());
         let late = call.started + PERSISTS;
+        let mut reconnected = false;
         loop {
             let unanswered = match self.attempt(&request) {
                 Ok(answer) => {
                     let outcome = call.answered(answer.status(), answer.head(), &answer.body);
-                    return call.ended(self.way, outcome);
+                    return Called { reconnected, ..call.ended(self.way, outcome) };
                 }
                 Err(unanswered) => unanswered,
             };
             self.connection = None;
+            reconnected = true;
             let persists = self.way == Way::Uds && Instant::now() < late;
             let outcome = match unanswered {
                 Unanswered::NotSent(_) if persists => None,
@@ -62,7 +60,7 @@ impl SocketApp {
                 Unanswered::Sent(error) => Some(Outcome::Maybe(error.to_string())),
             };
             if let Some(outcome) = outcome {
-                return call.ended(self.way, outcome);
+                return Called { reconnected, ..call.ended(self.way, outcome) };
             }
             thread::sleep(LOOKS_AGAIN);
         }
@@ -71,7 +69,9 @@ impl SocketApp {
     fn attempt(&mut self, request: &[u8]) -> Result<http::Message, Unanswered> {
         let (stream, input) = match self.connection.take() {
             Some(kept) => self.connection.insert(kept),
-            None => self.connection.insert((self.connect().map_err(Unanswered::NotSent)?, Vec::new())),
+            None => self
+                .connection
+                .insert((self.setup.connect(self.way, SILENCE).map_err(Unanswered::NotSent)?, Vec::new())),
         };
         let mut stream = &*stream;
         // As short as it is, it leaves whole or not at all.
@@ -81,17 +81,5 @@ impl SocketApp {
             Ok(None) => Err(Unanswered::Sent(io::ErrorKind::UnexpectedEof.into())),
             Err(error) => Err(Unanswered::Sent(error)),
         }
-    }
-
-    fn connect(&self) -> io::Result<Stream> {
-        if self.way == Way::Tcp {
-            let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(SILENCE))?;
-            return Ok(Stream::Tcp(stream));
-        }
-        let stream = UnixStream::connect(&self.path)?;
-        stream.set_read_timeout(Some(SILENCE))?;
-        Ok(Stream::Unix(stream))
     }
 }

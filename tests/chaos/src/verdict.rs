@@ -123,6 +123,11 @@ impl Verdict {
         self.more.push(row);
     }
 
+    /// What was wrong, if it is the first.
+    pub fn note(&mut self, what: String) {
+        self.first.get_or_insert(what);
+    }
+
     /// Something of which as much should be there afterwards as before, within `slack`.
     pub fn left_behind(&mut self, what: &str, more: i64, slack: i64) {
         self.row(what, format!("{more:+}"), &format!("≤ +{slack}"), more <= slack);

@@ -55,12 +55,9 @@ impl World {
             self.services[0].end_silence(silent);
             callers.into_iter().map(|caller| caller.join().expect("a caller panicked")).collect()
         });
-        // In every other round its connections are there when it goes on, so that nothing but the withdrawal keeps it from forwarding.
-        if self.random.below(2) == 0 {
-            until(|| own::unanswered_syns(address) == 0);
-        }
-        self.sidecar.signal(Signal::SIGCONT);
+        // Its connections are there when it goes on, so that nothing but the withdrawal keeps it from forwarding.
         until(|| own::unanswered_syns(address) == 0);
+        self.sidecar.signal(Signal::SIGCONT);
         thread::sleep(AFTERMATH);
         // It is well: calls go through it.
         self.settle(&client);

@@ -5,6 +5,7 @@ mod network;
 mod quota;
 mod sidecar;
 mod traces;
+mod upgrade;
 mod upstream;
 
 use std::net::Ipv4Addr;
@@ -19,7 +20,7 @@ use crate::app::{self, Callers};
 use crate::arenas::Touched;
 use crate::calls::{Called, Outcome};
 use crate::random::Random;
-use crate::service::{At, Record, Service};
+use crate::service::{self, At, Record, Service};
 use crate::sidecar::{Setup, Sidecar, free_port};
 use crate::verdict::{Span, Verdict};
 use crate::{Driver, Options};
@@ -39,6 +40,10 @@ pub enum Trouble {
     Blackhole,
     /// SIGSTOP when calls are taken and not forwarded, and SIGCONT when the shim has left.
     Between,
+    /// Another process takes over, with all connections.
+    Upgrade,
+    /// Another process that takes over dies before it has, hangs before it has, or dies when it has.
+    BrokenUpgrade,
     /// A cgroup gives the sidecar next to no time for a while.
     Quota,
 }
@@ -93,7 +98,8 @@ fn run_here(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdi
     let before = Traces::of_apps();
     let endpoints: Vec<String> = places.iter().map(At::endpoint).collect();
     let record = Record::default();
-    let services = places.into_iter().map(|at| Service::start(at, &record)).collect();
+    let slow_us = if trouble == Trouble::Upgrade { service::AT_ONCE } else { service::SLOW };
+    let services = places.into_iter().map(|at| Service::start(at, &record, slow_us)).collect();
     let keys = if trouble == Trouble::Between { between::KEYS } else { upstream::KEYS };
     let setup = Setup::new(&options.shmesh, driver, folder.path(), &endpoints, keys);
     let bounded = trouble == Trouble::Kill && !options.unbounded_times;
@@ -104,23 +110,19 @@ fn run_here(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdi
     }
     let (sidecar, random) = (setup.start(), Random::new(options.seed));
     let mut world = World { setup, sidecar, services, record, random, network, quota, folder };
-    let mut first = None;
-    let mut found = between::Found::default();
-    for _ in 0..options.rounds {
-        match trouble {
-            Trouble::Between => world.stop_between(&mut verdict, &mut found),
-            _ => world.round(options, trouble, &mut verdict),
+    match trouble {
+        Trouble::Upgrade => world.upgrades(options, &mut verdict),
+        Trouble::Between => {
+            let mut found = between::Found::default();
+            world.rounds(options.rounds, &mut verdict, |world, verdict| world.stop_between(verdict, &mut found));
+            found.judge(&mut verdict);
         }
-        // What the first round leaves is what is kept for the next ones.
-        first.get_or_insert_with(|| world.rest(None));
-    }
-    if let Some((files, sidecar)) = first {
-        let (files_after, sidecar_after) = world.rest(Some(sidecar));
-        verdict.left_behind("files beside the session socket", files_after - files, 0);
-        sidecar_after.compare(sidecar, "the sidecar", &mut verdict);
-    }
-    if trouble == Trouble::Between {
-        found.judge(&mut verdict);
+        Trouble::BrokenUpgrade => {
+            let mut endings = upgrade::Endings::default();
+            world.rounds(options.rounds, &mut verdict, |world, verdict| world.upgrade_breaks(verdict, &mut endings));
+            endings.judge(&mut verdict);
+        }
+        _ => world.rounds(options.rounds, &mut verdict, |world, verdict| world.round(options, trouble, verdict)),
     }
     drop(world);
     Traces::settled(Traces::of_apps, Some(before)).compare(before, "the apps", &mut verdict);
@@ -128,6 +130,22 @@ fn run_here(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdi
 }
 
 impl World {
+    /// All of them, and what they leave behind.
+    fn rounds(&mut self, rounds: u32, verdict: &mut Verdict, mut round: impl FnMut(&mut World, &mut Verdict)) {
+        if rounds == 0 {
+            return;
+        }
+        round(self, verdict);
+        // What the first round leaves is what is kept for the next ones.
+        let (files, sidecar) = self.rest(None);
+        for _ in 1..rounds {
+            round(self, verdict);
+        }
+        let (files_after, sidecar_after) = self.rest(Some(sidecar));
+        verdict.left_behind("files beside the session socket", files_after - files, 0);
+        sidecar_after.compare(sidecar, "the sidecar", verdict);
+    }
+
     fn round(&mut self, options: &Options, trouble: Trouble, verdict: &mut Verdict) {
         let from = Instant::now();
         let client = self.client(trouble);
@@ -145,7 +163,9 @@ impl World {
             Trouble::Upstream => self.upstream_dies(shim),
             Trouble::Blackhole => self.upstream_vanishes(shim),
             Trouble::Quota => self.starve(shim, &client, verdict),
-            Trouble::Between => unreachable!("it has rounds of its own"),
+            Trouble::Between | Trouble::Upgrade | Trouble::BrokenUpgrade => {
+                unreachable!("they have rounds of their own")
+            }
         };
         // Where others are busy it may look as if it hung at any time.
         let is_moody = trouble.waits_for_signs_of_life() && options.unbounded_times;

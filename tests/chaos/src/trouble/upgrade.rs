@@ -1,0 +1,259 @@
+//! Another process takes over from the sidecar, with all connections, or breaks while it does so.
+
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use nix::sys::signal::Signal;
+
+use super::{Trouble, World};
+use crate::Options;
+use crate::app::Callers;
+use crate::busy_lanes::BusyLanes;
+use crate::calls::Called;
+use crate::kept::Kept;
+use crate::verdict::{Span, Verdict};
+
+/// Sessions, and lanes of each, that have a call in flight in each upgrade.
+const SESSIONS: u16 = 2;
+const LANES: u16 = 50;
+
+/// The old process is gone after this, with the time that the new one takes to start.
+const REPLACED_WITHIN: Duration = Duration::from_secs(20);
+
+/// The bound of the pause of a call, at p99.9.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Callers go on for so long around each upgrade.
+const AROUND_MS: u64 = 20;
+
+/// The longest time that a new process is left alone before it is broken: it has started and taken over by then, on a machine that does
+/// nothing else.
+const BREAKS_MS: u64 = 60;
+
+/// One that hangs is given up by the old process before this.
+const HANGS: Duration = Duration::from_secs(3);
+
+/// When the process was another one.
+struct Window {
+    began: Instant,
+    over: Instant,
+}
+
+impl World {
+    pub fn upgrades(&mut self, options: &Options, verdict: &mut Verdict) {
+        // The first one by itself: what it leaves is what is kept for the next ones.
+        let mut refused = u64::from(self.upgrade().is_none());
+        let (files, before) = self.rest(None);
+        let client = self.client(Trouble::Upgrade);
+        let mut lanes = BusyLanes::new(&self.setup, SESSIONS, LANES);
+        let mut kept = Kept::new(&self.setup, options.connections, options.seed);
+        self.settle(&client);
+        let (shim, sockets) = (Callers::start(&client), Callers::over_sockets(&self.setup));
+        let gate = self.services[0].gate().clone();
+        let mut windows = Vec::new();
+        for _ in 0..options.rounds {
+            gate.close();
+            kept.begin(&self.setup);
+            lanes.begin();
+            thread::sleep(Duration::from_millis(self.random.below(AROUND_MS)));
+            match self.upgrade() {
+                Some(window) => windows.push(window),
+                None => refused += 1,
+            }
+            thread::sleep(Duration::from_millis(AROUND_MS));
+            gate.open();
+            kept.end(&self.setup);
+            lanes.end();
+        }
+        let mut calls = shim.finish();
+        calls.extend(sockets.finish());
+        let now = Instant::now();
+        let never = Span { from: now, began: now, evaded: now, over: now };
+        calls.iter().for_each(|caller| verdict.judge(caller, &self.record, never));
+        let all = options.rounds.to_string();
+        verdict.row("upgrades", windows.len(), &all, windows.len() == options.rounds as usize);
+        verdict.row("upgrades after which the old process did not end in peace", refused, "0", refused == 0);
+        let failed: usize = calls.iter().flatten().filter(|called| !called.is_answered()).count();
+        verdict.row("failed calls", failed, "0", failed == 0);
+        let what = format!("connections that ended, of {}", options.connections);
+        verdict.row(&what, kept.closed, "0", kept.closed == 0);
+        let reconnects = calls.iter().flatten().filter(|called| called.reconnected).count();
+        verdict.row("connections of callers that ended", reconnects, "0", reconnects == 0);
+        let what = format!("failed calls over {} lanes", SESSIONS * LANES);
+        verdict.row(&what, lanes.failed, "0", lanes.failed == 0);
+        for first in [&kept.first, &lanes.first].into_iter().flatten() {
+            verdict.note(first.clone());
+        }
+        pauses(&calls, &windows, options, verdict);
+        drop((client, lanes, kept));
+        let (files_after, after) = self.rest(Some(before));
+        verdict.left_behind("files beside the session socket", files_after - files, 0);
+        after.compare(before, "the sidecar", verdict);
+    }
+
+    /// None: the old process did not end as it should. Then there is a new one all the same.
+    fn upgrade(&mut self) -> Option<Window> {
+        let began = Instant::now();
+        let next = self.setup.launch(&["--upgrade"]);
+        let status = self.replaced(REPLACED_WITHIN);
+        let over = Instant::now();
+        let mut old = std::mem::replace(&mut self.sidecar, next);
+        if status.is_some_and(|code| code == 0) && self.sidecar.ended().is_none() {
+            return Some(Window { began, over });
+        }
+        old.end();
+        if self.sidecar.ended().is_some() {
+            self.sidecar = self.setup.start();
+        }
+        None
+    }
+
+    /// With which code the old process has ended; none: it has not.
+    fn replaced(&mut self, within: Duration) -> Option<i32> {
+        let late = Instant::now() + within;
+        loop {
+            if let Some(status) = self.sidecar.ended() {
+                return Some(status.code().unwrap_or(-1));
+            }
+            if Instant::now() > late {
+                return None;
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+/// The longest call of each caller that met an upgrade: what else there is in it than the upgrade's pause is small beside that.
+fn pauses(calls: &[Vec<Called>], windows: &[Window], options: &Options, verdict: &mut Verdict) {
+    let mut pauses = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("microseconds up to a minute");
+    for caller in calls {
+        let mut calls = &caller[..];
+        for window in windows {
+            let first = calls.partition_point(|called| called.ended < window.began);
+            calls = &calls[first..];
+            let met = calls.iter().take_while(|called| called.started <= window.over);
+            if let Some(longest) = met.map(|called| called.ended - called.started).max() {
+                pauses.saturating_record(longest.as_micros() as u64);
+            }
+        }
+    }
+    let ms = |quantile: f64| pauses.value_at_quantile(quantile) as f64 / 1000.0;
+    let found = format!("{:.2} / {:.2} / {:.2} ms", ms(0.5), ms(0.99), ms(0.999));
+    let what = "longest pause of a caller in an upgrade, p50 / p99 / p99.9";
+    let bound = PAUSE.as_secs_f64() * 1000.0;
+    if options.unbounded_times {
+        verdict.row(what, found, "", true);
+    } else {
+        verdict.row(what, found, &format!("p99.9 ≤ {bound} ms"), !pauses.is_empty() && ms(0.999) <= bound);
+    }
+    let longest = windows.iter().map(|window| window.over - window.began).max().unwrap_or_default();
+    verdict.row("longest time from the new process's start to the old one's end", format!("{longest:.1?}"), "", true);
+}
+
+/// How upgrades to processes that break ended.
+#[derive(Default)]
+pub struct Endings {
+    /// The old process went on.
+    old: u32,
+    /// The new one had taken over when it broke.
+    new: u32,
+    /// Calls that failed although the old process went on.
+    failed: usize,
+    /// Connections that ended although it did.
+    closed: usize,
+    /// The old process ended otherwise than in peace.
+    unrest: u32,
+}
+
+/// What the next one does.
+#[derive(Clone, Copy, Debug)]
+enum Breach {
+    /// It connects, and ends.
+    Leaves,
+    /// It connects, and says nothing.
+    SaysNothing,
+    /// It is killed at some time.
+    Dies,
+    /// It is stopped at some time.
+    Hangs,
+    /// It is killed when the old one is gone.
+    DiesLate,
+}
+
+const BREACHES: [Breach; 5] = [Breach::Leaves, Breach::SaysNothing, Breach::Dies, Breach::Hangs, Breach::DiesLate];
+
+impl World {
+    pub fn upgrade_breaks(&mut self, verdict: &mut Verdict, endings: &mut Endings) {
+        let client = self.client(Trouble::BrokenUpgrade);
+        self.settle(&client);
+        let (shim, sockets) = (Callers::start(&client), Callers::over_sockets(&self.setup));
+        thread::sleep(Duration::from_millis(self.random.below(AROUND_MS)));
+        let breach = BREACHES[self.random.below(BREACHES.len() as u64) as usize];
+        let began = Instant::now();
+        let old_ended = self.break_upgrade(breach);
+        thread::sleep(Duration::from_millis(AROUND_MS));
+        let mut calls = shim.finish();
+        if let Some(code) = old_ended {
+            endings.new += 1;
+            endings.unrest += u32::from(code != 0);
+            self.sidecar = self.setup.start();
+        }
+        let now = Instant::now();
+        calls.extend(sockets.finish());
+        // If the old process went on, nothing happened.
+        let from = if old_ended.is_some() { began } else { now };
+        let span = Span { from, began, evaded: now, over: now };
+        calls.iter().for_each(|caller| verdict.judge(caller, &self.record, span));
+        if old_ended.is_none() {
+            endings.old += 1;
+            let calls = || calls.iter().flatten();
+            endings.failed += calls().filter(|called| !called.is_answered()).count();
+            endings.closed += calls().filter(|called| called.reconnected).count();
+        }
+    }
+
+    /// With which code the old process ended; none: it goes on, and the new one is gone.
+    fn break_upgrade(&mut self, breach: Breach) -> Option<i32> {
+        let at = Duration::from_micros(self.random.below(BREAKS_MS * 1000));
+        let connect = || UnixStream::connect(self.setup.upgrade_socket()).expect("a socket for upgrades");
+        match breach {
+            Breach::Leaves => drop(connect()),
+            Breach::SaysNothing => {
+                let silent = connect();
+                thread::sleep(HANGS);
+                drop(silent);
+            }
+            Breach::Dies => {
+                let mut next = self.setup.launch(&["--upgrade"]);
+                thread::sleep(at);
+                next.end();
+            }
+            Breach::Hangs => {
+                let mut next = self.setup.launch(&["--upgrade"]);
+                thread::sleep(at);
+                next.signal_if_there(Signal::SIGSTOP);
+                thread::sleep(HANGS);
+                next.end();
+            }
+            Breach::DiesLate => {
+                let mut next = self.setup.launch(&["--upgrade"]);
+                self.replaced(REPLACED_WITHIN);
+                next.end();
+            }
+        }
+        // One that had been told to end does so now.
+        self.replaced(Duration::from_millis(200))
+    }
+}
+
+impl Endings {
+    pub fn judge(&self, verdict: &mut Verdict) {
+        let Endings { old, new, failed, closed, unrest } = *self;
+        verdict.row("the old process went on / the new one had taken over", format!("{old} / {new}"), "", true);
+        verdict.row("failed calls where the old process went on", failed, "0", failed == 0);
+        verdict.row("connections of callers that ended where it did", closed, "0", closed == 0);
+        verdict.row("old processes that ended otherwise than in peace", unrest, "0", unrest == 0);
+    }
+}
