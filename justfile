@@ -24,7 +24,7 @@ model:
 sim seed="":
     tests/sim/run.sh {{seed}}
 
-# Sidecars killed and stopped under load, and what became of the calls: just chaos, just chaos --rounds 20 --troubles kill
+# Sidecars killed, stopped, starved and replaced under load, and what became of the calls: just chaos, just chaos --rounds 20 --troubles kill
 chaos *options:
     cargo build --release -p shmesh -p shmesh-chaos
     target/release/chaos {{options}}

@@ -74,8 +74,9 @@ impl Kept {
         for connection in &mut self.connections {
             let Err(error) = step(connection, &mut self.random) else { continue };
             self.closed += 1;
-            let Connection { way, habit, .. } = *connection;
-            self.first.get_or_insert_with(|| format!("a connection over {way:?} that {habit:?}: {error}"));
+            let (way, habit, body) = (connection.way, connection.habit, connection.body.len());
+            self.first
+                .get_or_insert_with(|| format!("a connection over {way:?} that {habit:?}, {body} bytes: {error}"));
             *connection = Connection::new(setup, way, habit).expect("a connection in place of one that ended");
         }
     }

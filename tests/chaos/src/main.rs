@@ -36,7 +36,11 @@ pub struct Options {
     #[arg(long, default_value = "target/release/shmesh")]
     shmesh: PathBuf,
     /// What happens to the sidecar, or to what is behind it.
-    #[arg(long, value_delimiter = ',', default_value = "kill,stop,between,upstream,blackhole,quota")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "kill,stop,between,upstream,blackhole,quota,upgrade,broken-upgrade"
+    )]
     troubles: Vec<Trouble>,
     #[arg(long, value_delimiter = ',', default_value = "uring,epoll")]
     drivers: Vec<Driver>,

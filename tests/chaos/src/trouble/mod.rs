@@ -56,7 +56,7 @@ impl Trouble {
 }
 
 /// A sidecar that lives is taken to hang only after this, where nothing makes it hang but a busy machine.
-const HANGS: Duration = Duration::from_secs(4);
+const HANGS: Duration = Duration::from_secs(20);
 
 /// Longer than a sidecar that lives takes to get calls again, on a busy machine.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);

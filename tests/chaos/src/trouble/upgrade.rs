@@ -1,5 +1,6 @@
 //! Another process takes over from the sidecar, with all connections, or breaks while it does so.
 
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use super::{Trouble, World};
 use crate::Options;
 use crate::app::Callers;
 use crate::busy_lanes::BusyLanes;
-use crate::calls::Called;
+use crate::calls::{Called, Way};
+use crate::http;
 use crate::kept::Kept;
 use crate::verdict::{Span, Verdict};
 
@@ -32,8 +34,9 @@ const AROUND_MS: u64 = 20;
 /// nothing else.
 const BREAKS_MS: u64 = 60;
 
-/// One that hangs is given up by the old process before this.
-const HANGS: Duration = Duration::from_secs(3);
+/// One that says nothing is given up by the old process before this, and so is one that hangs.
+const SAYS_NOTHING: Duration = Duration::from_millis(1_200);
+const HANGS: Duration = Duration::from_millis(2_500);
 
 /// When the process was another one.
 struct Window {
@@ -57,7 +60,7 @@ impl World {
             gate.close();
             kept.begin(&self.setup);
             lanes.begin();
-            thread::sleep(Duration::from_millis(self.random.below(AROUND_MS)));
+            thread::sleep(Duration::from_millis(AROUND_MS + self.random.below(AROUND_MS)));
             match self.upgrade() {
                 Some(window) => windows.push(window),
                 None => refused += 1,
@@ -190,7 +193,7 @@ impl World {
         self.settle(&client);
         let (shim, sockets) = (Callers::start(&client), Callers::over_sockets(&self.setup));
         thread::sleep(Duration::from_millis(self.random.below(AROUND_MS)));
-        let breach = BREACHES[self.random.below(BREACHES.len() as u64) as usize];
+        let breach = BREACHES[(endings.old + endings.new) as usize % BREACHES.len()];
         let began = Instant::now();
         let old_ended = self.break_upgrade(breach);
         thread::sleep(Duration::from_millis(AROUND_MS));
@@ -222,7 +225,7 @@ impl World {
             Breach::Leaves => drop(connect()),
             Breach::SaysNothing => {
                 let silent = connect();
-                thread::sleep(HANGS);
+                thread::sleep(SAYS_NOTHING);
                 drop(silent);
             }
             Breach::Dies => {
@@ -243,8 +246,23 @@ impl World {
                 next.end();
             }
         }
-        // One that had been told to end does so now.
-        self.replaced(Duration::from_millis(200))
+        // One that has handed over ends, and answers nobody.
+        let late = Instant::now() + REPLACED_WITHIN;
+        while !self.answers() {
+            if let Some(code) = self.replaced(Duration::ZERO) {
+                return Some(code);
+            }
+            assert!(Instant::now() < late, "the old process neither goes on nor ends: {}", self.setup.log());
+        }
+        None
+    }
+
+    /// Whether a call gets its answer now.
+    fn answers(&self) -> bool {
+        let Ok(stream) = self.setup.connect(Way::Uds, Duration::from_millis(500)) else { return false };
+        let request = http::request_with("GET", "", b"");
+        let answer = (&stream).write_all(&request).and_then(|()| http::receive(&mut &stream, &mut Vec::new()));
+        answer.is_ok_and(|answer| answer.is_some_and(|answer| answer.status() == 200))
     }
 }
 
