@@ -89,7 +89,8 @@ impl Connection {
     }
 
     fn begin(&mut self, random: &mut Random) -> io::Result<()> {
-        self.body = (0..1 + random.below(BODY)).map(|_| b'a' + random.below(26) as u8).collect();
+        // Two bytes at least: each half of an answer has one.
+        self.body = (0..2 + random.below(BODY)).map(|_| b'a' + random.below(26) as u8).collect();
         let lines = if self.habit == Habit::Hears { IN_HALVES } else { "" };
         let mut request = http::request_with("POST", lines, &self.body);
         if self.habit == Habit::Asks {
