@@ -1,10 +1,14 @@
 //! Shared memory that was used: a process that has touched much of it takes longer to die.
 
+use std::time::Duration;
+
 use shmesh_client::{Call, Client, Lane, Protocol, Target, Wait};
 
 /// Calls at once on one lane, each with a block of the largest size: the whole arena of a lane, in both directions.
 const CALLS: usize = 16;
 const BLOCK: usize = 250_000;
+/// A bound that is not reached.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What a lane's arenas have, both together.
 const LANE_MIB: usize = 8;
 const KEY: &[u8] = b"PUT /large HTTP/1.1\r\nHost: service\r\n\r\n";
@@ -27,7 +31,7 @@ impl Touched {
             lane.flush();
         }
         for lane in &mut lanes {
-            while let Some(answer) = lane.receive(Wait::Forever).expect("the sidecar is there") {
+            while let Some(answer) = lane.receive(Wait::For(PATIENCE)).expect("the sidecar is there") {
                 let response = answer.outcome.expect("an answer");
                 assert_eq!(response.body.len(), BLOCK);
                 lane.recycle(response);

@@ -6,6 +6,7 @@ use shmesh_client::{Call, Client, Lane, Protocol, Target, Wait};
 
 use crate::service::IN_HALVES;
 use crate::sidecar::Setup;
+use crate::trouble::HANGS;
 
 /// A bound that is not reached.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,7 +23,8 @@ pub struct BusyLanes {
 impl BusyLanes {
     pub fn new(setup: &Setup, sessions: u16, lanes: u16) -> BusyLanes {
         let lanes_of = |_| {
-            let client = Client::builder().socket(setup.socket()).lanes(lanes).connect().expect("a session");
+            let builder = Client::builder().socket(setup.socket()).hang_timeout(HANGS).lanes(lanes);
+            let client = builder.connect().expect("a session");
             (0..lanes).map(move |_| client.lane().expect("a lane")).collect::<Vec<_>>()
         };
         let key = format!("POST /run HTTP/1.1\r\nHost: service\r\n{IN_HALVES}\r\n");

@@ -13,6 +13,9 @@ use crate::stream::Stream;
 /// A bound that is not reached.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// After so many that ended nothing more is to be learned: each of them may have cost [`PATIENCE`].
+const CLOSED_MAX: u64 = 10;
+
 /// The longest body.
 const BODY: u64 = 8 << 10;
 
@@ -72,6 +75,9 @@ impl Kept {
 
     fn each(&mut self, setup: &Setup, mut step: impl FnMut(&mut Connection, &mut Random) -> io::Result<()>) {
         for connection in &mut self.connections {
+            if self.closed >= CLOSED_MAX {
+                return;
+            }
             let Err(error) = step(connection, &mut self.random) else { continue };
             self.closed += 1;
             let (way, habit, body) = (connection.way, connection.habit, connection.body.len());

@@ -56,7 +56,7 @@ impl Trouble {
 }
 
 /// A sidecar that lives is taken to hang only after this, where nothing makes it hang but a busy machine.
-const HANGS: Duration = Duration::from_secs(20);
+pub const HANGS: Duration = Duration::from_secs(20);
 
 /// Longer than a sidecar that lives takes to get calls again, on a busy machine.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
@@ -150,7 +150,8 @@ impl World {
         let from = Instant::now();
         let client = self.client(trouble);
         let touched = matches!(trouble, Trouble::Kill | Trouble::Stop).then(|| {
-            let client = Client::builder().socket(self.setup.socket()).lanes(Touched::lanes(options.arenas)).connect();
+            let builder = Client::builder().socket(self.setup.socket()).hang_timeout(HANGS);
+            let client = builder.lanes(Touched::lanes(options.arenas)).connect();
             Touched::new(&client.expect("a session"), options.arenas)
         });
         self.settle(&client);
