@@ -9,6 +9,7 @@ mod upgrade;
 mod upstream;
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -110,6 +111,7 @@ fn run_here(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdi
     }
     let (sidecar, random) = (setup.start(), Random::new(options.seed));
     let mut world = World { setup, sidecar, services, record, random, network, quota, folder };
+    world.learn();
     match trouble {
         Trouble::Upgrade => world.upgrades(options, &mut verdict),
         Trouble::Between => {
@@ -180,14 +182,33 @@ impl World {
     }
 
     fn client(&self, trouble: Trouble) -> Client {
-        let mut builder = Client::builder().socket(self.setup.socket());
+        let mut builder = Client::builder().socket(self.setup.socket()).policy_file(self.policies());
         if !trouble.waits_for_signs_of_life() {
             builder = builder.hang_timeout(HANGS);
         }
         builder.connect().expect("a session")
     }
 
-    /// Calls until the shim knows the way round the sidecar, and does not take it.
+    /// Lets a shim write down the way round the sidecar, so that all others know it from their start. It learns it beside the calls that it
+    /// makes, on a busy machine after many of them.
+    fn learn(&self) {
+        let late = Instant::now() + SETTLES_WITHIN;
+        let knows = |line: &[u8]| {
+            let known = std::fs::read(self.policies()).unwrap_or_default();
+            known.windows(line.len()).any(|part| part == line)
+        };
+        while !(knows(b"PUT /run") && knows(b"POST /run")) {
+            assert!(Instant::now() < late, "the sidecar does not say where calls go: {}", self.setup.log());
+            let client = self.client(Trouble::Kill);
+            self.settle(&client);
+        }
+    }
+
+    fn policies(&self) -> PathBuf {
+        self.folder.path().join("policies")
+    }
+
+    /// Calls until they go through the sidecar.
     fn settle(&self, client: &Client) {
         let late = Instant::now() + SETTLES_WITHIN;
         let mut in_a_row = 0;
