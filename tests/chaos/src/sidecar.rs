@@ -54,6 +54,7 @@ impl Setup {
              - {{ name: tunnel, unix: {tunnel}, protocol: raw, cluster: service }}\n\
              - {{ name: tcp, tcp: \"127.0.0.1:{http_port}\", protocol: http }}\n\
              routes: [ {{ match: {{ host: service }}, cluster: service }} ]\n\
+             timeouts: {{ head_read: 10m }}\n\
              clusters: [ {{ name: service, endpoints: [ \"{endpoints}\" ], {more} }} ]\n",
         );
         std::fs::write(setup.folder.join("shmesh.yaml"), config).expect("a file");
