@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_micros(300);
 const SOCKET_PAUSE: Duration = Duration::from_millis(2);
 
 /// No call through the shim takes longer.
-pub const TIMEOUT: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Callers at work.
 pub struct Callers {

@@ -8,7 +8,7 @@ use shmesh_client::{Call, Client, Lane, Protocol, Target, Wait};
 const CALLS: usize = 16;
 const BLOCK: usize = 250_000;
 /// A bound that is not reached.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// What a lane's arenas have, both together.
 const LANE_MIB: usize = 8;
 const KEY: &[u8] = b"PUT /large HTTP/1.1\r\nHost: service\r\n\r\n";

@@ -9,7 +9,7 @@ use crate::sidecar::Setup;
 use crate::trouble::HANGS;
 
 /// A bound that is not reached.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const BODY: usize = 4_000;
 

@@ -11,10 +11,10 @@ use crate::sidecar::Setup;
 use crate::stream::Stream;
 
 /// A bound that is not reached.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// After so many that ended nothing more is to be learned: each of them may have cost [`PATIENCE`].
-const CLOSED_MAX: u64 = 10;
+const CLOSED_MAX: u64 = 3;
 
 /// The longest body.
 const BODY: u64 = 8 << 10;

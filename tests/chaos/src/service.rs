@@ -30,7 +30,7 @@ pub const AT_ONCE: u64 = 1;
 pub const IN_HALVES: &str = "x-halves: 1\r\n";
 
 /// Nobody waits at it for longer.
-const GATE_OPENS_WITHIN: Duration = Duration::from_secs(60);
+const GATE_OPENS_WITHIN: Duration = Duration::from_secs(300);
 
 /// What services have run, all of them together.
 #[derive(Clone, Default)]

@@ -18,7 +18,7 @@ use crate::calls::Way;
 use crate::stream::Stream;
 
 /// Longer than a start takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Ports below those that the system gives to outgoing connections.
 const FIRST_PORT: u16 = 20_000;

@@ -13,10 +13,10 @@ use crate::stream::Stream;
 const LOOKS_AGAIN: Duration = Duration::from_millis(5);
 
 /// A call is made again for so long: longer than a sidecar takes to start on a busy machine.
-pub const PERSISTS: Duration = Duration::from_secs(30);
+pub const PERSISTS: Duration = Duration::from_secs(120);
 
 /// Nothing that happens to a sidecar makes it silent for longer while it lives.
-pub const SILENCE: Duration = Duration::from_secs(20);
+pub const SILENCE: Duration = Duration::from_secs(120);
 
 pub struct SocketApp {
     way: Way,

@@ -13,13 +13,13 @@ use crate::service::At;
 use crate::verdict::{Span, Verdict};
 
 /// The sidecar waits for connections for longer than this takes.
-pub const KEYS: &str = "connect_timeout: 1m, first_byte_timeout: 1m";
+pub const KEYS: &str = "connect_timeout: 10m, first_byte_timeout: 10m";
 
 /// Calls at once.
 const CALLS: usize = 8;
 
 /// A bound that is not reached.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A sidecar that goes on could forward for so long what it must not.
 const AFTERMATH: Duration = Duration::from_millis(150);

@@ -20,7 +20,7 @@ const STARVED: Duration = Duration::from_millis(1_500);
 
 /// Once it has its time again calls go through it again, all of them: after the longest pause that the shim makes between two looks, the
 /// steps of a return, and what a busy machine adds.
-const RETURNS_WITHIN: Duration = Duration::from_secs(30);
+const RETURNS_WITHIN: Duration = Duration::from_secs(60);
 
 /// The group; removed with it.
 pub struct Quota {

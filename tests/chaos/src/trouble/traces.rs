@@ -14,7 +14,7 @@ const DESCRIPTORS_SLACK: i64 = 8;
 const MEMORY_SLACK: i64 = 32 << 10;
 
 /// What ends by itself does so a little later.
-const SETTLES_WITHIN: Duration = Duration::from_secs(20);
+const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a process has.
 #[derive(Clone, Copy)]

@@ -7,7 +7,7 @@ use super::{Results, World};
 use crate::app::Callers;
 
 /// What the sidecar knows of its cluster: it is quick to notice, and to forget, what happens in one round.
-pub const KEYS: &str = "connect_timeout: 300ms, unacknowledged_timeout: 500ms, first_byte_timeout: 1m, \
+pub const KEYS: &str = "connect_timeout: 300ms, unacknowledged_timeout: 500ms, first_byte_timeout: 10m, \
                         outlier_detection: { base_ejection_time: 100ms }";
 
 /// The longest time for which one that was killed is gone.
