@@ -4,23 +4,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shmesh_shm::Protocol;
+use shmesh_shm::{Priority, Protocol};
 use shmesh_shm::handshake::MAX_NAME_BYTES;
 use shmesh_shm::wait::default_max_spin;
 
-use crate::call::{Call, Request, Response, SubmitError, Target, Wait};
+use crate::call::{Call, CallId, Request, Response, SubmitError, Target, Wait};
 use crate::calls::{Calls, MAX_ANSWER_BYTES, Opening};
 use crate::clock;
 use crate::direct_stream::DirectStream;
+use crate::directory::Subject;
 use crate::error::{CallError, Ran};
-use crate::exchange::Exchange;
-use crate::fallback::Fallback;
+use crate::exchange::{Exchange, OverLane};
+use crate::fallback::{Fallback, stream_subject, subject};
 use crate::lane::Lane;
 use crate::lane_stream::LaneStream;
+use crate::peer::Peer;
 use crate::pool::Pool;
 use crate::session::Attach;
 use crate::stream::Stream;
-use crate::ways::Ways;
+use crate::ways::{Through, Ways};
 
 /// Calling lanes of a session unless set otherwise.
 const LANES: u16 = 4;
@@ -37,6 +39,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
+}
+
+/// Where a stream goes.
+enum Opened {
+    Lane(Lane, CallId),
+    Direct(Peer),
 }
 
 #[derive(Debug)]
@@ -91,8 +99,10 @@ impl Client {
         if let Some(flaw) = request.flaw {
             return Err(CallError::BadRequest(flaw));
         }
-        let deadline = request.timeout.map(|timeout| clock::now().saturating_add(clock::nanos(timeout)));
-        let Some(fallback) = &self.shared.fallback else { return self.call_through(self.lane()?, &request, deadline) };
+        let deadline = deadline_of(&request);
+        let Some(fallback) = &self.shared.fallback else {
+            return self.call_through(self.lane_until(deadline)?, &request, deadline);
+        };
         match self.call_sidecar(fallback, &request, deadline) {
             Some(Err(error)) => fallback.call(&request, Some(&error), deadline).unwrap_or(Err(error)),
             Some(outcome) => outcome,
@@ -113,26 +123,50 @@ impl Client {
         request: &Request<'_>,
         deadline: Option<u64>,
     ) -> Option<Result<Response, CallError>> {
+        let (lane, through) =
+            self.lane_through(fallback, || subject(request), |by_route| request.priority_by(by_route), deadline)?;
+        let outcome = lane.and_then(|lane| self.call_through(lane, request, deadline));
+        self.tell(through, outcome.as_ref().err());
+        Some(outcome)
+    }
+
+    /// A lane for a call that is to go through the sidecar now, and to be told of. None: it is to go round it. `priority` makes that of the call
+    /// from its route's.
+    fn lane_through(
+        &self,
+        fallback: &Fallback,
+        subject: impl Fn() -> Subject,
+        priority: impl Fn(Option<Priority>) -> Priority,
+        deadline: Option<u64>,
+    ) -> Option<(Result<Lane, CallError>, Through)> {
         let Shared { pool, ways, .. } = &*self.shared;
         let through = ways.choose()?;
-        let outcome = match pool.take_attached() {
-            Ok(Some(calls)) if self.is_to_go_round(&calls, fallback, request) => {
+        let lane = match pool.take_attached(deadline) {
+            Ok(Some(calls)) if self.is_to_go_round(&calls, || Some(priority(fallback.priority_told(&subject())?))) => {
                 ways.not_yet(through);
                 pool.give_back(calls);
                 return None;
             }
-            Ok(Some(calls)) => self.call_through(Lane::new(calls, pool.clone()), request, deadline),
+            Ok(Some(calls)) => Ok(Lane::new(calls, pool.clone())),
             Ok(None) => {
                 ways.not_yet(through);
-                if fallback.knows(request) {
+                if fallback.knows(&subject()) {
                     return None;
                 }
-                self.lane_until(deadline).and_then(|lane| self.call_through(lane, request, deadline))
+                self.lane_until(deadline)
             }
             Err(error) => Err(error),
         };
-        ways.tell(through, outcome.as_ref().err());
-        Some(outcome)
+        Some((lane, through))
+    }
+
+    /// What became of a call that went through the sidecar.
+    pub(crate) fn tell(&self, through: Through, error: Option<&CallError>) {
+        self.shared.ways.tell(through, error);
+    }
+
+    pub(crate) fn fallback(&self) -> Option<&Fallback> {
+        self.shared.fallback.as_deref()
     }
 
     /// A lane of one's own, for pipelined calls from one thread.
@@ -141,18 +175,54 @@ impl Client {
     }
 
     /// An HTTP call whose bodies are streamed both ways; `total` is the length of the request's body if it is known. The body
-    /// of `request` itself is sent first.
+    /// of `request` itself is sent first. Goes round a sidecar that is gone as [`Client::call`] does.
     pub fn exchange(&self, request: &Request<'_>, total: Option<u64>) -> Result<Exchange, CallError> {
         if let Some(flaw) = request.flaw {
             return Err(CallError::BadRequest(flaw));
         }
+        Exchange::begin(self, request, total, deadline_of(request))
+    }
+
+    /// Begins an exchange through the sidecar, if it is to go there now. None: it is to go round it.
+    pub(crate) fn open_exchange(
+        &self,
+        request: &Request<'_>,
+        total: Option<u64>,
+        deadline: Option<u64>,
+    ) -> Option<Result<OverLane, CallError>> {
+        let Some(fallback) = self.fallback() else {
+            return Some(self.exchange_through(self.lane_until(deadline), request, total, deadline));
+        };
+        let (lane, through) =
+            self.lane_through(fallback, || subject(request), |by_route| request.priority_by(by_route), deadline)?;
+        let opened = self.exchange_through(lane, request, total, deadline);
+        Some(match opened {
+            Ok(opened) => Ok(OverLane { through: Some(through), ..opened }),
+            Err(error) => {
+                self.tell(through, Some(&error));
+                Err(error)
+            }
+        })
+    }
+
+    pub(crate) fn exchange_through(
+        &self,
+        lane: Result<Lane, CallError>,
+        request: &Request<'_>,
+        total: Option<u64>,
+        deadline: Option<u64>,
+    ) -> Result<OverLane, CallError> {
+        let mut lane = lane?;
         let mut key = Vec::new();
         request.write_key(&mut key);
-        let mut lane = self.lane()?;
+        if let Some(fallback) = self.fallback() {
+            fallback.note(&lane.calls().wire.session, request, &key);
+        }
         let payload = [request.payload()];
-        let call = call_of(request, Target::Key(request.protocol(), &key), &payload);
+        let target = Target::Key(request.protocol(), &key);
+        let call = Call { timeout: time_left(deadline)?, ..call_of(request, target, &payload) };
         let id = submit(lane.calls_mut(), &call, Opening::Paced(total))?;
-        Ok(Exchange::new(lane, id))
+        Ok(OverLane { lane, id, through: None })
     }
 
     /// A byte stream that stands in for a connection: with [`Protocol::Http`] or [`Protocol::Dubbo2`] to a listener of the sidecar, with
@@ -161,58 +231,78 @@ impl Client {
     /// When the sidecar is gone it is a connection of its own: raw to an endpoint of the cluster; HTTP and Dubbo to a Unix
     /// listener of the sidecar or to the central proxy, and without these there is no way, as nobody routes what comes in it.
     pub fn stream(&self, protocol: Protocol, cluster: Option<&str>) -> Result<Stream, CallError> {
-        match (self.open_stream(protocol, cluster), &self.shared.fallback) {
-            (Ok((lane, id)), _) => LaneStream::new(lane, id).map(Stream::over_lane),
-            (Err(error), Some(fallback)) => {
-                let peer = fallback.stream(protocol, cluster.unwrap_or(""), &error).unwrap_or(Err(error))?;
-                Ok(Stream::direct(DirectStream::new(peer)))
-            }
-            (Err(error), None) => Err(error),
+        Ok(match self.open_stream(protocol, cluster)? {
+            Opened::Lane(lane, id) => Stream::over_lane(LaneStream::new(lane, id)?),
+            Opened::Direct(peer) => Stream::direct(DirectStream::new(peer)),
+        })
+    }
+
+    /// As [`Client::stream`], for a tokio runtime, which must be entered. Opening one blocks for as long as it takes to have a lane, or a
+    /// connection.
+    #[cfg(feature = "tokio")]
+    pub fn async_stream(&self, protocol: Protocol, cluster: Option<&str>) -> Result<crate::AsyncStream, CallError> {
+        match self.open_stream(protocol, cluster)? {
+            Opened::Lane(lane, id) => crate::AsyncStream::over_lane(lane, id),
+            Opened::Direct(peer) => crate::AsyncStream::direct(peer),
         }
     }
 
-    /// As [`Client::stream`], for a tokio runtime, which must be entered; over the sidecar only.
-    #[cfg(feature = "tokio")]
-    pub fn async_stream(&self, protocol: Protocol, cluster: Option<&str>) -> Result<crate::AsyncStream, CallError> {
-        let (lane, id) = self.open_stream(protocol, cluster)?;
-        crate::AsyncStream::new(lane, id)
-    }
-
-    fn open_stream(&self, protocol: Protocol, cluster: Option<&str>) -> Result<(Lane, crate::call::CallId), CallError> {
+    fn open_stream(&self, protocol: Protocol, cluster: Option<&str>) -> Result<Opened, CallError> {
         if (protocol == Protocol::Raw) != cluster.is_some() {
             return Err(CallError::BadRequest("a raw stream names its cluster, others do not"));
         }
-        let mut lane = self.lane()?;
+        let cluster = cluster.unwrap_or("");
+        let Some(fallback) = self.fallback() else { return self.stream_through(self.lane(), protocol, cluster) };
+        match self.lane_through(fallback, || stream_subject(protocol, cluster).0, Option::unwrap_or_default, None) {
+            Some((lane, through)) => self.stream_through(lane, protocol, cluster).or_else(|error| {
+                self.tell(through, Some(&error));
+                fallback.stream(protocol, cluster, Some(&error)).unwrap_or(Err(error)).map(Opened::Direct)
+            }),
+            None => match fallback.stream(protocol, cluster, None) {
+                Some(Ok(peer)) => Ok(Opened::Direct(peer)),
+                // The sidecar was not asked, and may be there all the same.
+                None | Some(Err(_)) => self.stream_through(self.lane(), protocol, cluster),
+            },
+        }
+    }
+
+    fn stream_through(
+        &self,
+        lane: Result<Lane, CallError>,
+        protocol: Protocol,
+        cluster: &str,
+    ) -> Result<Opened, CallError> {
+        let mut lane = lane?;
         let session = &lane.calls().wire.session;
         // A stream stays where it is opened, so it is worth a look whether somebody is there.
         session.look();
         if session.is_gone() {
             return Err(CallError::SidecarGone("its end of the session is closed".into()));
         }
-        if let Some(fallback) = &self.shared.fallback {
-            fallback.note_stream(session, protocol, cluster.unwrap_or(""));
+        if let Some(fallback) = self.fallback() {
+            fallback.note_stream(session, protocol, cluster);
         }
-        let target = Target::Key(protocol, cluster.unwrap_or("").as_bytes());
+        let target = Target::Key(protocol, cluster.as_bytes());
         let id = submit(lane.calls_mut(), &Call::new(target, &[]), Opening::Stream)?;
         lane.flush();
-        Ok((lane, id))
+        Ok(Opened::Lane(lane, id))
     }
 
     /// The sidecar says so, of this call as one of many. One for which no other way is known goes through it all the same.
-    fn is_to_go_round(&self, calls: &Calls, fallback: &Fallback, request: &Request<'_>) -> bool {
+    /// `told` is the priority of the call, if the sidecar has said where such calls go.
+    fn is_to_go_round(&self, calls: &Calls, told: impl Fn() -> Option<Priority>) -> bool {
         let shares = calls.wire.session.direct_shares();
         if shares.most() == 0 {
             return false;
         }
         let drawn = self.shared.ways.draw();
-        drawn < shares.most().into()
-            && fallback.priority_told(request).is_some_and(|priority| drawn < shares.of(priority).into())
+        drawn < shares.most().into() && told().is_some_and(|priority| drawn < shares.of(priority).into())
     }
 
     /// A lane, for a call that has time until then.
-    fn lane_until(&self, deadline: Option<u64>) -> Result<Lane, CallError> {
-        let Some(left) = time_left(deadline)? else { return self.lane() };
-        match self.shared.pool.take_within(left)? {
+    pub(crate) fn lane_until(&self, deadline: Option<u64>) -> Result<Lane, CallError> {
+        let Some(deadline) = deadline else { return self.lane() };
+        match self.shared.pool.take_until(deadline)? {
             Some(calls) => Ok(Lane::new(calls, self.shared.pool.clone())),
             None => Err(too_late("the sidecar did not answer")),
         }
@@ -337,7 +427,7 @@ impl ClientBuilder {
         let shared = Shared { pool, fallback, ways: Ways::new() };
         match shared.fallback {
             None => shared.pool.give_back(shared.pool.take()?),
-            Some(_) => match shared.pool.take_within(CONNECT_WAIT) {
+            Some(_) => match shared.pool.take_until(clock::now().saturating_add(clock::nanos(CONNECT_WAIT))) {
                 Ok(attached) => attached.into_iter().for_each(|calls| shared.pool.give_back(calls)),
                 Err(CallError::Connect(why)) if why.is_absence() => {}
                 Err(error) => return Err(error),
@@ -352,6 +442,11 @@ fn policy_file_of(name: &str) -> Option<PathBuf> {
     let folder = PathBuf::from(std::env::var_os("SHMESH_POLICY_DIR").filter(|folder| !folder.is_empty())?);
     let is_plain = !name.is_empty() && !name.contains(['/', '\0']);
     is_plain.then(|| folder.join(format!("{name}.policy")))
+}
+
+/// When a call's time is over, in nanoseconds of the clock.
+fn deadline_of(request: &Request<'_>) -> Option<u64> {
+    request.timeout.map(|timeout| clock::now().saturating_add(clock::nanos(timeout)))
 }
 
 /// What is left of a call's time; none if it has all the time it wants.
@@ -372,7 +467,7 @@ fn call_of<'a>(request: &Request<'_>, target: Target<'a>, payload: &'a [&'a [u8]
 }
 
 /// Submits, waiting for room on a lane that has nothing else in flight.
-fn submit(calls: &mut Calls, call: &Call<'_>, opening: Opening) -> Result<crate::call::CallId, CallError> {
+fn submit(calls: &mut Calls, call: &Call<'_>, opening: Opening) -> Result<CallId, CallError> {
     let until = call.timeout.map(|timeout| clock::now().saturating_add(clock::nanos(timeout)));
     loop {
         calls.turn();

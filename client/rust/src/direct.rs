@@ -7,17 +7,17 @@ use std::time::Duration;
 use shmesh_policy::Address;
 use shmesh_policy::retry::{Attempt, Retry};
 use shmesh_proto::dubbo::{FrameHeader, HEADER_LEN, write_heartbeat_reply};
-use shmesh_proto::http1::{BodyReader, HeadLimits, ResponseHead, ResponseOut, Status, write_response};
 
 use crate::call::{Request, RequestKind, Response};
 use crate::clock;
 use crate::error::Ran;
+use crate::http_answer::HttpAnswer;
 use crate::idle::Idle;
 use crate::own_connection::RAW_CALL;
 use crate::peer::Peer;
 
 /// How long a connection may be silent in the middle of a message.
-const SILENCE: Duration = Duration::from_secs(60);
+pub(crate) const SILENCE: Duration = Duration::from_secs(60);
 /// A body of so many bytes leaves together with its head.
 const TOGETHER_BYTES: usize = 16 << 10;
 
@@ -116,7 +116,7 @@ pub(crate) fn call(place: &Place, request: &Request<'_>, rules: &Rules, idle: &I
 
 impl Rules {
     /// The time that is left for the call. None: as long as bytes move.
-    fn left(&self) -> io::Result<Option<Duration>> {
+    pub fn left(&self) -> io::Result<Option<Duration>> {
         let Some(deadline) = self.deadline else { return Ok(None) };
         match deadline.saturating_sub(clock::now()) {
             0 => Err(io::ErrorKind::TimedOut.into()),
@@ -169,33 +169,21 @@ impl<'a> Conversation<'a> {
 
     /// The answer, and whether the server keeps the connection.
     fn http_answer(&mut self, to_head: bool) -> io::Result<(Response, bool)> {
-        let mut head = ResponseHead::default();
+        let mut answer = HttpAnswer::new(to_head);
+        let mut body = Vec::new();
         loop {
-            match head.parse(&self.received, &HeadLimits::default(), to_head).map_err(invalid)? {
-                Status::Complete if head.is_interim() => drop(self.received.drain(..head.len as usize)),
-                Status::Complete => break,
-                Status::Partial if self.receive()? == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Status::Partial => {}
+            answer.take(&mut self.received, &mut body)?;
+            self.check_len(body.len())?;
+            if answer.is_done() || self.receive()? == 0 {
+                break;
             }
         }
-        let mut response = Response { status: head.status, ..Response::default() };
-        let how = ResponseOut::default();
-        write_response(&mut response.head, &head, &self.received, &how);
-        self.received.drain(..head.len as usize);
-        let mut reader = BodyReader::new(head.body);
-        while !reader.is_done() {
-            let step = reader.read(&self.received).map_err(invalid)?;
-            response.body.extend_from_slice(&self.received[step.data]);
-            self.check_len(response.body.len())?;
-            self.received.drain(..step.consumed);
-            if step.consumed == 0 && self.receive()? == 0 {
-                if reader.may_end_here() {
-                    return Ok((response, false));
-                }
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+        if !answer.may_end_here() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok((response, head.keep_alive))
+        let keep = answer.keeps_alive();
+        let (status, head) = answer.into_head();
+        Ok((Response { status, head, body }, keep))
     }
 
     fn dubbo(&mut self, frame: &[u8], one_way: bool) -> io::Result<Response> {
@@ -291,7 +279,7 @@ impl<'a> Conversation<'a> {
 }
 
 /// RFC 9110 §8.6: a Content-Length of 0 is sent only where a body is to be expected.
-fn has_no_body_by_nature(head: &[u8]) -> bool {
+pub(crate) fn has_no_body_by_nature(head: &[u8]) -> bool {
     [&b"GET "[..], b"HEAD ", b"DELETE ", b"OPTIONS ", b"TRACE "].iter().any(|method| head.starts_with(method))
 }
 

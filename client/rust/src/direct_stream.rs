@@ -2,14 +2,11 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{MsgFlags, recv, send};
-use shmesh_shm::host;
+use nix::poll::PollFlags;
 
 use crate::clock;
 use crate::peer::Peer;
@@ -36,11 +33,11 @@ impl DirectStream {
         &self,
         ready: PollFlags,
         timeout: Option<Duration>,
-        mut attempt: impl FnMut(i32) -> nix::Result<usize>,
+        mut attempt: impl FnMut(&Peer) -> nix::Result<usize>,
     ) -> io::Result<usize> {
         let until = timeout.map(|timeout| clock::now().saturating_add(clock::nanos(timeout)));
         loop {
-            match attempt(self.peer.as_fd().as_raw_fd()) {
+            match attempt(&self.peer) {
                 Err(Errno::EAGAIN) => {}
                 Err(Errno::EINTR) => continue,
                 outcome => return Ok(outcome?),
@@ -49,25 +46,20 @@ impl DirectStream {
             if left == Some(0) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            let mut fds = [PollFd::new(self.peer.as_fd(), ready)];
-            match host::poll(&mut fds, left.map(Duration::from_nanos)) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+            self.peer.wait(ready, left.map(Duration::from_nanos))?;
         }
     }
 }
 
 impl Read for DirectStream {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.when(PollFlags::POLLIN, self.read_timeout, |fd| recv(fd, into, MsgFlags::MSG_DONTWAIT))
+        self.when(PollFlags::POLLIN, self.read_timeout, |peer| peer.try_read(into))
     }
 }
 
 impl Write for DirectStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        self.when(PollFlags::POLLOUT, self.write_timeout, |fd| send(fd, bytes, flags))
+        self.when(PollFlags::POLLOUT, self.write_timeout, |peer| peer.try_write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

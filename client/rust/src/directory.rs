@@ -47,10 +47,10 @@ struct Entry {
 pub(crate) struct Answer {
     pub policy: Policy,
     /// Places that serve such calls.
-    pub endpoints: Vec<Place>,
+    pub endpoints: Vec<Arc<Place>>,
     /// Unix listeners of the sidecar.
-    pub listeners: Vec<Place>,
-    pub central_proxy: Option<Place>,
+    pub listeners: Vec<Arc<Place>>,
+    pub central_proxy: Option<Arc<Place>>,
 }
 
 impl Answer {
@@ -58,7 +58,7 @@ impl Answer {
         // An address of a kind that this shim does not know is of no use to it.
         let place = |text: &String, of_app: bool| match text.parse() {
             Ok(Address::Shm(_)) | Err(_) => None,
-            Ok(address) => Some(Place { address, of_app }),
+            Ok(address) => Some(Arc::new(Place { address, of_app })),
         };
         let endpoints = policy.endpoints.iter().filter_map(|text| place(text, false));
         let apps = policy.app_sockets.iter().filter_map(|text| place(text, true));

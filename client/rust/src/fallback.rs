@@ -17,6 +17,7 @@ use shmesh_shm::{Priority, Protocol};
 use crate::back_off::BackOff;
 use crate::call::{Request, RequestKind, Response};
 use crate::clock;
+use crate::detour::{By, Detour, Path};
 use crate::direct::{self, Failed, Place, Rules, Why};
 use crate::directory::{Answer, Directory, Subject};
 use crate::error::{CallError, ConnectError, Ran, Retry};
@@ -46,19 +47,6 @@ pub(crate) struct Fallback {
     listener_lives: AtomicBool,
 }
 
-/// A path that a call may take, and what kind of path it is.
-struct Path<'a> {
-    place: &'a Place,
-    by: By,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
-    Listener,
-    CentralProxy,
-    Endpoint,
-}
-
 impl Fallback {
     /// Knows what the file says, if there is one.
     pub fn new(answer_bytes_max: usize, file: Option<PathBuf>) -> Fallback {
@@ -84,15 +72,15 @@ impl Fallback {
         self.directory.ask(session, subject(request), key);
     }
 
-    /// Whether there is a way for such a request without the sidecar, as far as is known.
-    pub fn knows(&self, request: &Request<'_>) -> bool {
-        self.directory.answer(&subject(request)).is_some_and(|answer| leads(&answer))
+    /// Whether there is a way for such calls without the sidecar, as far as is known.
+    pub fn knows(&self, subject: &Subject) -> bool {
+        self.directory.answer(subject).is_some_and(|answer| leads(subject, &answer))
     }
 
-    /// The priority of such a request, if the sidecar has said where such requests go. While it is there, nothing less will do.
-    pub fn priority_told(&self, request: &Request<'_>) -> Option<Priority> {
-        let told = self.directory.exact(&subject(request)).filter(|answer| leads(answer))?;
-        Some(request.priority_by(told.policy.priority))
+    /// What the route of such calls says of their priority, if the sidecar has said where they go. While it is there, nothing less will do.
+    pub fn priority_told(&self, subject: &Subject) -> Option<Option<Priority>> {
+        let told = self.directory.exact(subject).filter(|answer| leads(subject, answer))?;
+        Some(told.policy.priority)
     }
 
     /// A stream is opened: makes sure that the sidecar was asked where such streams go.
@@ -132,6 +120,24 @@ impl Fallback {
         met: Option<&CallError>,
         deadline: Option<u64>,
     ) -> Option<Result<Response, CallError>> {
+        let mut detour = self.detour(request, met, deadline)?;
+        let mut last = None;
+        while let Some(Path { place, by }) = detour.next() {
+            let failed = match direct::call(&place, request, &detour.rules, &self.idle) {
+                Ok(response) => return Some(Ok(response)),
+                Err(failed) => failed,
+            };
+            let goes_on = self.failed(&mut detour, &place, by, &failed);
+            last = Some((by, failed));
+            if !goes_on {
+                break;
+            }
+        }
+        last.map(|(by, failed)| Err(detour.error(by, failed)))
+    }
+
+    /// The paths of a call round the sidecar; as for [`Fallback::call`].
+    pub fn detour(&self, request: &Request<'_>, met: Option<&CallError>, deadline: Option<u64>) -> Option<Detour> {
         if met.is_some_and(|met| !met.is_sidecar_lost()) {
             return None;
         }
@@ -147,19 +153,32 @@ impl Fallback {
             Retry::IfIdempotent | Retry::No => return None,
         };
         let authority = if known.is_none() { authority_place(request) } else { None };
-        let paths = self.paths(known.as_deref(), proxies.as_deref(), authority.as_ref(), listener_lives);
+        let paths = self.paths(known.as_deref(), proxies.as_deref(), authority, listener_lives);
         let rules = self.rules(policy, idempotent, deadline);
         let attempts = policy.and_then(|policy| policy.attempts).unwrap_or(ATTEMPTS);
-        self.walk(&paths, request, &rules, attempts, ran)
+        Some(Detour::new(paths, rules, attempts, ran))
     }
 
-    /// Opens a stream another way, after the error that it met at the sidecar. A raw stream goes where its cluster is; those of
-    /// HTTP and Dubbo need somebody who routes what comes in them. None: there is no other way.
-    pub fn stream(&self, protocol: Protocol, cluster: &str, met: &CallError) -> Option<Result<Peer, CallError>> {
-        if !met.is_sidecar_lost() {
+    /// A path of a call failed. Whether the call is to be made on the next one.
+    pub fn failed(&self, detour: &mut Detour, place: &Place, by: By, failed: &Failed) -> bool {
+        if failed.why == Why::Refused || by != By::Endpoint {
+            self.back_off.failed(&place.address);
+        }
+        detour.goes_on(by, failed)
+    }
+
+    /// Opens a stream another way. `met` is the error that it met at the sidecar; none: it was not tried there. A raw stream goes
+    /// where its cluster is; those of HTTP and Dubbo need somebody who routes what comes in them. None: there is no other way.
+    pub fn stream(
+        &self,
+        protocol: Protocol,
+        cluster: &str,
+        met: Option<&CallError>,
+    ) -> Option<Result<Peer, CallError>> {
+        if met.is_some_and(|met| !met.is_sidecar_lost()) {
             return None;
         }
-        let listener_lives = self.listener_lives(Some(met));
+        let listener_lives = self.listener_lives(met);
         let known = self.directory.answer(&stream_subject(protocol, cluster).0);
         let proxies = known.clone().or_else(|| self.directory.proxies(protocol));
         let places = if protocol == Protocol::Raw { known.as_deref() } else { None };
@@ -183,70 +202,27 @@ impl Fallback {
         failed.map(|sentence| Err(CallError::Direct { ran: Ran::No, sentence }))
     }
 
-    /// Takes the paths one after the other, until one answers or the call must not be made again. None: there is none.
-    fn walk(
-        &self,
-        paths: &[Path<'_>],
-        request: &Request<'_>,
-        rules: &Rules,
-        attempts: u32,
-        mut ran: Ran,
-    ) -> Option<Result<Response, CallError>> {
-        let mut sent = 0;
-        let mut last = None;
-        for Path { place, by } in paths {
-            let failed = match direct::call(place, request, rules, &self.idle) {
-                Ok(response) => return Some(Ok(response)),
-                Err(failed) => failed,
-            };
-            let by_proxy = *by != By::Endpoint;
-            if failed.why == Why::Refused || by_proxy {
-                self.back_off.failed(&place.address);
-            }
-            let again = match failed.ran {
-                Ran::No => failed.why != Why::Late,
-                Ran::Maybe => {
-                    ran = Ran::Maybe;
-                    sent += if by_proxy { 0 } else { failed.sent };
-                    // An endpoint that is slow is no reason to ask another; a proxy is.
-                    rules.idempotent && (by_proxy || failed.why != Why::Late && sent < attempts)
-                }
-            };
-            last = Some((failed, *by));
-            if !again {
-                break;
-            }
-        }
-        let (Failed { why, sentence, .. }, by) = last?;
-        Some(Err(match (why, by, ran) {
-            (Why::Late, ..) => CallError::Timeout { ran, sentence },
-            (_, By::Listener, Ran::Maybe) => CallError::MaybeExecuted(sentence),
-            _ => CallError::Direct { ran, sentence },
-        }))
-    }
-
     /// The paths in their order; those that failed lately come last.
-    fn paths<'a>(
+    fn paths(
         &self,
-        known: Option<&'a Answer>,
-        proxies: Option<&'a Answer>,
-        authority: Option<&'a Place>,
+        known: Option<&Answer>,
+        proxies: Option<&Answer>,
+        authority: Option<Place>,
         listener_lives: bool,
-    ) -> Vec<Path<'a>> {
+    ) -> Vec<Path> {
         let mut paths = Vec::new();
+        let mut add = |place: &Arc<Place>, by| paths.push(Path { place: place.clone(), by });
         if let Some(proxies) = proxies {
-            let listeners = proxies.listeners.iter().filter(|_| listener_lives);
-            paths.extend(listeners.map(|place| Path { place, by: By::Listener }));
-            paths.extend(proxies.central_proxy.iter().map(|place| Path { place, by: By::CentralProxy }));
+            proxies.listeners.iter().filter(|_| listener_lives).for_each(|place| add(place, By::Listener));
+            proxies.central_proxy.iter().for_each(|place| add(place, By::CentralProxy));
         }
         if let Some(Answer { endpoints, .. }) = known
             && !endpoints.is_empty()
         {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) % endpoints.len();
-            let in_turn = endpoints[turn..].iter().chain(&endpoints[..turn]);
-            paths.extend(in_turn.map(|place| Path { place, by: By::Endpoint }));
+            endpoints[turn..].iter().chain(&endpoints[..turn]).for_each(|place| add(place, By::Endpoint));
         }
-        paths.extend(authority.map(|place| Path { place, by: By::Endpoint }));
+        paths.extend(authority.map(|place| Path { place: Arc::new(place), by: By::Endpoint }));
         paths.sort_by_cached_key(|path| self.back_off.holds(&path.place.address));
         paths
     }
@@ -283,9 +259,10 @@ impl Fallback {
     }
 }
 
-/// Whether it names a place.
-fn leads(answer: &Answer) -> bool {
-    !answer.endpoints.is_empty() || answer.central_proxy.is_some()
+/// Whether it names a place where such calls can go. What is asked about streams of HTTP and Dubbo has no authority or service: they
+/// need somebody who routes.
+fn leads(subject: &Subject, answer: &Answer) -> bool {
+    !answer.endpoints.is_empty() && !subject.of.is_empty() || answer.central_proxy.is_some()
 }
 
 impl Drop for Fallback {
@@ -298,7 +275,7 @@ impl Drop for Fallback {
 
 /// What the sidecar is asked about a stream, and how. What comes in streams of HTTP and Dubbo is routed message by message, so that
 /// any key tells who does that.
-fn stream_subject(protocol: Protocol, cluster: &str) -> (Subject, Vec<u8>) {
+pub(crate) fn stream_subject(protocol: Protocol, cluster: &str) -> (Subject, Vec<u8>) {
     let mut key = Vec::new();
     match protocol {
         Protocol::Http => key.extend_from_slice(b"GET / HTTP/1.1\r\nHost: any.invalid\r\n\r\n"),
@@ -312,7 +289,7 @@ fn stream_subject(protocol: Protocol, cluster: &str) -> (Subject, Vec<u8>) {
 }
 
 /// What the sidecar routes a request by.
-fn subject(request: &Request<'_>) -> Subject {
+pub(crate) fn subject(request: &Request<'_>) -> Subject {
     let (of, detail) = match &request.kind {
         RequestKind::Http { head, .. } => http_subject(head),
         RequestKind::Dubbo { key, .. } => {

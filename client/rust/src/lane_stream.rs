@@ -46,6 +46,8 @@ struct State {
     /// Threads that wait for room.
     for_room: usize,
     read_shut: bool,
+    /// Something was written since something came.
+    expects: bool,
 }
 
 impl LaneStream {
@@ -57,7 +59,7 @@ impl LaneStream {
         let bell = wire.bell().try_clone_to_owned().map_err(descriptor)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let nudge = EventFd::from_flags(flags).map_err(|errno| descriptor(errno.into()))?;
-        let state = State { lane, id, asleep: false, for_room: 0, read_shut: false };
+        let state = State { lane, id, asleep: false, for_room: 0, read_shut: false, expects: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), woken: Condvar::new(), session, bell, nudge });
         Ok(LaneStream { shared, waiter, read_timeout: None, write_timeout: None })
     }
@@ -115,8 +117,10 @@ impl Read for LaneStream {
             calls.turn();
             match calls.read(id, into)? {
                 ReadOutcome::Bytes(len) => {
+                    calls.wire.moved();
                     // Credit for what was read; and the next thread that sleeps must find everything said.
                     calls.turn();
+                    state.expects = false;
                     self.waiter.end(clock::now());
                     return Ok(len);
                 }
@@ -135,6 +139,7 @@ impl Write for LaneStream {
         }
         let until = until(self.write_timeout);
         let mut state = self.shared.lock();
+        let mut waited = false;
         self.waiter.begin(clock::now());
         loop {
             let id = state.id;
@@ -142,10 +147,11 @@ impl Write for LaneStream {
             calls.turn();
             match calls.write(id, bytes)? {
                 0 if calls.is_sent(id) => return Err(io::ErrorKind::BrokenPipe.into()),
-                0 => {}
+                0 => waited = true,
                 len => {
                     calls.flush();
                     self.waiter.end(clock::now());
+                    self.shared.wrote(&mut state, waited)?;
                     return Ok(len);
                 }
             }
@@ -177,6 +183,12 @@ impl Shared {
         for_room: bool,
     ) -> io::Result<MutexGuard<'a, State>> {
         let now = clock::now();
+        let rests = !state.expects && !for_room && state.for_room == 0;
+        let wire = &mut state.lane.calls_mut().wire;
+        let beat = wire.beat_if_due(now, rests);
+        if wire.session.is_gone() {
+            return Ok(state);
+        }
         if until.is_some_and(|until| now >= until) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -189,7 +201,8 @@ impl Shared {
             Step::Park => {
                 let for_room = for_room || state.lane.calls().is_full();
                 state.for_room += usize::from(for_room);
-                state = self.sleep(state, until.map(|until| until - now));
+                let wake = until.unwrap_or(u64::MAX).min(beat);
+                state = self.sleep(state, (wake < u64::MAX).then(|| wake.saturating_sub(now)));
                 state.for_room -= usize::from(for_room);
                 Ok(state)
             }
@@ -220,6 +233,19 @@ impl Shared {
         let _ = self.nudge.read();
         self.woken.notify_all();
         state
+    }
+
+    /// Bytes were taken, perhaps after the sidecar made room.
+    fn wrote(&self, state: &mut State, waited: bool) -> io::Result<()> {
+        let wire = &mut state.lane.calls_mut().wire;
+        if waited {
+            wire.moved();
+        }
+        if !std::mem::replace(&mut state.expects, true) && state.lane.calls_mut().wire.rests_no_more() {
+            // A thread that reads sleeps for a time that is too long now.
+            self.wake(state)?;
+        }
+        Ok(())
     }
 
     /// Wakes all threads that wait in a read or write.

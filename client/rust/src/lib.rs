@@ -18,8 +18,8 @@
 //! No thread is started and no runtime needed. Whoever waits spins for as long as that has caught something lately, then
 //! sleeps on the lane's bell and the session's socket, which ends when the sidecar dies. Messages of the sidecar
 //! (endpoints, going away) are taken whenever a thread waits or wakes, at most every 20 ms. A sidecar that is stopped or hung is asked
-//! for a sign of life by whoever waits for an answer, and left when it gives none ([`ClientBuilder::hang_timeout`]); streams, which may
-//! be silent for long, do not ask.
+//! for a sign of life by whoever waits for an answer, and left when it gives none ([`ClientBuilder::hang_timeout`]); for streams at rest,
+//! which may be silent for long, it is asked ever more rarely.
 //!
 //! A child of `fork` does not have the shared memory of its parent: lanes and streams in hand fail there with
 //! [`CallError::Forked`], and a [`Client`] attaches a session of its own for the next call. (Copies of the parent's descriptors
@@ -27,6 +27,8 @@
 //! streams, executes another program, or ends.)
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod async_lane_stream;
 #[cfg(feature = "tokio")]
 mod async_stream;
 mod attachment;
@@ -36,13 +38,16 @@ mod call;
 mod calls;
 mod client;
 mod clock;
+mod detour;
 mod direct;
+mod direct_exchange;
 mod direct_stream;
 mod directory;
 mod error;
 mod exchange;
 mod fallback;
 mod flow;
+mod http_answer;
 mod idle;
 mod lane;
 mod lane_stream;

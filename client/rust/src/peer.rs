@@ -8,8 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket};
 use shmesh_policy::Address;
+use shmesh_shm::host;
 
 /// The shortest time that a socket waits; 0 would be for ever.
 const WAIT_MIN: Duration = Duration::from_millis(1);
@@ -70,6 +72,26 @@ impl Peer {
                 Err(Errno::EINTR) => {}
                 outcome => return Ok(outcome?),
             }
+        }
+    }
+
+    /// Reads what is there, without waiting.
+    pub fn try_read(&self, into: &mut [u8]) -> nix::Result<usize> {
+        recv(self.as_fd().as_raw_fd(), into, MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// Writes what goes, without waiting.
+    pub fn try_write(&self, bytes: &[u8]) -> nix::Result<usize> {
+        send(self.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
+    }
+
+    /// Waits until one of these can be done without waiting, or for so long. What can be.
+    pub fn wait(&self, events: PollFlags, timeout: Option<Duration>) -> io::Result<PollFlags> {
+        let mut fds = [PollFd::new(self.as_fd(), events)];
+        match host::poll(&mut fds, timeout) {
+            Ok(_) => Ok(fds[0].revents().unwrap_or(PollFlags::POLLERR)),
+            Err(Errno::EINTR) => Ok(PollFlags::empty()),
+            Err(errno) => Err(errno.into()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::attachment::{Attachment, Progress};
 use crate::calls::Calls;
 use crate::clock;
-use crate::error::{CallError, ConnectError};
+use crate::error::{CallError, ConnectError, Ran};
 use crate::session::{Attach, Session};
 use shmesh_shm::handshake::RefusedCode;
 
@@ -74,14 +74,14 @@ impl Pool {
         self.take_or(true, None).map(|lane| lane.expect("it was waited for"))
     }
 
-    /// As [`Pool::take`], but does not wait for a sidecar of which no session is attached. None: attaching is under way.
-    pub fn take_attached(&self) -> Result<Option<Calls>, CallError> {
-        self.take_or(false, None)
+    /// As [`Pool::take_until`], but does not wait for a sidecar of which no session is attached.
+    pub fn take_attached(&self, until: Option<u64>) -> Result<Option<Calls>, CallError> {
+        self.take_or(false, until)
     }
 
-    /// As [`Pool::take`], but does not wait for a sidecar for longer than this. None: attaching is under way.
-    pub fn take_within(&self, longest: Duration) -> Result<Option<Calls>, CallError> {
-        self.take_or(true, Some(clock::now().saturating_add(clock::nanos(longest))))
+    /// As [`Pool::take`], but waits no longer than until then, on the shim's clock. None: attaching is under way.
+    pub fn take_until(&self, until: u64) -> Result<Option<Calls>, CallError> {
+        self.take_or(true, Some(until))
     }
 
     fn take_or(&self, waits: bool, until: Option<u64>) -> Result<Option<Calls>, CallError> {
@@ -114,22 +114,29 @@ impl Pool {
                 }
             }
             let now = clock::now();
-            if state.sessions.is_empty() && (!waits || until.is_some_and(|until| now >= until)) {
-                return Ok(None);
+            let lanes = usize::from(self.attach.calling_lanes) * state.sessions.len();
+            match until {
+                _ if lanes == 0 && !waits => return Ok(None),
+                Some(until) if now >= until && lanes == 0 => return Ok(None),
+                Some(until) if now >= until => {
+                    let sentence = format!("all {lanes} lanes are in use");
+                    return Err(CallError::Timeout { ran: Ran::No, sentence });
+                }
+                _ => {}
             }
+            let left = Duration::from_nanos(until.map_or(u64::MAX, |until| until - now));
             match std::mem::take(&mut state.attaching) {
                 Attaching::Pending(attachment) => {
-                    state = self.wait_welcome(state, attachment);
+                    state = self.wait_welcome(state, attachment, left);
                     continue;
                 }
                 other => state.attaching = other,
             }
             let deadline = *deadline.get_or_insert_with(|| now.saturating_add(clock::nanos(self.patience)));
             if now >= deadline {
-                let lanes = usize::from(self.attach.calling_lanes) * state.sessions.len();
                 return Err(CallError::NoLane { lanes });
             }
-            state = self.wait_freed(state, Duration::from_nanos(deadline - now));
+            state = self.wait_freed(state, left.min(Duration::from_nanos(deadline - now)));
         }
     }
 
@@ -202,10 +209,15 @@ impl Pool {
     }
 
     /// Waits for the sidecar's answer with the lanes free for others.
-    fn wait_welcome<'a>(&'a self, mut state: MutexGuard<'a, State>, attachment: Attachment) -> MutexGuard<'a, State> {
+    fn wait_welcome<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        attachment: Attachment,
+        longest: Duration,
+    ) -> MutexGuard<'a, State> {
         state.attaching = Attaching::Awaited;
         drop(state);
-        attachment.wait(WELCOME_LOOK);
+        attachment.wait(WELCOME_LOOK.min(longest));
         let mut state = self.lock();
         state.attaching = Attaching::Pending(attachment);
         self.freed.notify_all();

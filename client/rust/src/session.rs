@@ -180,6 +180,12 @@ impl Session {
         self.guard.as_ref().is_some_and(ForkGuard::is_child)
     }
 
+    /// What ends when the sidecar does, and says nothing else; older ones have none.
+    #[cfg(feature = "tokio")]
+    pub fn liveness(&self) -> Option<BorrowedFd<'_>> {
+        self.liveness.as_ref().map(AsFd::as_fd)
+    }
+
     /// What ends when the sidecar does; to be polled for nothing but that.
     pub fn sign_of_end(&self) -> BorrowedFd<'_> {
         self.liveness.as_ref().unwrap_or(&self.socket).as_fd()

@@ -67,7 +67,7 @@ impl Wire {
         self.waiter.begin(now);
         loop {
             if now >= self.pulse.due() {
-                self.beat(now);
+                self.beat(now, false);
             }
             if until.is_some_and(|until| now >= until) {
                 return Waited::TimedOut;
@@ -96,9 +96,27 @@ impl Wire {
         }
     }
 
+    /// Something came from the sidecar, for a stream.
+    pub fn moved(&mut self) {
+        self.pulse.moved();
+    }
+
+    /// A stream on which nothing was to be expected expects something. True: whoever waits is to look at [`Wire::beat_if_due`] again.
+    pub fn rests_no_more(&mut self) -> bool {
+        self.pulse.rests_no_more()
+    }
+
+    /// For a stream on which nothing moved until now. When to look again.
+    pub fn beat_if_due(&mut self, now: u64, rests: bool) -> u64 {
+        if now >= self.pulse.due() {
+            self.beat(now, rests);
+        }
+        self.pulse.due()
+    }
+
     /// Nothing moved until now: asks for a sign of life when it is time, and ends the session when none came.
-    fn beat(&mut self, now: u64) {
-        match self.pulse.look(now, self.end.told()) {
+    fn beat(&mut self, now: u64, rests: bool) {
+        match self.pulse.look(now, self.end.told(), rests) {
             Beat::Rest => {}
             Beat::Ask(number) => {
                 self.end.ask(number);

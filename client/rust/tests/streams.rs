@@ -280,6 +280,35 @@ mod asynchronous {
     }
 
     #[tokio::test]
+    async fn a_stream_that_is_opened_without_a_sidecar_goes_round() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("echo");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                std::thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+            }
+        });
+        for address in [echo(), format!("unix:{}", path.display())] {
+            let (_dir, client) = without_sidecar(Policy { endpoints: vec![address], ..Policy::default() });
+            let stream = client.async_stream(Protocol::Raw, Some("echo")).unwrap();
+            assert!(stream.is_direct());
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            let sent = pattern(11, 500_000);
+            let expected = sent.clone();
+            let writing = tokio::spawn(async move {
+                writer.write_all(&sent).await.unwrap();
+                writer.shutdown().await.unwrap();
+            });
+            let mut got = Vec::new();
+            reader.read_to_end(&mut got).await.unwrap();
+            assert!(got == expected);
+            writing.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
     async fn ping_pong_in_one_task_and_death() {
         let (_dir, sidecar, client) = sidecar(Settings::default());
         let mut stream = client.async_stream(Protocol::Http, None).unwrap();

@@ -1,11 +1,12 @@
 //! The switch: apps go round the sidecar, or come back, by one command; and waiting for a sidecar to be ready.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use shmesh_client::{Client, Request};
+use shmesh_client::{Client, Exchange, Protocol, Request, Stream};
 
 use super::death::learn;
 use super::{before, client, put};
@@ -17,6 +18,7 @@ on_each_driver!(
     one_command_sends_all_calls_round_and_back,
     the_switch_survives_a_restart_of_the_sidecar,
     a_call_in_flight_finishes_where_it_is,
+    new_exchanges_and_streams_obey_it,
     ready_is_waited_for,
 );
 
@@ -128,6 +130,47 @@ fn a_call_in_flight_finishes_where_it_is(driver: Driver) {
     assert_eq!(slow.join().expect("no panic").expect("an answer").body, b"ok");
     until("it is counted", || sidecar.requests("apps", "service", 200) == answered + 1.0);
     assert_eq!(seen.load(Ordering::Relaxed), 1);
+}
+
+fn new_exchanges_and_streams_obey_it(driver: Driver) {
+    let service = noise_service();
+    let sidecar = before(driver, &service.endpoint);
+    let client = client(&sidecar);
+    let stream = || client.stream(Protocol::Raw, Some("service")).expect("a way");
+    let exchange = || {
+        let mut exchange = client.exchange(&Request::http("PUT", "service", "/echo"), Some(5)).expect("a way");
+        exchange.write_all(b"hello").expect("it is taken");
+        exchange
+    };
+    let answer = |mut exchange: Exchange| {
+        exchange.finish().expect("it is taken");
+        let mut body = Vec::new();
+        exchange.read_to_end(&mut body).expect("an answer");
+        assert_eq!(body, b"hello");
+    };
+    let echoed = |stream: &mut Stream| {
+        stream.write_all(b"PUT /echo HTTP/1.1\r\nHost: service\r\nContent-Length: 2\r\n\r\nme").expect("it is taken");
+        let mut got = Vec::new();
+        while !got.ends_with(b"\r\n\r\nme") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("an answer");
+            got.push(byte[0]);
+        }
+    };
+    let (before_it, mut stream_before_it) = (exchange(), stream());
+    assert!(!before_it.is_direct() && !stream_before_it.is_direct());
+    // Whose cluster leads to whom is asked with the first of them, and told a little later.
+    direct(&sidecar, &["on"]);
+    until("both go round", || stream().is_direct() && exchange().is_direct());
+    answer(exchange());
+    echoed(&mut stream());
+    // What was begun finishes where it is.
+    answer(before_it);
+    echoed(&mut stream_before_it);
+    direct(&sidecar, &["off"]);
+    until("both go through", || !stream().is_direct() && !exchange().is_direct());
+    answer(exchange());
+    echoed(&mut stream());
 }
 
 fn ready_is_waited_for(driver: Driver) {

@@ -1,6 +1,7 @@
 //! How apps learn that the sidecar is dead, or hung: the liveness sockets and the thread that holds them, and signs of life.
 
 use std::fs;
+use std::io::{ErrorKind, Read, Write};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ on_each_driver!(
     a_call_is_answered_elsewhere_at_once_although_a_lot_of_memory_is_shared,
     a_stopped_sidecar_is_left_and_forwards_nothing_when_it_wakes_up,
     a_call_that_takes_long_is_no_reason_to_leave,
+    an_exchange_leaves_a_stopped_sidecar,
+    a_stream_of_a_stopped_sidecar_is_reset,
+    an_async_stream_of_a_stopped_sidecar_is_reset,
 );
 
 /// Lanes whose arenas are used: 4 MiB of each in both directions.
@@ -174,4 +178,133 @@ fn a_call_that_takes_long_is_no_reason_to_leave(driver: Driver) {
     assert_eq!(client.call(post(b"slow")).expect("an answer").body, b"ok");
     assert_eq!(sidecar.requests("apps", "service", 200), 1.0, "through the sidecar");
     assert_eq!(seen.lock().expect("no panic").len(), 1);
+}
+
+fn an_exchange_leaves_a_stopped_sidecar(driver: Driver) {
+    let (service, seen) = slow(Duration::from_secs(2));
+    let times = |body: &[u8]| seen.lock().expect("no panic").iter().filter(|known| *known == body).count();
+    let sidecar = before(driver, &service.endpoint);
+    let client = impatient(&sidecar);
+    learn(&client, || put("service", b"quick"));
+    learn(&client, || post(b"quick"));
+    let begin = |method| {
+        let request = Request::http(method, "service", "/echo");
+        let mut exchange = client.exchange(&request, None).expect("the sidecar is there");
+        exchange.write_all(b"slow").expect("it is taken");
+        exchange.finish().expect("it is taken");
+        exchange
+    };
+    let (mut put, mut post) = (begin("PUT"), begin("POST"));
+    until("both are being answered", || times(b"slow") == 2);
+    stop(&sidecar);
+    let error = post.head().expect_err("it may have run");
+    assert!(matches!(error, CallError::MaybeExecuted(_)), "{error:?}");
+    assert_eq!(put.head().expect("an idempotent one is made again").0, 200);
+    assert!(put.is_direct() && !post.is_direct());
+    assert_eq!(times(b"slow"), 3);
+    // Another one goes round at once.
+    let mut another = client.exchange(&Request::http("POST", "service", "/echo"), None).expect("a way");
+    another.finish().expect("it is taken");
+    assert_eq!((another.head().expect("an answer").0, another.is_direct()), (200, true));
+}
+
+/// Sends back what comes.
+fn echo() -> Service {
+    Service::tcp(|mut wire| {
+        let mut back = wire.twin();
+        let _ = wire.each_piece(u64::MAX, |piece| drop(back.try_send(piece)));
+    })
+}
+
+/// How many bytes are known to have been passed on.
+fn acknowledged(error: &std::io::Error) -> u64 {
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error:?}");
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<CallError>()) {
+        Some(CallError::StreamReset { acknowledged, sentence }) => {
+            assert!(sentence.contains("no sign of life"), "{sentence}");
+            *acknowledged
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whoever reads, whoever writes until there is no room, and whoever expects nothing.
+fn a_stream_of_a_stopped_sidecar_is_reset(driver: Driver) {
+    let service = echo();
+    let sidecar = before(driver, &service.endpoint);
+    for stopped in 0..3 {
+        // A session each, so that none learns of it from another.
+        let client = impatient(&sidecar);
+        let mut stream = client.stream(Protocol::Raw, Some("service")).expect("a stream");
+        let mut reader = stream.try_clone().expect("another handle");
+        let (reads, read) = std::sync::mpsc::channel();
+        let resting = thread::spawn(move || {
+            loop {
+                match reader.read(&mut [0; 8]) {
+                    Ok(len) => reads.send(len).expect("it is waited for"),
+                    Err(error) => return error,
+                }
+            }
+        });
+        // In between it is at rest, long enough to be asked about.
+        for pause in [0, 1200] {
+            thread::sleep(Duration::from_millis(pause));
+            stream.write_all(b"x").expect("it is taken");
+            assert_eq!(read.recv_timeout(PATIENCE), Ok(1));
+        }
+        stop(&sidecar);
+        let error = match stopped {
+            0 => {
+                stream.write_all(b"x").expect("it is taken");
+                stream.read(&mut [0; 8]).expect_err("it hangs")
+            }
+            1 => loop {
+                if let Err(error) = stream.write_all(&[7; 10_000]) {
+                    break error;
+                }
+            },
+            _ => resting.join().expect("no panic"),
+        };
+        assert!(acknowledged(&error) <= 2);
+        sidecar.process.signal(Signal::SIGCONT);
+        drop(stream);
+        sidecar.expect_metric("shmesh_calls_in_flight", 0.0);
+    }
+}
+
+fn an_async_stream_of_a_stopped_sidecar_is_reset(driver: Driver) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let service = echo();
+    let sidecar = before(driver, &service.endpoint);
+    // The runtime has no clock of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+    for writes in [true, false] {
+        let client = impatient(&sidecar);
+        runtime.block_on(async {
+            let mut stream = client.async_stream(Protocol::Raw, Some("service")).expect("a stream");
+            for len in [1, 1000, 100_000] {
+                let sent = vec![b'x'; len];
+                stream.write_all(&sent).await.expect("it is taken");
+                let mut back = vec![0; len];
+                stream.read_exact(&mut back).await.expect("it comes back");
+                assert!(back == sent);
+            }
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            let resting = tokio::spawn(async move { reader.read(&mut [0; 8]).await.expect_err("it hangs") });
+            tokio::task::yield_now().await;
+            stop(&sidecar);
+            if writes {
+                let error = loop {
+                    if let Err(error) = writer.write_all(&[7; 10_000]).await {
+                        break error;
+                    }
+                };
+                acknowledged(&error);
+            }
+            acknowledged(&resting.await.expect("no panic"));
+        });
+        sidecar.process.signal(Signal::SIGCONT);
+        sidecar.expect_metric("shmesh_calls_in_flight", 0.0);
+    }
 }

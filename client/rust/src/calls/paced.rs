@@ -82,8 +82,9 @@ impl Calls {
             return Ok(ReadOutcome::Bytes(len));
         }
         match (&state.failure, state.inbound.is_ended()) {
-            (Some(failure), _) => Err(failure.clone()),
-            (None, true) => Ok(ReadOutcome::End),
+            // What came is whole, whatever became of the other direction.
+            (_, true) => Ok(ReadOutcome::End),
+            (Some(failure), false) => Err(failure.clone()),
             (None, false) if !state.busy => Ok(ReadOutcome::End),
             (None, false) => Ok(ReadOutcome::Empty),
         }
@@ -96,6 +97,15 @@ impl Calls {
             _ if state.begun => Ok(Some((state.response.status, &state.response.head))),
             Some(failure) => Err(failure.clone()),
             None => Ok(None),
+        }
+    }
+
+    /// Why a paced call's answer broke off, or never began.
+    pub fn check_answer(&self, id: CallId) -> Result<(), CallError> {
+        let state = &self.slots[id.slot as usize];
+        match &state.failure {
+            Some(failure) if !state.inbound.is_ended() => Err(failure.clone()),
+            _ => Ok(()),
         }
     }
 

@@ -1,0 +1,224 @@
+//! Calls whose bodies are streamed, when the sidecar dies under them or is gone already.
+
+mod fake;
+mod service;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use fake::{FakeSidecar, Settings, pattern};
+use service::Service;
+use shmesh_client::{CallError, Client, Exchange, Ran, Request};
+use shmesh_shm::handshake::Policy;
+use tempfile::TempDir;
+
+/// A sidecar that said this of `reviews`.
+fn beside(policy: Policy) -> (TempDir, FakeSidecar, Client) {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { policy: Some(policy), ..Settings::default() };
+    let sidecar = FakeSidecar::start(&dir.path().join("s"), settings);
+    let client = Client::builder().socket(sidecar.path()).lanes(2).connect().unwrap();
+    assert_eq!(client.call(Request::http("GET", "reviews", "/learn")).unwrap().status, 200);
+    sidecar.wait_for_lookups(1);
+    (dir, sidecar, client)
+}
+
+/// One that died then.
+fn after(policy: Policy) -> (TempDir, Client) {
+    let (dir, sidecar, client) = beside(policy);
+    sidecar.kill();
+    // The client notices with this call, which nobody knows a way for.
+    client.call(Request::raw("nobody", b"")).unwrap_err();
+    (dir, client)
+}
+
+fn to(addresses: &[&str]) -> Policy {
+    Policy { endpoints: addresses.iter().map(|address| (*address).to_owned()).collect(), ..Policy::default() }
+}
+
+fn begin(client: &Client, method: &str, path: &str) -> Exchange {
+    client.exchange(&Request::http(method, "reviews", path), None).unwrap()
+}
+
+/// Writes the body and reads the answer: status and body.
+fn run(exchange: &mut Exchange, body: &[u8]) -> Result<(u16, Vec<u8>), CallError> {
+    for piece in body.chunks(7_001) {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            match exchange.write_body(rest)? {
+                0 => break,
+                len => rest = &rest[len..],
+            }
+        }
+    }
+    exchange.finish()?;
+    let (status, _) = exchange.head()?;
+    let (mut answer, mut piece) = (Vec::new(), [0; 9_000]);
+    loop {
+        match exchange.read_body(&mut piece)? {
+            0 => return Ok((status, answer)),
+            len => answer.extend_from_slice(&piece[..len]),
+        }
+    }
+}
+
+#[test]
+fn one_that_was_forwarded_is_made_again_if_it_is_idempotent() {
+    let service = Service::tcp();
+    let body = pattern(1, 50_000);
+    for (method, asked, runs) in [("PUT", None, 1), ("POST", None, 0), ("POST", Some(true), 1), ("PUT", Some(false), 0)]
+    {
+        let (_dir, _sidecar, client) = beside(to(&[&service.address]));
+        let before = service.requests();
+        let mut request = Request::http(method, "reviews", "/die");
+        if let Some(asked) = asked {
+            request = request.idempotent(asked);
+        }
+        let mut exchange = client.exchange(&request, None).unwrap();
+        match run(&mut exchange, &body) {
+            Ok(answer) => assert!(answer == (202, body.clone()) && exchange.is_direct()),
+            Err(error) => assert!(matches!(error, CallError::MaybeExecuted(_)), "{error:?}"),
+        }
+        assert_eq!(service.requests() - before, runs, "{method} {asked:?}");
+    }
+}
+
+#[test]
+fn one_that_was_not_forwarded_is_made_again_whatever_its_method() {
+    let service = Service::tcp();
+    let (_dir, _sidecar, client) = beside(to(&["tcp:127.0.0.1:1", &service.address]));
+    let mut exchange = begin(&client, "POST", "/die-early");
+    assert_eq!(run(&mut exchange, b"once").unwrap(), (202, b"once".to_vec()));
+    assert_eq!(service.requests(), 1);
+}
+
+#[test]
+fn one_with_more_body_than_is_kept_stays_where_it_is() {
+    let service = Service::tcp();
+    let (_dir, _sidecar, client) = beside(to(&[&service.address]));
+    let mut exchange = begin(&client, "PUT", "/die");
+    let error = run(&mut exchange, &pattern(2, 70_000)).unwrap_err();
+    assert!(matches!(error, CallError::MaybeExecuted(_)), "{error:?}");
+    assert_eq!(service.requests(), 0);
+}
+
+#[test]
+fn one_in_the_middle_of_its_request_takes_what_was_written_along() {
+    let service = Service::tcp();
+    let body = pattern(3, 60_000);
+    for total in [None, Some(body.len() as u64)] {
+        let (_dir, sidecar, client) = beside(to(&[&service.address]));
+        let request = Request::http("POST", "reviews", "/x").body(&body[..10]);
+        let mut exchange = client.exchange(&request, total).unwrap();
+        exchange.write_all(&body[10..40_000]).unwrap();
+        assert!(!exchange.is_direct());
+        sidecar.kill();
+        assert!(run(&mut exchange, &body[40_000..]).unwrap() == (202, body.clone()));
+        assert!(exchange.is_direct());
+    }
+    assert_eq!(service.requests(), 2);
+}
+
+#[test]
+fn while_the_sidecar_is_away_they_go_direct_at_once() {
+    let service = Service::tcp();
+    let (_dir, client) = after(to(&["tcp:127.0.0.1:1", &service.address]));
+    for (method, len, total) in [
+        ("GET", 0, None),
+        ("POST", 0, None),
+        ("POST", 0, Some(0)),
+        ("PUT", 3_000, None),
+        ("PUT", 200_000, None),
+        ("PUT", 200_000, Some(200_000)),
+    ] {
+        let body = pattern(4, len);
+        let request = Request::http(method, "reviews", "/x").header("x", "y");
+        let mut exchange = client.exchange(&request, total).unwrap();
+        assert!(run(&mut exchange, &body).unwrap() == (202, body), "{method} {len} {total:?}");
+        assert!(exchange.is_direct());
+    }
+    assert_eq!(service.requests(), 6);
+}
+
+#[test]
+fn what_is_announced_is_what_is_written() {
+    let service = Service::tcp();
+    let (_dir, client) = after(to(&[&service.address]));
+    for len in [99, 101] {
+        let mut exchange = client.exchange(&Request::http("POST", "reviews", "/x"), Some(100)).unwrap();
+        let error = run(&mut exchange, &pattern(5, len)).unwrap_err();
+        assert!(error.to_string().contains("body than was announced"), "{error}");
+    }
+    assert_eq!(service.requests(), 0);
+}
+
+#[test]
+fn one_that_breaks_off_on_its_way_round_is_sent_as_often_as_the_policy_allows() {
+    let service = Service::tcp();
+    for (attempts, method, sent) in [(1, "PUT", 1), (3, "PUT", 3), (3, "POST", 1)] {
+        let policy =
+            Policy { attempts: Some(attempts), endpoints: vec![service.address.clone(); 5], ..Policy::default() };
+        let (_dir, client) = after(policy);
+        let before = service.requests();
+        let error = run(&mut begin(&client, method, "/break"), b"x").unwrap_err();
+        assert!(matches!(error, CallError::Direct { ran: Ran::Maybe, .. }), "{error:?}");
+        assert_eq!(service.requests() - before, sent);
+    }
+}
+
+#[test]
+fn an_answer_that_began_is_not_begun_again() {
+    let service = Service::tcp();
+    let (_dir, client) = after(to(&[&service.address, &service.address]));
+    let mut exchange = begin(&client, "GET", "/half");
+    exchange.finish().unwrap();
+    assert_eq!(exchange.head().unwrap().0, 200);
+    let mut got = Vec::new();
+    let error = exchange.read_to_end(&mut got).unwrap_err();
+    assert_eq!((got, service.requests()), (b"five5".to_vec(), 1), "{error}");
+}
+
+#[test]
+fn a_server_that_answers_and_closes_before_it_has_read_everything_has_answered() {
+    let service = Service::tcp();
+    let (_dir, client) = after(to(&[&service.address]));
+    let mut exchange = begin(&client, "POST", "/refuse");
+    while exchange.write_body(&[7; 10_000]).unwrap() > 0 {}
+    exchange.finish().unwrap();
+    assert_eq!(exchange.head().unwrap().0, 413);
+}
+
+/// Whose answer is as long as its request, and comes while that is sent.
+#[test]
+fn both_bodies_flow_at_once_on_the_way_round() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    let body = pattern(6, 4_000_000);
+    let len = body.len();
+    let service = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n").unwrap();
+        std::io::copy(&mut stream.try_clone().unwrap().take(len as u64), &mut stream).unwrap();
+    });
+    let (_dir, client) = after(to(&[&address]));
+    let mut exchange = client.exchange(&Request::http("PUT", "reviews", "/x"), Some(len as u64)).unwrap();
+    let (mut sent, mut got, mut piece) = (0, Vec::new(), vec![0; 30_000]);
+    while got.len() < len {
+        if sent < len {
+            sent += exchange.write_body(&body[sent..len.min(sent + 40_000)]).unwrap();
+        }
+        if got.len() < sent.saturating_sub(100_000) || sent == len {
+            let read = exchange.read_body(&mut piece).unwrap();
+            got.extend_from_slice(&piece[..read]);
+        }
+    }
+    assert!(got == body);
+    assert_eq!(exchange.read_body(&mut piece).unwrap(), 0);
+    service.join().unwrap();
+}
