@@ -169,6 +169,11 @@ impl Client {
         self.shared.fallback.as_deref()
     }
 
+    /// Whether the sidecar has said where such calls go without it. It is asked with the first of them.
+    pub fn knows_way_round(&self, request: &Request<'_>) -> bool {
+        self.fallback().is_some_and(|fallback| fallback.was_told(&subject(request)))
+    }
+
     /// A lane of one's own, for pipelined calls from one thread.
     pub fn lane(&self) -> Result<Lane, CallError> {
         Ok(Lane::new(self.shared.pool.take()?, self.shared.pool.clone()))

@@ -18,6 +18,8 @@ use crate::peer::Peer;
 
 /// How long a connection may be silent in the middle of a message.
 pub(crate) const SILENCE: Duration = Duration::from_secs(60);
+/// Of the length of an app's raw answer.
+const RAW_LEN_BYTES: usize = size_of::<u64>();
 /// A body of so many bytes leaves together with its head.
 const TOGETHER_BYTES: usize = 16 << 10;
 
@@ -233,7 +235,16 @@ impl<'a> Conversation<'a> {
         while self.receive()? > 0 {
             self.check_len(self.received.len())?;
         }
-        Ok(Response { status: 0, head: Vec::new(), body: std::mem::take(&mut self.received) })
+        let mut body = std::mem::take(&mut self.received);
+        if to_app {
+            // An app that ends before its answer is whole has died, or refused the call.
+            let len = body.first_chunk().map(|len| u64::from_le_bytes(*len));
+            body.drain(..RAW_LEN_BYTES.min(body.len()));
+            if len != Some(body.len() as u64) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(Response { status: 0, head: Vec::new(), body })
     }
 
     fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {

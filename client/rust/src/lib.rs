@@ -15,7 +15,7 @@
 //! - [`Client::stream`]: a byte stream that stands in for a TCP connection (`AsyncStream` with the feature `tokio`).
 //! - [`Server`]: receives calls under a name.
 //!
-//! No thread is started and no runtime needed. Whoever waits spins for as long as that has caught something lately, then
+//! No thread is started, except to look up a host name on the way round the sidecar, and no runtime needed. Whoever waits spins for as long as that has caught something lately, then
 //! sleeps on the lane's bell and the session's socket, which ends when the sidecar dies. Messages of the sidecar
 //! (endpoints, going away) are taken whenever a thread waits or wakes, at most every 20 ms. A sidecar that is stopped or hung is asked
 //! for a sign of life by whoever waits for an answer, and left when it gives none ([`ClientBuilder::hang_timeout`]); for streams at rest,
@@ -51,12 +51,14 @@ mod http_answer;
 mod idle;
 mod lane;
 mod lane_stream;
+mod names;
 mod own_connection;
 mod own_socket;
 mod peer;
 mod policy_file;
 mod pool;
 mod pulse;
+mod reattachment;
 mod routes;
 mod served;
 mod server;

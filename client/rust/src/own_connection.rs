@@ -14,10 +14,11 @@ use shmesh_proto::http1::{
 };
 use shmesh_shm::{Protocol, Reset};
 
+use crate::clock;
 use crate::served::{Handler, Served, ServedResponse, StreamEvent, StreamId, StreamReply};
 use crate::server::REQUEST_BYTES_MAX;
 
-/// What a raw call begins with: bytes until the end, and the answer until the end.
+/// What a raw call begins with: bytes until the end. The answer has its length in front, as a u64.
 pub(crate) const RAW_CALL: u8 = 3;
 /// What a raw stream begins with.
 pub(crate) const RAW_STREAM: u8 = 4;
@@ -57,6 +58,8 @@ pub(crate) struct OwnConnection {
     ended: bool,
     /// No more is answered; closed when the output has left.
     closing: bool,
+    /// When something came or left last; nanoseconds of the clock.
+    moved_at: u64,
 }
 
 #[derive(Debug)]
@@ -102,11 +105,27 @@ impl OwnConnection {
             sent: 0,
             ended: false,
             closing: false,
+            moved_at: clock::now(),
         }
     }
 
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+
+    /// Whether it is between two messages; none of a raw stream, whose ends may both be silent.
+    pub fn rests(&self) -> Option<bool> {
+        let between = match &self.speech {
+            Speech::Unknown | Speech::Http(None) | Speech::Dubbo => true,
+            Speech::Http(Some(_)) | Speech::RawCall => false,
+            Speech::RawStream(_) => return None,
+        };
+        Some(between && self.input.is_empty() && self.left() == 0)
+    }
+
+    /// Since when nothing came or left, in nanoseconds of the clock.
+    pub fn quiet_since(&self) -> u64 {
+        self.moved_at
     }
 
     /// What there is to wait for.
@@ -151,7 +170,10 @@ impl OwnConnection {
         let mut piece = [0; READ_BYTES];
         match self.stream.read(&mut piece) {
             Ok(0) => self.ended = true,
-            Ok(len) => self.input.extend_from_slice(&piece[..len]),
+            Ok(len) => {
+                self.moved_at = clock::now();
+                self.input.extend_from_slice(&piece[..len]);
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
@@ -161,7 +183,10 @@ impl OwnConnection {
     fn write(&mut self) -> io::Result<()> {
         while self.left() > 0 {
             match self.stream.write(&self.output[self.sent..]) {
-                Ok(len) => self.sent += len,
+                Ok(len) => {
+                    self.moved_at = clock::now();
+                    self.sent += len;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -361,8 +386,11 @@ impl OwnConnection {
             Served { protocol: Protocol::Raw, head: &[], body: &mut self.input, timeout: None, one_way: false };
         answering.response.clear();
         handler.call(&mut request, &mut answering.response);
+        // Without its length an answer that broke off, or never came, would look like a shorter one.
         if answering.response.failure.take().is_none() {
-            self.output.extend_from_slice(&answering.response.body);
+            let body = &answering.response.body;
+            self.output.extend_from_slice(&(body.len() as u64).to_le_bytes());
+            self.output.extend_from_slice(body);
         }
         self.closing = true;
         true

@@ -22,6 +22,11 @@ use crate::served::Handler;
 
 /// Connections that are open at once; others wait to be accepted.
 const CONNECTIONS_MAX: usize = 256;
+/// A connection that carried nothing for so long makes room for another one when there are too many, in nanoseconds: callers keep
+/// theirs for four seconds.
+const REST_NS_MAX: u64 = 5_000_000_000;
+/// The same for one in the middle of a message.
+const SILENCE_NS_MAX: u64 = 60_000_000_000;
 /// How often the socket is looked at while lanes are busy, in nanoseconds.
 const LOOK_EVERY_NS: u64 = 1_000_000;
 
@@ -103,17 +108,43 @@ impl OwnSocket {
 
     /// Waits for something to do, and does it.
     pub fn wait(&mut self, timeout: Duration, handler: &mut impl Handler) {
+        let timeout = self.due_ns().map_or(timeout, |due| timeout.min(Duration::from_nanos(due)));
         self.busy = self.look(Some(timeout), handler);
         self.looked_at = clock::now();
     }
 
     /// What to sleep on: whenever one of these wakes, it is time to look.
     pub fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let accepting = self.connections.len() < CONNECTIONS_MAX;
-        let listener = accepting.then(|| (self.listener.as_fd(), PollFlags::POLLIN));
+        self.descriptors_with(self.accepts())
+    }
+
+    fn descriptors_with(&self, accepts: bool) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let listener = accepts.then(|| (self.listener.as_fd(), PollFlags::POLLIN));
         listener
             .into_iter()
             .chain(self.connections.iter().map(|connection| (connection.as_fd(), connection.waits_for())))
+    }
+
+    /// After how many nanoseconds there is a place for one more connection, if there is none now.
+    pub fn due_ns(&self) -> Option<u64> {
+        if self.connections.len() < CONNECTIONS_MAX {
+            return None;
+        }
+        let (_, at) = self.quietest()?;
+        Some(at.saturating_sub(clock::now())).filter(|left| *left > 0)
+    }
+
+    /// There is a place for one more connection.
+    fn accepts(&self) -> bool {
+        self.connections.len() < CONNECTIONS_MAX || self.quietest().is_some_and(|(_, at)| at <= clock::now())
+    }
+
+    /// The connection that makes room first, and when it may.
+    fn quietest(&self) -> Option<(usize, u64)> {
+        let leaves =
+            |one: &OwnConnection| Some(one.quiet_since() + if one.rests()? { REST_NS_MAX } else { SILENCE_NS_MAX });
+        let candidates = self.connections.iter().enumerate().filter_map(|(index, one)| Some((index, leaves(one)?)));
+        candidates.min_by_key(|(_, at)| *at)
     }
 
     /// A descriptor woke the thread.
@@ -122,8 +153,8 @@ impl OwnSocket {
     }
 
     fn look(&mut self, timeout: Option<Duration>, handler: &mut impl Handler) -> bool {
-        let accepting = self.connections.len() < CONNECTIONS_MAX;
-        let mut fds: Vec<_> = self.descriptors().map(|(fd, events)| PollFd::new(fd, events)).collect();
+        let accepting = self.accepts();
+        let mut fds: Vec<_> = self.descriptors_with(accepting).map(|(fd, events)| PollFd::new(fd, events)).collect();
         if !host::poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) {
             return false;
         }
@@ -143,9 +174,14 @@ impl OwnSocket {
     }
 
     fn accept(&mut self) {
-        while self.connections.len() < CONNECTIONS_MAX {
+        while self.accepts() {
             // Out of descriptors, most likely, or the peer is gone again; the next look tries again.
             let Ok((stream, _)) = self.listener.accept() else { return };
+            if self.connections.len() >= CONNECTIONS_MAX
+                && let Some((quietest, _)) = self.quietest()
+            {
+                self.connections.swap_remove(quietest);
+            }
             if stream.set_nonblocking(true).is_ok() {
                 self.connections.push(OwnConnection::new(stream, self.answering.next_id()));
             }

@@ -1,7 +1,7 @@
 //! A connection to somebody other than the sidecar, blocking, each wait bounded.
 
 use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -12,6 +12,8 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket};
 use shmesh_policy::Address;
 use shmesh_shm::host;
+
+use crate::{clock, names};
 
 /// The shortest time that a socket waits; 0 would be for ever.
 const WAIT_MIN: Duration = Duration::from_millis(1);
@@ -31,8 +33,11 @@ impl Peer {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         match address {
-            Address::Tcp(address) => connect_tcp([*address].into_iter(), timeout),
-            Address::Host { host, port } => connect_tcp((&**host, *port).to_socket_addrs()?, timeout),
+            Address::Tcp(address) => connect_tcp(&[*address], clock::now().saturating_add(clock::nanos(timeout))),
+            Address::Host { host, port } => {
+                let until = clock::now().saturating_add(clock::nanos(timeout));
+                connect_tcp(&names::look_up(host, *port, timeout)?, until)
+            }
             Address::Unix(path) => connect_unix(path).map(Peer::Unix),
             Address::Shm(_) => Err(io::ErrorKind::Unsupported.into()),
         }
@@ -113,10 +118,14 @@ impl AsFd for Peer {
     }
 }
 
-fn connect_tcp(addresses: impl Iterator<Item = SocketAddr>, timeout: Duration) -> io::Result<Peer> {
+/// `until` in nanoseconds of the clock.
+fn connect_tcp(addresses: &[SocketAddr], until: u64) -> io::Result<Peer> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, timeout.max(WAIT_MIN)) {
+    for (tried, address) in addresses.iter().enumerate() {
+        let left = Duration::from_nanos(until.saturating_sub(clock::now()));
+        // Each has a share of the time, so that one that is silent does not take that of the others.
+        let share = left / (addresses.len() - tried) as u32;
+        match TcpStream::connect_timeout(address, share.max(WAIT_MIN)) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 return Ok(Peer::Tcp(stream));

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::error::{CallError, ConnectError};
 use crate::flow::{First, Inbound, Outbound, Pumped, part_len};
 use crate::own_socket::OwnSocket;
+use crate::reattachment::Reattachment;
 use crate::served::{Handler, Served, ServedResponse, StreamEvent, StreamId, StreamReply};
 use crate::session::{Attach, Session};
 use crate::wire::{Wire, sleep_on};
@@ -24,8 +25,6 @@ use crate::wire::{Wire, sleep_on};
 pub(crate) const REQUEST_BYTES_MAX: usize = 128 << 20;
 /// Answers wait for the others of their batch no longer than this, in nanoseconds.
 const BATCH_NS_MAX: u64 = 50_000;
-/// How often a serving app looks for a sidecar while there is none, in nanoseconds.
-const REATTACH_EVERY_NS: u64 = 100_000_000;
 /// How often `serve_until` looks at its flag while nothing comes, in nanoseconds.
 const FLAG_EVERY_NS: u64 = 100_000_000;
 
@@ -126,7 +125,7 @@ impl Server {
 
     /// Serves on the own socket until there is a sidecar. False: the flag was set.
     fn serve_alone(&mut self, stop: Option<&AtomicBool>, handler: &mut impl Handler) -> Result<bool, CallError> {
-        let mut attach_at = clock::now();
+        let mut reattachment = Reattachment::new();
         loop {
             if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                 return Ok(false);
@@ -134,23 +133,18 @@ impl Server {
             if self.session.is_forked() {
                 return Err(CallError::Forked);
             }
-            let now = clock::now();
-            if now >= attach_at {
-                match open_lanes(&self.attach) {
-                    Ok((session, lanes)) => {
-                        if let Some(own) = &self.own_socket {
-                            session.serves_at(own.path());
-                        }
-                        (self.session, self.lanes) = (session, lanes);
-                        return Ok(true);
-                    }
-                    Err(_) => attach_at = clock::now() + REATTACH_EVERY_NS,
+            if let Some((session, wires)) = reattachment.advance(&self.attach)
+                && let Ok(lanes) = serving_lanes(wires)
+            {
+                if let Some(own) = &self.own_socket {
+                    session.serves_at(own.path());
                 }
+                (self.session, self.lanes) = (session, lanes);
+                return Ok(true);
             }
-            let left = Duration::from_nanos(attach_at.saturating_sub(now));
             match &mut self.own_socket {
-                Some(own) => own.wait(left, handler),
-                None => host::sleep(left),
+                Some(own) => own.wait(reattachment.pause(), handler),
+                None => host::sleep(reattachment.pause()),
             }
         }
     }
@@ -195,7 +189,8 @@ impl ServerBuilder {
 
     /// Attaches. Fails with the name-taken refusal while another process holds the name.
     pub fn attach(self) -> Result<Server, ConnectError> {
-        let (session, lanes) = open_lanes(&self.attach)?;
+        let (session, wires) = Session::attach(&self.attach)?;
+        let lanes = serving_lanes(wires)?;
         // Whoever holds the name may take the socket over.
         let own_socket = match &self.own_socket {
             // All sockets of the simulation but the session's are the world's.
@@ -218,11 +213,10 @@ impl ServerBuilder {
     }
 }
 
-fn open_lanes(attach: &Attach) -> Result<(Arc<Session>, Vec<ServingLane>), ConnectError> {
-    let (session, wires) = Session::attach(attach)?;
+fn serving_lanes(wires: Vec<Wire>) -> Result<Vec<ServingLane>, ConnectError> {
     let serving = (0..).zip(wires).filter(|(_, wire)| wire.info.serving);
     let lanes: Vec<_> = serving.map(|(lane, wire)| ServingLane::new(lane, wire)).collect();
-    if lanes.is_empty() { Err(ConnectError::NoLanes) } else { Ok((session, lanes)) }
+    if lanes.is_empty() { Err(ConnectError::NoLanes) } else { Ok(lanes) }
 }
 
 /// One serving lane, in the hands of one thread.
@@ -661,10 +655,11 @@ fn wait(
 
 fn park(session: &Session, lanes: &mut [ServingLane], own: Option<&mut OwnSocket>, timeout_ns: Option<u64>) {
     let quiet = lanes.iter_mut().all(|lane| lane.wire.end.announce(lane.full));
+    let due_ns = own.iter().filter_map(|own| own.due_ns()).chain(timeout_ns).min();
     if quiet {
         let mut fds: Vec<_> = lanes.iter().map(|lane| (lane.wire.bell(), PollFlags::POLLIN)).collect();
         fds.extend(own.iter().flat_map(|own| own.descriptors()));
-        sleep_on(&fds, session, timeout_ns);
+        sleep_on(&fds, session, due_ns);
     }
     for lane in lanes {
         lane.wire.end.unpark();

@@ -159,19 +159,43 @@ fn a_reset_says_where_it_failed_and_whether_to_try_again() {
 #[test]
 fn a_call_that_is_not_answered_ends_by_its_timeout_and_says_whether_it_ran() {
     let (_dir, sidecar, client) = sidecar(Settings::default());
-    for (path, expected) in [("/accepted", Ran::No), ("/forwarded", Ran::Maybe)] {
+    let mut calls = 0;
+    let mut ran = |path: &str, timeout: Duration| {
+        calls += 1;
         let began = Instant::now();
-        let request = Request::http("GET", "reviews", path).timeout(Duration::from_millis(50));
-        match client.call(request) {
-            Err(CallError::Timeout { ran, .. }) => assert_eq!(ran, expected, "{path}"),
+        let outcome = client.call(Request::http("GET", "reviews", path).timeout(timeout));
+        assert!(began.elapsed() >= timeout);
+        match outcome {
+            Err(CallError::Timeout { ran, .. }) => ran,
             other => panic!("{other:?}"),
         }
-        let took = began.elapsed();
-        assert!(took >= Duration::from_millis(50) && took < Duration::from_secs(2), "{took:?}");
-    }
+    };
+    let short = Duration::from_millis(50);
+    assert_eq!(ran("/accepted", short), Ran::No);
+    // A sidecar that did not get its turn has not forwarded it.
+    assert!((0..6).any(|doubled| ran("/forwarded", short * (1 << doubled)) == Ran::Maybe));
     let response = client.call(Request::http("PUT", "reviews", "/").body(b"the lane still works")).unwrap();
     assert_eq!(response.body, b"the lane still works");
-    assert_eq!(sidecar.counts.resets.load(SeqCst), 2, "the sidecar was told");
+    assert_eq!(sidecar.counts.resets.load(SeqCst), calls, "the sidecar was told");
+}
+
+#[test]
+fn the_wait_for_a_lane_is_part_of_a_calls_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let sidecar = FakeSidecar::start(&dir.path().join("s"), Settings::default());
+    for fallback in [true, false] {
+        let builder = Client::builder().socket(sidecar.path()).lanes(1).sessions_max(1).fallback(fallback);
+        let client = builder.patience(Duration::from_secs(60)).connect().unwrap();
+        let lane = client.lane().unwrap();
+        let request = || Request::http("GET", "reviews", "/").timeout(Duration::from_millis(50));
+        let began = Instant::now();
+        for error in [client.call(request()).unwrap_err(), client.exchange(&request(), None).unwrap_err()] {
+            assert!(matches!(error, CallError::Timeout { ran: Ran::No, .. }), "{error:?}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "it waited for a lane");
+        drop(lane);
+        assert_eq!(client.call(Request::http("GET", "reviews", "/")).unwrap().status, 200);
+    }
 }
 
 #[test]
@@ -183,6 +207,10 @@ fn a_receive_that_times_out_leaves_the_call_in_flight() {
     assert_eq!(lane.receive(Wait::No), Ok(None));
     assert_eq!(lane.receive(Wait::For(Duration::from_millis(30))), Ok(None));
     assert_eq!(lane.in_flight(), 1);
+    // By the second answer the sidecar has looked at every lane.
+    for _ in 0..2 {
+        client.call(Request::http("GET", "reviews", "/")).unwrap();
+    }
     assert_eq!(lane.cancel(id), Ran::Maybe);
     assert_eq!((lane.in_flight(), lane.receive(Wait::Forever)), (0, Ok(None)));
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use fake::{FakeSidecar, FromApp, Settings, ToApp, pattern};
 use shmesh_client::{
-    CallError, Client, ConnectError, DubboKey, Handler, Protocol, Request, Reset, Served, ServedResponse, Server,
+    CallError, Client, ConnectError, DubboKey, Handler, Protocol, Ran, Request, Reset, Served, ServedResponse, Server,
     StreamEvent, StreamId, StreamReply,
 };
 use shmesh_shm::handshake::Policy;
@@ -242,7 +242,8 @@ fn dubbo_and_raw_are_answered() {
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(answer, expected);
 
-    assert_eq!(app.ask(b"\x03until the end"), b"until the end");
+    assert_eq!(app.ask(b"\x03until the end"), b"\x0d\0\0\0\0\0\0\0until the end");
+    assert_eq!(app.ask(b"\x03"), [0; 8]);
     assert_eq!(app.ask(b"\x04stream"), b"stream|6");
     assert_eq!(app.ask(b""), b"");
     assert_eq!(app.ask(b"\xda"), b"", "what ends in the middle is not answered");
@@ -316,6 +317,110 @@ fn callers_reach_an_app_whose_sidecar_is_gone_and_it_comes_back() {
     app.sidecar = Some(again);
 }
 
+/// A raw answer says how long it is: what ends before is none.
+#[test]
+fn a_raw_answer_that_is_not_whole_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("app");
+    let listener = std::os::unix::net::UnixListener::bind(&own).unwrap();
+    let policy = Policy { app_sockets: vec![format!("unix:{}", own.display())], ..Policy::default() };
+    let sidecar = FakeSidecar::start(&dir.path().join("s"), Settings { policy: Some(policy), ..Settings::default() });
+    let client = Client::builder().socket(sidecar.path()).lanes(1).connect().unwrap();
+    client.call(Request::raw("echo", b"x")).unwrap();
+    sidecar.wait_for_lookups(1);
+    sidecar.kill();
+    let answers: [&[u8]; 6] = [
+        b"",
+        b"\x05\0",
+        b"\x05\0\0\0\0\0\0\0",
+        b"\x05\0\0\0\0\0\0\0hell",
+        b"\x05\0\0\0\0\0\0\0hello",
+        b"\0\0\0\0\0\0\0\0",
+    ];
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            stream.read_to_end(&mut asked).unwrap();
+            assert_eq!(asked, b"\x03once");
+            stream.write_all(answer).unwrap();
+        }
+    });
+    for (number, answer) in answers.into_iter().enumerate() {
+        match client.call(Request::raw("echo", b"once").timeout(PATIENCE)) {
+            Ok(response) => assert_eq!((number >= 4, &response.body[..]), (true, &answer[8..])),
+            Err(CallError::Direct { ran: Ran::Maybe, .. }) => assert!(number < 4),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Whoever looks for a sidecar that takes connections and says nothing still answers.
+#[test]
+fn an_app_serves_while_a_sidecar_does_not_answer_it() {
+    let mut app = App::start();
+    let sidecar = app.sidecar.take().unwrap();
+    let path = sidecar.path().to_owned();
+    sidecar.kill();
+    let silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    silent.set_nonblocking(true).unwrap();
+    until("it was answered while it waited to be welcome", || {
+        let Ok((waiting, _)) = silent.accept() else { return false };
+        assert_eq!(app.ask(b"\x04still here"), b"still here|10");
+        waiting.set_nonblocking(true).unwrap();
+        let mut hello = Vec::new();
+        let outcome = (&waiting).read_to_end(&mut hello);
+        // It has said HELLO, and not given up.
+        !hello.is_empty() && outcome.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    });
+    drop(silent);
+    app.sidecar = Some(FakeSidecar::start(&path, settings()));
+    let counts = app.sidecar.as_ref().unwrap().counts.clone();
+    until("it attached", || counts.served_at.lock().unwrap().is_some());
+}
+
+/// More callers than there are places: those that have nothing to say make room for others.
+#[test]
+fn callers_that_rest_make_room() {
+    let app = App::start();
+    let request = b"GET / HTTP/1.1\r\nHost: echo\r\n\r\n";
+    let mut stream = app.connect();
+    stream.write_all(b"\x04he").unwrap();
+    stream.read_exact(&mut [0; 2]).unwrap();
+    let resting: Vec<_> = (0..256)
+        .map(|number| {
+            let mut connection = app.connect();
+            if number % 2 == 0 {
+                connection.write_all(request).unwrap();
+                read_head(&mut connection);
+            }
+            connection
+        })
+        .collect();
+    let mut late: Vec<_> = (0..10).map(|_| app.connect()).collect();
+    for connection in &mut late {
+        connection.write_all(request).unwrap();
+    }
+    late.iter_mut().for_each(read_head);
+    // A stream rests as long as it likes.
+    stream.write_all(b"llo").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"llo|5");
+    drop(resting);
+}
+
+fn read_head(connection: &mut UnixStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        connection.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 "));
+}
+
 #[test]
 fn streams_over_lanes_end_with_the_sidecar() {
     let mut app = App::start();
@@ -331,7 +436,7 @@ fn streams_over_lanes_end_with_the_sidecar() {
     received.recv_timeout(PATIENCE).unwrap();
     sidecar.kill();
     // It was over already if its end came along; else the handler hears of it.
-    assert_eq!(app.ask(b"\x03still here"), b"still here");
+    assert_eq!(app.ask(b"\x03still here"), b"\x0a\0\0\0\0\0\0\0still here");
     assert!(app.reset.lock().unwrap().iter().all(|why| *why == Reset::Died));
 }
 

@@ -3,13 +3,14 @@
 mod fake;
 mod service;
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fake::{FakeSidecar, Settings};
 use service::Service;
-use shmesh_client::{CallError, Client, Ran, Request};
+use shmesh_client::{CallError, Client, DubboKey, Ran, Request};
 use shmesh_shm::handshake::{Policy, Refused};
 use tempfile::TempDir;
 
@@ -246,21 +247,80 @@ fn the_policy_says_of_a_call_that_the_sidecar_took_along_whether_it_is_made_agai
 #[test]
 fn timeouts_of_the_policy_and_of_the_call_hold() {
     let service = Service::tcp();
-    let short = Some(Duration::from_millis(100));
-    let of_first_byte = Policy { first_byte_timeout: short, ..to(&[&service]) };
-    let of_call = Policy { request_timeout: short, ..to(&[&service]) };
-    for (policy, request) in [
-        (of_first_byte, get("/silent")),
-        (of_call, get("/silent")),
-        (to(&[&service]), get("/silent").timeout(Duration::from_millis(100))),
-    ] {
-        let (_dir, client) = after(policy);
-        let (began, before) = (Instant::now(), service.requests());
-        let error = client.call(request).unwrap_err();
-        assert!(matches!(error, CallError::Timeout { ran: Ran::Maybe, .. }), "{error:?}");
-        assert!(began.elapsed() >= Duration::from_millis(90) && began.elapsed() < SOON);
-        assert!(service.requests() - before <= 1, "what took too long is not made again");
+    let before = service.requests();
+    // Whoever does not get his turn in so short a time has sent nothing.
+    let mut sent = [false; 3];
+    for short in [100, 500, 2_500].map(Duration::from_millis) {
+        let of_first_byte = Policy { first_byte_timeout: Some(short), ..to(&[&service]) };
+        let of_call = Policy { request_timeout: Some(short), ..to(&[&service]) };
+        let cases = [
+            (of_first_byte, get("/silent")),
+            (of_call, get("/silent")),
+            (to(&[&service]), get("/silent").timeout(short)),
+        ];
+        for ((policy, request), sent) in cases.into_iter().zip(&mut sent).filter(|(_, sent)| !**sent) {
+            let (_dir, client) = after(policy);
+            let began = Instant::now();
+            let error = client.call(request).unwrap_err();
+            assert!(began.elapsed() >= short * 9 / 10 && began.elapsed() < SOON);
+            let CallError::Timeout { ran, .. } = error else { panic!("{error:?}") };
+            *sent = ran == Ran::Maybe;
+        }
     }
+    assert_eq!(sent, [true; 3]);
+    assert!(service.requests() - before <= 3 * 3, "what took too long is not made again");
+}
+
+/// A provider that says everything but the answer.
+#[test]
+fn heartbeats_do_not_stretch_the_time_for_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("provider");
+    let listener = UnixListener::bind(&path).unwrap();
+    let heartbeat = b"\xda\xbb\xe2\x00\0\0\0\0\0\0\0\x01\0\0\0\x01N";
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            while stream.write_all(heartbeat).is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    });
+    let endpoints = vec![format!("unix:{}", path.display())];
+    let policy = Policy { endpoints, first_byte_timeout: Some(Duration::from_millis(300)), ..Policy::default() };
+    let key = DubboKey { service: "s", method: "m", group: None, version: None, tag: None };
+    let frame = b"\xda\xbb\xc2\x00\0\0\0\0\0\0\0\x07\0\0\0\x03abc";
+    let (_dir, client) = after_calls(policy, &[&Request::dubbo(key, frame)]);
+    let began = Instant::now();
+    let error = client.call(Request::dubbo(key, frame)).unwrap_err();
+    assert!(matches!(error, CallError::Timeout { ran: Ran::Maybe, .. }), "{error:?}");
+    assert!(began.elapsed() < SOON);
+}
+
+/// The connection that was kept takes the request and ends, and there is nobody any more who would take it again.
+#[test]
+fn a_second_attempt_that_is_refused_says_what_became_of_the_first() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        drop(listener);
+        let request = |stream: &mut std::net::TcpStream| {
+            let mut bytes = Vec::new();
+            while !bytes.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                bytes.push(byte[0]);
+            }
+        };
+        request(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+        request(&mut stream);
+    });
+    let (_dir, client) = after(Policy { endpoints: vec![address], ..Policy::default() });
+    assert_eq!(client.call(get("/")).unwrap().status, 200);
+    let error = client.call(get("/")).unwrap_err();
+    assert!(matches!(error, CallError::Direct { ran: Ran::Maybe, .. }), "{error:?}");
+    server.join().unwrap();
 }
 
 #[test]
