@@ -90,6 +90,24 @@ impl Drop for Service {
     }
 }
 
+/// What a service waits for before it answers.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    pub fn open(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Until it is open.
+    pub fn pass(&self) {
+        let late = std::time::Instant::now() + crate::process::PATIENCE;
+        while !self.0.load(Ordering::SeqCst) && std::time::Instant::now() < late {
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
 /// A service that answers each request of a connection with what `answer` writes.
 pub fn http(answer: impl Fn(&Head, &mut Wire) + Send + Sync + 'static) -> Service {
     http_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), answer)

@@ -8,10 +8,10 @@ use nix::sys::signal::Signal;
 use shmesh_client::{CallError, Client, Ran, Request};
 use tempfile::TempDir;
 
-use super::{App, SETTLED, before, before_app, client, expect_sessions, put};
+use super::{App, before, before_app, client, expect_sessions, put};
 use crate::bytes::MIB;
 use crate::process::{Process, until};
-use crate::service::{Service, http, noise_service, saying};
+use crate::service::{Gate, Service, http, noise_service, saying};
 use crate::sidecar::{Driver, Sidecar};
 
 on_each_driver!(
@@ -125,12 +125,12 @@ fn a_serving_app_that_is_killed_fails_its_calls_only(driver: Driver) {
     }
 }
 
-/// Calls until the shim has had the time to learn where such calls go.
+/// Calls until the shim knows where such calls go.
 pub(super) fn learn(client: &Client, request: impl Fn() -> Request<'static>) {
-    for _ in 0..4 {
+    until("the shim knows the way", || {
         client.call(request()).expect("an answer");
-        std::thread::sleep(SETTLED);
-    }
+        client.knows_way_round(&request())
+    });
 }
 
 fn calls_go_direct_when_the_sidecar_is_gone(driver: Driver) {
@@ -162,13 +162,13 @@ fn calls_go_direct_when_the_sidecar_is_gone(driver: Driver) {
 }
 
 fn a_call_in_flight_is_judged_when_the_sidecar_dies(driver: Driver) {
-    let seen = Arc::new(AtomicUsize::new(0));
-    let count = seen.clone();
+    let (seen, gate) = (Arc::new(AtomicUsize::new(0)), Gate::default());
+    let (count, killed) = (seen.clone(), gate.clone());
     let service = http(move |head, wire| {
         let mut body = Vec::new();
         wire.body(head, false, |piece| body.extend_from_slice(piece));
         if body == b"slow" && count.fetch_add(1, Ordering::Relaxed) < 2 {
-            std::thread::sleep(Duration::from_millis(1500));
+            killed.pass();
         }
         let _ = wire.try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     });
@@ -183,6 +183,7 @@ fn a_call_in_flight_is_judged_when_the_sidecar_dies(driver: Driver) {
     until("both are being answered", || seen.load(Ordering::Relaxed) == 2);
     sidecar.process.signal(Signal::SIGKILL);
     sidecar.process.wait();
+    gate.open();
     let response = put_call.join().expect("no panic").expect("an idempotent call is made again");
     assert_eq!(response.body, b"ok");
     let error = post_call.join().expect("no panic").expect_err("it may have run");
@@ -220,10 +221,12 @@ fn a_client_attaches_again_to_a_new_sidecar(driver: Driver) {
 }
 
 fn sigterm_lets_calls_over_shared_memory_finish(driver: Driver) {
-    let service = http(|head, wire| {
+    let gate = Gate::default();
+    let others_went = gate.clone();
+    let service = http(move |head, wire| {
         wire.body(head, false, |_| ());
         if head.path() == "/slow" {
-            std::thread::sleep(Duration::from_millis(800));
+            others_went.pass();
         }
         let _ = wire.try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     });
@@ -242,6 +245,7 @@ fn sigterm_lets_calls_over_shared_memory_finish(driver: Driver) {
         assert_eq!(client.call(Request::http("GET", "service", "/")).expect("an answer").body, b"ok");
         std::thread::sleep(Duration::from_millis(10));
     }
+    gate.open();
     assert_eq!(slow.join().expect("no panic").expect("it was let finish").body, b"ok");
     assert_eq!(sidecar.process.wait().code(), Some(0));
     assert_eq!(client.call(Request::http("GET", "service", "/")).expect("an answer").body, b"ok");

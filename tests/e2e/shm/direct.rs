@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use shmesh_client::{Client, Exchange, Protocol, Request, Stream};
@@ -11,7 +10,7 @@ use shmesh_client::{Client, Exchange, Protocol, Request, Stream};
 use super::death::learn;
 use super::{before, client, put};
 use crate::process::{shmesh, shmesh_ok, until};
-use crate::service::{http, noise_service, saying};
+use crate::service::{Gate, http, noise_service, saying};
 use crate::sidecar::{Driver, Sidecar};
 
 on_each_driver!(
@@ -107,13 +106,13 @@ fn the_switch_survives_a_restart_of_the_sidecar(driver: Driver) {
 }
 
 fn a_call_in_flight_finishes_where_it_is(driver: Driver) {
-    let seen = Arc::new(AtomicUsize::new(0));
-    let count = seen.clone();
+    let (seen, gate) = (Arc::new(AtomicUsize::new(0)), Gate::default());
+    let (count, switched) = (seen.clone(), gate.clone());
     let service = http(move |head, wire| {
         wire.body(head, false, |_| ());
         if head.path() == "/slow" {
             count.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(500));
+            switched.pass();
         }
         let _ = wire.try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     });
@@ -127,6 +126,7 @@ fn a_call_in_flight_finishes_where_it_is(driver: Driver) {
     until("it is being answered", || seen.load(Ordering::Relaxed) == 1);
     let answered = sidecar.requests("apps", "service", 200);
     direct(&sidecar, &["on"]);
+    gate.open();
     assert_eq!(slow.join().expect("no panic").expect("an answer").body, b"ok");
     until("it is counted", || sidecar.requests("apps", "service", 200) == answered + 1.0);
     assert_eq!(seen.load(Ordering::Relaxed), 1);

@@ -15,8 +15,6 @@ mod serving;
 mod streams;
 mod yielding;
 
-use std::time::Duration;
-
 use shmesh_client::{Client, Request};
 use tempfile::TempDir;
 
@@ -93,6 +91,3 @@ impl App {
 fn expect_sessions(sidecar: &Sidecar, sessions: usize) {
     sidecar.expect_metric("shmesh_sessions", sessions as f64);
 }
-
-/// Long enough for a message on the session socket to be there.
-const SETTLED: Duration = Duration::from_millis(60);

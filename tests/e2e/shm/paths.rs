@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::{App, put};
 use crate::process::{PATIENCE, until};
-use crate::service::{http, saying};
+use crate::service::{Gate, http, saying};
 use crate::sidecar::{Driver, Sidecar};
 
 on_each_driver!(
@@ -75,13 +75,13 @@ fn calls_go_to_the_central_proxy_first(driver: Driver) {
 }
 
 fn a_route_that_is_idempotent_is_called_again(driver: Driver) {
-    let seen = Arc::new(AtomicUsize::new(0));
-    let count = seen.clone();
+    let (seen, gate) = (Arc::new(AtomicUsize::new(0)), Gate::default());
+    let (count, killed) = (seen.clone(), gate.clone());
     let service = http(move |head, wire| {
         let mut body = Vec::new();
         wire.body(head, false, |piece| body.extend_from_slice(piece));
         if body == b"slow" && count.fetch_add(1, Ordering::Relaxed) == 0 {
-            std::thread::sleep(std::time::Duration::from_millis(1500));
+            killed.pass();
         }
         let _ = wire.try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     });
@@ -93,6 +93,7 @@ fn a_route_that_is_idempotent_is_called_again(driver: Driver) {
     let call = std::thread::spawn(move || client.call(post(b"slow")));
     until("it is being answered", || seen.load(Ordering::Relaxed) == 1);
     kill(&mut sidecar);
+    gate.open();
     assert_eq!(call.join().expect("no panic").expect("it is made again").body, b"ok");
     assert_eq!(seen.load(Ordering::Relaxed), 2);
 }

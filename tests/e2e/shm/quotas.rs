@@ -206,26 +206,29 @@ fn sessions_of_a_uid_share_its_calls(driver: Driver) {
     until("four are held", || waiting.load(Ordering::SeqCst) == 4);
     submit(&mut b, 4);
     expect_refused_calls(&mut b, 2, "session.calls_per_uid");
+    until("six are held", || waiting.load(Ordering::SeqCst) == 6);
     // A session that is gone has no calls.
     drop((a, first));
     expect_sessions(&sidecar, 1);
     until("its calls are free again", || {
         submit(&mut b, 1);
-        lane_holds(&mut b)
+        is_held(&mut b, || waiting.load(Ordering::SeqCst) == 7)
     });
     open.store(true, Ordering::SeqCst);
     expect_answers(&mut b, 3);
 }
 
-/// False if the newest call was refused; it is answered at once then.
-fn lane_holds(lane: &mut Lane) -> bool {
-    match lane.receive(Wait::For(Duration::from_millis(100))).expect("the sidecar is there") {
-        Some(answer) => {
-            assert!(matches!(answer.outcome, Err(CallError::Overloaded { .. })));
-            false
-        }
-        None => true,
+/// Waits until the newest call came to the service; false: it was refused.
+fn is_held(lane: &mut Lane, came: impl Fn() -> bool) -> bool {
+    let mut refused = None;
+    until("it is held or refused", || {
+        refused = lane.receive(Wait::No).expect("the sidecar is there");
+        refused.is_some() || came()
+    });
+    if let Some(answer) = &refused {
+        assert!(matches!(answer.outcome, Err(CallError::Overloaded { .. })), "{answer:?}");
     }
+    refused.is_none()
 }
 
 fn a_session_defines_so_many_route_ids(driver: Driver) {
