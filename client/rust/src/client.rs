@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shmesh_shm::{Priority, Protocol};
 use shmesh_shm::handshake::MAX_NAME_BYTES;
 use shmesh_shm::wait::default_max_spin;
+use shmesh_shm::{Priority, Protocol};
 
 use crate::call::{Call, CallId, Request, Response, SubmitError, Target, Wait};
 use crate::calls::{Calls, MAX_ANSWER_BYTES, Opening};

@@ -63,19 +63,19 @@ impl Lookups {
         Some(message)
     }
 
-    /// Every answer that is another one now.
-    pub fn changed(&mut self, known: &Known<'_>) -> Vec<Message> {
+    /// Says every answer that is another one now, until `say` is false: the app is behind. What was not said is found again.
+    pub fn tell_changed(&mut self, known: &Known<'_>, mut say: impl FnMut(&Message) -> bool) -> bool {
         let mut answers = std::mem::take(&mut self.answers);
-        let mut messages = Vec::new();
-        for (id, (lookup, told)) in &mut answers {
+        let goes_on = answers.iter_mut().all(|(id, (lookup, told))| {
             let now = self.policy(lookup, known);
-            if now != *told {
-                messages.push(self.message(*id, &now));
-                *told = now;
+            if now == *told {
+                return true;
             }
-        }
+            *told = now;
+            say(&self.message(*id, told))
+        });
         self.answers = answers;
-        messages
+        goes_on
     }
 
     /// What was asked, and what was told: the messages.
@@ -200,6 +200,39 @@ mod tests {
         }
     }
 
+    fn changed(lookups: &mut Lookups, known: &Known<'_>) -> Vec<Message> {
+        let mut said = Vec::new();
+        assert!(lookups.tell_changed(known, |message| {
+            said.push(message.clone());
+            true
+        }));
+        said
+    }
+
+    #[test]
+    fn what_an_app_has_no_room_for_is_said_later_and_only_once_if_it_changes_again() {
+        let none = HashMap::new();
+        let mut snapshot = Snapshot { clusters: vec![Cluster::new("c", [])], ..Snapshot::default() };
+        let mut lookups = Lookups::new(0);
+        for id in 0..5 {
+            lookups.ask(raw(id), &Known { snapshot: &snapshot, served_at: &none }).expect("it is allowed");
+        }
+        let mut change = |address: &str| {
+            snapshot.clusters = vec![Cluster::new("c", [address.parse().expect("an address")])];
+            snapshot.clone()
+        };
+        let (first, second) = (change("tcp:10.0.0.1:1"), change("tcp:10.0.0.1:2"));
+        let mut said = Vec::new();
+        let goes_on = lookups.tell_changed(&Known { snapshot: &first, served_at: &none }, |message| {
+            said.push(message.clone());
+            said.len() < 2
+        });
+        assert_eq!((goes_on, said.len()), (false, 2));
+        let rest = changed(&mut lookups, &Known { snapshot: &second, served_at: &none });
+        let newest = |id| Message::Endpoints(Endpoints { id, endpoints: vec!["tcp:10.0.0.1:2".into()] });
+        assert_eq!(rest, [0, 1, 2, 3, 4].map(newest));
+    }
+
     #[test]
     fn apps_of_either_kind_hear_of_what_they_understand_when_it_changes() {
         let none = HashMap::new();
@@ -213,16 +246,16 @@ mod tests {
 
         let served_at = HashMap::from([("app".to_owned(), "/run/app".to_owned())]);
         let known = Known { snapshot: &snapshot, served_at: &served_at };
-        assert_eq!(old.changed(&known), []);
+        assert_eq!(changed(&mut old, &known), []);
         let expected = Policy { app_sockets: vec!["unix:/run/app".into()], ..policy };
-        assert_eq!(new.changed(&known), [Message::Policy(7, expected.clone())]);
-        assert_eq!(new.changed(&known), [], "once");
+        assert_eq!(changed(&mut new, &known), [Message::Policy(7, expected.clone())]);
+        assert_eq!(changed(&mut new, &known), [], "once");
 
         cluster.request_timeout = Some(std::time::Duration::from_secs(3));
         let snapshot = Snapshot { clusters: vec![cluster], ..Snapshot::default() };
         let known = Known { snapshot: &snapshot, served_at: &served_at };
-        assert_eq!(old.changed(&known), []);
+        assert_eq!(changed(&mut old, &known), []);
         let expected = Policy { request_timeout: Some(std::time::Duration::from_secs(3)), ..expected };
-        assert_eq!(new.changed(&known), [Message::Policy(7, expected)]);
+        assert_eq!(changed(&mut new, &known), [Message::Policy(7, expected)]);
     }
 }

@@ -43,6 +43,12 @@ const FEATURES: u64 = FEATURE_LIVENESS | FEATURE_POLICY | FEATURE_PRIORITY;
 /// How often connections that have not said HELLO yet are looked at.
 const SILENT_LOOK: Duration = Duration::from_millis(500);
 
+/// Bytes that wait for an app to take them; an app that asks on without taking answers has its session ended then.
+pub const UNSAID_BYTES_MAX: usize = 1 << 20;
+
+/// How often an app that serves may say where: each time, all apps that call it are told.
+pub const SERVES_AT_MAX: u32 = 16;
+
 /// Bytes taken from one connection at a time.
 const READ_BYTES: usize = 4096;
 
@@ -65,6 +71,8 @@ pub(crate) struct Peer {
     pub socket: UnixStream,
     pub listener: u16,
     pub input: Vec<u8>,
+    /// What its socket has not taken yet.
+    pub unsaid: Vec<u8>,
     pub uid: u32,
     pub pid: i32,
     /// When it connected, on the clock of `host`.
@@ -82,6 +90,10 @@ pub(crate) struct Session {
     pub direct: u64,
     pub welcome: Welcome,
     pub lookups: Lookups,
+    /// Answers changed that it was not told, as it did not take those before.
+    pub behind: bool,
+    /// How often it said where it listens.
+    pub said_where: u32,
     pub files: Files,
 }
 
@@ -179,7 +191,7 @@ impl Desk {
             self.accept(index);
         }
         for id in readable {
-            if let Err(close) = self.read(id) {
+            if let Err(close) = self.read(id).and_then(|()| self.catch_up(id)) {
                 self.close(id, &close);
             }
         }
@@ -195,7 +207,12 @@ impl Desk {
         let listeners: &[_] = if self.said_goodbye || !pause.is_zero() { &[] } else { &self.listeners };
         let mut polled = vec![PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
         polled.extend(listeners.iter().map(|(_, listener)| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
-        polled.extend(ids.iter().map(|id| PollFd::new(self.peers[id].socket.as_fd(), PollFlags::POLLIN)));
+        polled.extend(ids.iter().map(|id| {
+            let peer = &self.peers[id];
+            let mut events = PollFlags::POLLIN;
+            events.set(PollFlags::POLLOUT, peer.is_behind());
+            PollFd::new(peer.socket.as_fd(), events)
+        }));
         let timeouts = [(waiting > 0).then_some(SILENT_LOOK), Some(pause).filter(|pause| !pause.is_zero())];
         let timeout = timeouts.into_iter().flatten().min();
         if host::poll(&mut polled, timeout).is_err() {
@@ -235,7 +252,7 @@ impl Desk {
             self.listeners.clear();
             for peer in self.peers.values_mut().filter(|peer| peer.session.is_some()) {
                 // An app that does not read this learns it from the end of the connection.
-                let _ = say(&peer.socket, &Message::GoAway, &[]);
+                let _ = peer.tell(&Message::GoAway);
             }
         }
     }
@@ -274,6 +291,7 @@ impl Desk {
             socket,
             listener,
             input: Vec::new(),
+            unsaid: Vec::new(),
             uid: credentials.uid(),
             pid: credentials.pid(),
             since: host::now(),
@@ -452,6 +470,8 @@ impl Desk {
             to_app: to_app_map,
             direct: 0,
             lookups: Lookups::new(features),
+            behind: false,
+            said_where: 0,
             welcome,
             files: Files { to_proxy, to_app, worker_bells },
         };
@@ -501,26 +521,41 @@ impl Desk {
     fn look_up(&mut self, id: u64, lookup: Lookup) -> Result<(), Close> {
         let snapshot = self.shared.snapshot.load_full();
         let known = Known { snapshot: &snapshot, served_at: &self.served_at };
-        let Some(Peer { socket, session: Some(session), .. }) = self.peers.get_mut(&id) else { return Ok(()) };
-        let Some(answer) = session.lookups.ask(lookup, &known) else { return Ok(()) };
-        say(socket, &answer, &[]).map_err(|_| Close::Gone)
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        let answer = peer.session.as_mut().and_then(|session| session.lookups.ask(lookup, &known));
+        answer.map_or(Ok(()), |answer| peer.tell(&answer))
     }
 
     /// A new snapshot, or an app listens elsewhere: sessions hear of every answer that changed.
     fn answer_again(&mut self) {
-        let snapshot = self.shared.snapshot.load_full();
-        let known = Known { snapshot: &snapshot, served_at: &self.served_at };
-        let mut gone = Vec::new();
-        for (&id, peer) in &mut self.peers {
-            let Some(session) = &mut peer.session else { continue };
-            let mut answers = session.lookups.changed(&known).into_iter();
-            if answers.any(|answer| say(&peer.socket, &answer, &[]).is_err()) {
-                gone.push(id);
+        for session in self.peers.values_mut().filter_map(|peer| peer.session.as_mut()) {
+            session.behind = true;
+        }
+        let ids: Vec<u64> = self.peers.keys().copied().collect();
+        for id in ids {
+            if let Err(close) = self.catch_up(id) {
+                self.close(id, &close);
             }
         }
-        for id in gone {
-            self.close(id, &Close::Gone);
+    }
+
+    /// Tells an app what it was not told yet, as far as it takes it: of each look-up the newest answer.
+    fn catch_up(&mut self, id: u64) -> Result<(), Close> {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.is_behind()) else { return Ok(()) };
+        peer.flush()?;
+        let Peer { socket, unsaid, session: Some(session), .. } = peer else { return Ok(()) };
+        if !unsaid.is_empty() || !session.behind {
+            return Ok(());
         }
+        let snapshot = self.shared.snapshot.load_full();
+        let known = Known { snapshot: &snapshot, served_at: &self.served_at };
+        let mut outcome = Ok(());
+        let told = session.lookups.tell_changed(&known, |answer| {
+            outcome = tell(socket, unsaid, answer);
+            outcome.is_ok() && unsaid.is_empty()
+        });
+        session.behind = !told;
+        outcome
     }
 
     /// An app that serves listens on a socket of its own, too.
@@ -531,6 +566,17 @@ impl Desk {
         else {
             return Err(self.refuse(id, RefusedCode::Malformed, "shmesh: only an app that serves may say where"));
         };
+        if self.served_at.get(&name) == Some(&path) {
+            return Ok(());
+        }
+        let said = self.peers.get_mut(&id).and_then(|peer| peer.session.as_mut()).map(|session| {
+            session.said_where += 1;
+            session.said_where
+        });
+        if said.is_some_and(|said| said > SERVES_AT_MAX) {
+            let sentence = format!("shmesh: an app that serves may say where {SERVES_AT_MAX} times");
+            return Err(self.refuse(id, RefusedCode::Limit, &sentence));
+        }
         self.served_at.insert(name, path);
         self.answer_again();
         Ok(())
@@ -543,7 +589,7 @@ impl Desk {
     }
 
     fn refuse(&mut self, id: u64, code: RefusedCode, sentence: &str) -> Close {
-        if let Some(peer) = self.peers.get(&id) {
+        if let Some(peer) = self.peers.get_mut(&id) {
             tracing::warn!(uid = peer.uid, reason = sentence, "an app is refused");
             let refused = Message::Refused(Refused {
                 code: code as u16,
@@ -552,7 +598,7 @@ impl Desk {
                 sentence: sentence.into(),
             });
             // An app that does not listen sees the end of the connection.
-            let _ = say(&peer.socket, &refused, &[]);
+            let _ = peer.tell(&refused);
         }
         Close::Refused
     }
@@ -584,6 +630,21 @@ impl Desk {
     }
 }
 
+impl Peer {
+    /// There is something to say as soon as its socket takes it.
+    fn is_behind(&self) -> bool {
+        !self.unsaid.is_empty() || self.session.as_ref().is_some_and(|session| session.behind)
+    }
+
+    fn tell(&mut self, message: &Message) -> Result<(), Close> {
+        tell(&self.socket, &mut self.unsaid, message)
+    }
+
+    fn flush(&mut self) -> Result<(), Close> {
+        flush(&self.socket, &mut self.unsaid)
+    }
+}
+
 impl Session {
     fn tell_direct(&mut self, direct: &Direct, yielded: u16) {
         let word = direct.shares(&self.app, yielded).word(self.welcome.features & FEATURE_PRIORITY != 0);
@@ -597,6 +658,23 @@ impl Session {
 /// A descriptor that can be given up.
 fn spare() -> Option<OwnedFd> {
     File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+/// Says it behind what was not said yet; what the socket does not take is kept.
+fn tell(socket: &UnixStream, unsaid: &mut Vec<u8>, message: &Message) -> Result<(), Close> {
+    message.encode(unsaid).map_err(|_| Close::Gone)?;
+    flush(socket, unsaid)
+}
+
+fn flush(socket: &UnixStream, unsaid: &mut Vec<u8>) -> Result<(), Close> {
+    while !unsaid.is_empty() {
+        match descriptors::send(socket.as_fd(), unsaid, &[]) {
+            Ok(sent) => drop(unsaid.drain(..sent)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && unsaid.len() <= UNSAID_BYTES_MAX => break,
+            Err(_) => return Err(Close::Gone),
+        }
+    }
+    Ok(())
 }
 
 fn say(socket: &UnixStream, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

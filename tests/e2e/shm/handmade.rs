@@ -1,5 +1,7 @@
 //! A session by hand, record by record: what no client of ours would write.
 
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
@@ -10,7 +12,7 @@ use shmesh_shm::handshake::{self, Hello, LaneInfo, Lookup, Message, VERSION};
 use shmesh_shm::{Dirty, Flags, Header, INLINE_KEY, Kind, LaneEnd, Mapping, Protocol, Reset, Side, doorbell};
 
 use super::{before, client, expect_sessions};
-use crate::process::PATIENCE;
+use crate::process::{PATIENCE, until};
 use crate::service::http;
 use crate::sidecar::{Driver, Sidecar};
 
@@ -18,6 +20,7 @@ on_each_driver!(
     a_body_longer_than_it_said_is_refused,
     a_frame_that_does_not_get_whole_is_given_up,
     endpoints_are_told_where_all_alike_go_there,
+    answers_that_change_while_an_app_does_not_read_are_kept,
 );
 
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: service\r\n\r\n";
@@ -129,6 +132,51 @@ workers: 1
             assert_eq!(endpoints, expected, "{line} of {host} with {header:?}");
         }
     }
+}
+
+/// An app that does not read for a while has missed nothing afterwards, and its session goes on.
+fn answers_that_change_while_an_app_does_not_read_are_kept(driver: Driver) {
+    const LOOKUPS: u32 = 300;
+    let config = |port: u16| {
+        let endpoints: Vec<String> = (0..200).map(|last| format!("\"tcp:198.51.100.{last}:{port}\"")).collect();
+        format!(
+            "
+listeners: [ {{ name: apps, shm: $dir/apps.sock }} ]
+routes: [ {{ match: {{ host: a }}, cluster: one }} ]
+clusters: [ {{ name: one, endpoints: [ {} ] }} ]
+workers: 1
+",
+            endpoints.join(", ")
+        )
+    };
+    let mut sidecar = Sidecar::start(driver, &config(1), &[]);
+    let session = Session::attach(&sidecar);
+    for id in 0..LOOKUPS {
+        let told = session.look_up(id, &format!("GET /{id} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!((told.len(), &*told[0]), (200, "tcp:198.51.100.0:1"));
+    }
+    // More than a megabyte each time, of which the socket takes some.
+    for port in 2..=4 {
+        sidecar.write_config(&config(port));
+        let version = f64::from(port);
+        until("it is taken", || sidecar.metric("shmesh_snapshot_version") == version);
+    }
+    let mut newest = BTreeMap::new();
+    let mut bytes = Vec::new();
+    let late = Instant::now() + PATIENCE;
+    while newest.len() < LOOKUPS as usize || newest.values().any(|told| told != "tcp:198.51.100.0:4") {
+        assert!(Instant::now() < late, "not all were told");
+        let mut piece = vec![0; 1 << 16];
+        let len = (&session.socket).read(&mut piece).expect("the session goes on");
+        assert!(len > 0, "it was ended");
+        bytes.extend_from_slice(&piece[..len]);
+        while let Some((message, len)) = Message::decode(&bytes).expect("a message") {
+            bytes.drain(..len);
+            let Message::Endpoints(mut told) = message else { panic!("{message:?}") };
+            newest.insert(told.id, told.endpoints.swap_remove(0));
+        }
+    }
+    expect_sessions(&sidecar, 1);
 }
 
 /// An app with one calling lane.

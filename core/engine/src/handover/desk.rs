@@ -95,6 +95,7 @@ impl Desk {
             state.apps.push(AppState {
                 listener: peer.listener.into(),
                 input: peer.input.clone(),
+                unsaid: peer.unsaid.clone(),
                 uid: peer.uid,
                 pid: peer.pid,
                 since: peer.since,
@@ -120,6 +121,7 @@ impl Desk {
             direct: session.direct,
             lookups: session.lookups.rest().map(lookup).collect::<io::Result<_>>()?,
             liveness: false,
+            behind: session.behind,
         })
     }
 
@@ -226,6 +228,7 @@ impl TakenApp {
                 socket: UnixStream::from(next()?),
                 listener: u16::try_from(app.listener).map_err(|_| Refusal::Inconsistent("a listener that is none"))?,
                 input: app.input,
+                unsaid: app.unsaid,
                 uid: app.uid,
                 pid: app.pid,
                 since: app.since,
@@ -284,6 +287,8 @@ impl TakenApp {
             to_app,
             direct: attached.direct,
             lookups,
+            behind: attached.behind,
+            said_where: 0,
             welcome,
             files,
         });

@@ -67,6 +67,9 @@ pub struct AppState {
     /// It is attached.
     #[prost(message, optional, tag = "6")]
     pub session: Option<AttachedState>,
+    /// What its socket has not taken yet.
+    #[prost(bytes = "vec", tag = "7")]
+    pub unsaid: Vec<u8>,
 }
 
 /// An app that is attached.
@@ -96,6 +99,9 @@ pub struct AttachedState {
     /// Its liveness socket is among the descriptors.
     #[prost(bool, tag = "10")]
     pub liveness: bool,
+    /// Answers changed that it was not told.
+    #[prost(bool, tag = "11")]
+    pub behind: bool,
 }
 
 /// What an app asked, and what it was told: the messages of docs/spec/shm-v1.md §6.1.
