@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Ports below those that the system gives to outgoing connections.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 12_000;
+/// As many as one run takes at most.
+const PORTS_EACH: u16 = 100;
 
 /// What a sidecar is started with, again and again.
 #[derive(Clone)]
@@ -198,7 +200,8 @@ pub fn can_use_uring(shmesh: &Path) -> bool {
 /// A port of the loopback interface that nobody listens on now, and that the system gives to no outgoing connection while the sidecar is gone.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = std::process::id() as u16 % PORTS;
+    // Others that run at the same time begin elsewhere.
+    let first = (std::process::id() % u32::from(PORTS / PORTS_EACH)) as u16 * PORTS_EACH;
     for _ in 0..PORTS {
         let port = FIRST_PORT + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
