@@ -171,7 +171,7 @@ impl Client {
 
     /// Whether the sidecar has said where such calls go without it. It is asked with the first of them.
     pub fn knows_way_round(&self, request: &Request<'_>) -> bool {
-        self.fallback().is_some_and(|fallback| fallback.was_told(&subject(request)))
+        self.fallback().is_some_and(|fallback| fallback.priority_told(&subject(request)).is_some())
     }
 
     /// A lane of one's own, for pipelined calls from one thread.
