@@ -259,10 +259,13 @@ impl Client {
         let cluster = cluster.unwrap_or("");
         let Some(fallback) = self.fallback() else { return self.stream_through(self.lane(), protocol, cluster) };
         match self.lane_through(fallback, || stream_subject(protocol, cluster).0, Option::unwrap_or_default, None) {
-            Some((lane, through)) => self.stream_through(lane, protocol, cluster).or_else(|error| {
-                self.tell(through, Some(&error));
-                fallback.stream(protocol, cluster, Some(&error)).unwrap_or(Err(error)).map(Opened::Direct)
-            }),
+            Some((lane, through)) => {
+                let opened = self.stream_through(lane, protocol, cluster);
+                self.tell(through, opened.as_ref().err());
+                opened.or_else(|error| {
+                    fallback.stream(protocol, cluster, Some(&error)).unwrap_or(Err(error)).map(Opened::Direct)
+                })
+            }
             None => match fallback.stream(protocol, cluster, None) {
                 Some(Ok(peer)) => Ok(Opened::Direct(peer)),
                 // The sidecar was not asked, and may be there all the same.

@@ -82,17 +82,26 @@ impl Exchange {
         };
         let way = match client.open_exchange(request, total, deadline) {
             Some(Ok(over)) => Way::Sidecar(over),
-            Some(Err(error)) => again.after(Met::Sidecar(error), None)?,
-            None => match again.round(None) {
-                Some(Ok(way)) => way,
-                // The sidecar was not asked, and may be there all the same.
-                None | Some(Err(CallError::Direct { ran: Ran::No, .. })) => {
-                    again.detour = None;
-                    Way::Sidecar(client.exchange_through(client.lane_until(deadline), request, total, deadline)?)
+            Some(Err(error)) => {
+                again.body.get_or_insert_with(|| body.to_vec());
+                again.after(Met::Sidecar(error), None)?
+            }
+            None => {
+                again.body.get_or_insert_with(|| body.to_vec());
+                match again.round(None) {
+                    Some(Ok(way)) => way,
+                    // The sidecar was not asked, and may be there all the same.
+                    None | Some(Err(CallError::Direct { ran: Ran::No, .. })) => {
+                        again.detour = None;
+                        Way::Sidecar(client.exchange_through(client.lane_until(deadline), request, total, deadline)?)
+                    }
+                    Some(Err(error)) => return Err(error),
                 }
-                Some(Err(error)) => return Err(error),
-            },
+            }
         };
+        if body.len() > REPLAY_MAX {
+            again.body = None;
+        }
         Ok(Exchange { way, again })
     }
 
@@ -116,7 +125,11 @@ impl Exchange {
                 Ok(head)
             }
             // What came of an answer is told, even though the rest will not come.
-            Err(error) => self.way.begun().ok_or(error),
+            Err(error) => {
+                let begun = self.way.begun().ok_or(error)?;
+                self.told();
+                Ok(begun)
+            }
         }
     }
 

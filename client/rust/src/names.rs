@@ -3,19 +3,22 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Look-ups that run at once, those that nobody waits for any more included.
+/// Look-ups that run at once, those that nobody waits for any more included; others wait for their turn.
 const LOOKUPS_MAX: usize = 32;
 
 /// Those of this process.
-static RUNNING: Lookups = Lookups(AtomicUsize::new(0));
+static RUNNING: Lookups = Lookups::new();
 
 /// How many look-ups run.
-struct Lookups(AtomicUsize);
+struct Lookups {
+    running: Mutex<usize>,
+    ended: Condvar,
+}
 
 /// One of them, until it is dropped.
 struct Running(&'static Lookups);
@@ -27,12 +30,17 @@ pub(crate) fn look_up(host: &str, port: u16, longest: Duration) -> io::Result<Ve
 }
 
 impl Lookups {
+    const fn new() -> Lookups {
+        Lookups { running: Mutex::new(0), ended: Condvar::new() }
+    }
+
     fn within<T: Send + 'static>(
         &'static self,
         longest: Duration,
         look_up: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let running = self.begin().ok_or_else(|| io::Error::other("too many host names are being looked up"))?;
+        let late = Instant::now() + longest;
+        let running = self.begin(longest).ok_or_else(|| io::Error::other("too many host names are being looked up"))?;
         let (tell, told) = mpsc::channel();
         thread::Builder::new().name("shmesh-names".to_owned()).spawn(move || {
             let found = look_up();
@@ -40,7 +48,7 @@ impl Lookups {
             // Nobody may wait for it any more.
             let _ = tell.send(found);
         })?;
-        told.recv_timeout(longest).unwrap_or_else(|error| {
+        told.recv_timeout(late.saturating_duration_since(Instant::now())).unwrap_or_else(|error| {
             Err(match error {
                 RecvTimeoutError::Timeout => io::Error::new(io::ErrorKind::TimedOut, "its name is not known in time"),
                 RecvTimeoutError::Disconnected => io::Error::other("its name cannot be looked up"),
@@ -48,16 +56,23 @@ impl Lookups {
         })
     }
 
-    fn begin(&'static self) -> Option<Running> {
-        let more = |running| if running < LOOKUPS_MAX { Some(running + 1) } else { None };
-        // Made only if there was a place: dropping it gives one back.
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then(|| Running(self))
+    /// A place, as soon as there is one.
+    fn begin(&'static self, longest: Duration) -> Option<Running> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.ended.wait_timeout_while(running, longest, |running| *running >= LOOKUPS_MAX);
+        let (mut running, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return None;
+        }
+        *running += 1;
+        Some(Running(self))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        *self.0.running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.ended.notify_one();
     }
 }
 
@@ -75,7 +90,7 @@ mod tests {
 
     #[test]
     fn those_that_take_too_long_are_left_alone_and_are_not_many() {
-        static LOOKUPS: Lookups = Lookups(AtomicUsize::new(0));
+        static LOOKUPS: Lookups = Lookups::new();
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         for _ in 0..LOOKUPS_MAX {
             let gate = gate.clone();
@@ -87,14 +102,18 @@ mod tests {
             let error = LOOKUPS.within(Duration::from_millis(1), held).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         }
-        let one_more = || LOOKUPS.within(Duration::from_secs(20), || Ok(()));
         for _ in 0..3 {
-            assert!(one_more().unwrap_err().to_string().contains("too many"));
+            let error = LOOKUPS.within(Duration::from_millis(1), || Ok(())).unwrap_err();
+            assert!(error.to_string().contains("too many"));
         }
+        // More than there are places: each has its turn.
+        let waiting: Vec<_> = (0..3 * LOOKUPS_MAX)
+            .map(|_| thread::spawn(|| LOOKUPS.within(Duration::from_secs(60), || Ok(()))))
+            .collect();
         *gate.0.lock().unwrap() = true;
         gate.1.notify_all();
-        while one_more().is_err() {
-            thread::yield_now();
+        for one in waiting {
+            one.join().unwrap().unwrap();
         }
     }
 }

@@ -27,6 +27,8 @@ const CONNECTIONS_MAX: usize = 256;
 const REST_NS_MAX: u64 = 5_000_000_000;
 /// The same for one in the middle of a message.
 const SILENCE_NS_MAX: u64 = 60_000_000_000;
+/// How long nobody is accepted after that failed, in nanoseconds: out of descriptors, most likely.
+const ACCEPT_PAUSE_NS: u64 = 100_000_000;
 /// How often the socket is looked at while lanes are busy, in nanoseconds.
 const LOOK_EVERY_NS: u64 = 1_000_000;
 
@@ -44,6 +46,8 @@ pub(crate) struct OwnSocket {
     looked_at: u64,
     /// The last look found something.
     busy: bool,
+    /// Nobody is accepted before.
+    accepts_at: u64,
 }
 
 impl OwnSocket {
@@ -89,6 +93,7 @@ impl OwnSocket {
             answering: Answering::default(),
             looked_at: 0,
             busy: false,
+            accepts_at: 0,
         })
     }
 
@@ -127,15 +132,15 @@ impl OwnSocket {
 
     /// After how many nanoseconds there is a place for one more connection, if there is none now.
     pub fn due_ns(&self) -> Option<u64> {
-        if self.connections.len() < CONNECTIONS_MAX {
-            return None;
-        }
-        let (_, at) = self.quietest()?;
-        Some(at.saturating_sub(clock::now())).filter(|left| *left > 0)
+        let (_, free_at) = self.quietest().filter(|_| self.connections.len() >= CONNECTIONS_MAX).unwrap_or_default();
+        Some(free_at.max(self.accepts_at).saturating_sub(clock::now())).filter(|left| *left > 0)
     }
 
     /// There is a place for one more connection.
     fn accepts(&self) -> bool {
+        if clock::now() < self.accepts_at {
+            return false;
+        }
         self.connections.len() < CONNECTIONS_MAX || self.quietest().is_some_and(|(_, at)| at <= clock::now())
     }
 
@@ -175,8 +180,12 @@ impl OwnSocket {
 
     fn accept(&mut self) {
         while self.accepts() {
-            // Out of descriptors, most likely, or the peer is gone again; the next look tries again.
-            let Ok((stream, _)) = self.listener.accept() else { return };
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // The peer may be gone again, which costs the others a moment only.
+                Err(_) => return self.accepts_at = clock::now() + ACCEPT_PAUSE_NS,
+            };
             if self.connections.len() >= CONNECTIONS_MAX
                 && let Some((quietest, _)) = self.quietest()
             {

@@ -607,10 +607,10 @@ fn serve(
         for lane in &mut *lanes {
             any |= lane.turn(handler).inspect_err(|_| session.set_gone())?;
         }
-        if let Some(own) = &mut own {
-            any |= own.turn(clock::now(), handler);
-        }
         if any {
+            if let Some(own) = &mut own {
+                own.turn(clock::now(), handler);
+            }
             continue;
         }
         if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
@@ -621,6 +621,12 @@ fn serve(
         }
         if session.is_gone() {
             return Err(CallError::SidecarGone(session.why_gone()));
+        }
+        // However busy it is: what is above has to be seen.
+        let now = clock::now();
+        if own.as_mut().is_some_and(|own| own.turn(now, handler)) {
+            session.look_if_due(now);
+            continue;
         }
         wait(session, lanes, own.as_deref_mut(), waiter, stop.map(|_| FLAG_EVERY_NS));
     }

@@ -4,6 +4,8 @@
 //! another process go on with that. Until the other one says that it can, nothing that was done here is final.
 
 mod desk;
+#[cfg(test)]
+mod format;
 mod give;
 mod giver;
 mod messages;

@@ -74,7 +74,13 @@ async fn follow(settings: Settings, mut children: Children) -> io::Result<u8> {
                 }
             }
             Told::Event(event) => supervisor.handle(event, now),
-            Told::Late => supervisor.expire(now),
+            Told::Late => {
+                // One that has ended by now is not late.
+                for event in children.reap() {
+                    supervisor.handle(event, now);
+                }
+                supervisor.expire(now);
+            }
         }
     }
 }
