@@ -17,7 +17,7 @@ use prost::Message as _;
 use shmesh_io::net;
 
 use super::messages::{Last, Plan, Take};
-use super::wire::{Frame, Kind, Wire};
+use super::wire::{Frame, Kind, Wire, make_room, open_descriptors};
 use super::{DeskHandover, FORMAT, FORMAT_MIN, Handover, Outcome, RestOrder, UpgradeSocket};
 use crate::counters::lock;
 use crate::engine::{Engine, StartError};
@@ -246,6 +246,9 @@ impl Giver {
             (counts, listening.iter().flatten().map(twin).collect::<io::Result<Vec<_>>>())
         };
         let sockets = sockets.map_err(|error| Aborted::Io { what: "the listening sockets", error })?;
+        // Each is copied once.
+        let open_descriptors = open_descriptors();
+        make_room(2 * open_descriptors);
         let plan = Plan {
             format: take.format_max.min(FORMAT),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -253,6 +256,7 @@ impl Giver {
             snapshot_version,
             workers: engine.workers() as u32,
             listener_descriptors: counts,
+            open_descriptors: open_descriptors as u32,
         };
         let descriptors: Vec<BorrowedFd<'_>> =
             sockets.iter().chain([&self.admin]).chain(upgrade).map(AsFd::as_fd).collect();

@@ -35,6 +35,9 @@ pub struct Plan {
     /// How many descriptors each listener has: TCP one a worker; Unix and session sockets themselves, and the claim to their name.
     #[prost(uint32, repeated, tag = "6")]
     pub listener_descriptors: Vec<u32>,
+    /// How many the old process has open, so that there is room for them.
+    #[prost(uint32, tag = "7")]
+    pub open_descriptors: u32,
 }
 
 /// The session thread at rest. Its descriptors: for each app its socket; if it is attached also `to_proxy`, `to_app`, the bells of all workers, and the

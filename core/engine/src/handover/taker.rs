@@ -18,7 +18,7 @@ use shmesh_policy::{Bind, Snapshot};
 
 use super::giver::{MAP_WITHIN, PREPARE_WITHIN, REST_WITHIN, RESTORE_WITHIN};
 use super::messages::{Last, Plan, Take};
-use super::wire::{Frame, Kind, Wire};
+use super::wire::{Frame, Kind, Wire, make_room};
 use super::{FORMAT, FORMAT_MIN, Handover, Refusal, TakenDesk};
 use crate::counters::lock;
 use crate::direct::Direct;
@@ -189,6 +189,8 @@ impl Predecessor {
         if !same {
             return Err(TakeError::Unusable("its listeners are not those of its configuration".into()));
         }
+        // They arrive beside this process's own, and those of sockets are kept twice for a moment.
+        make_room(2 * self.plan.open_descriptors as usize);
         let log = open_log(&snapshot)?;
         let liveness = Liveness::start();
         let mut engine = Engine::new(snapshot.clone(), choose(driver)?, Vec::new(), Vec::new());

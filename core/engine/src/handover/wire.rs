@@ -205,6 +205,25 @@ impl Wire {
     }
 }
 
+/// Open descriptors of this process.
+pub fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+/// Makes the table of descriptors large enough for so many, before calls wait for that: a table that threads share is only made larger when
+/// all CPUs have gone through the scheduler, which takes milliseconds each time that it doubles. Where it cannot be, that is all it costs.
+pub fn make_room(descriptors: usize) {
+    let grow = || {
+        let file = std::fs::File::open("/dev/null")?;
+        let at = descriptors.min(FRAME_DESCRIPTORS_MAX) as i32;
+        let last = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(at))?;
+        nix::unistd::close(last).map_err(io::Error::from)
+    };
+    if let Err(error) = grow() {
+        tracing::debug!(%error, descriptors, "the table of descriptors grows when it has to");
+    }
+}
+
 /// The time that is left.
 fn left(until: Instant) -> io::Result<Duration> {
     match until.saturating_duration_since(Instant::now()) {
