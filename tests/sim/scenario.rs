@@ -66,6 +66,8 @@ enum Trouble {
     Publish,
     /// Another sidecar goes on with everything; or tries to, and fails.
     Upgrade {
+        /// For how long workers go on working after they gave what can be given ahead; none: they give all at once.
+        ahead: Option<Nanos>,
         fails: bool,
     },
 }
@@ -260,7 +262,8 @@ impl Run {
             // Nobody may notice, whatever else happens.
             for _ in 0..self.random.range(1, 4) {
                 let at = if self.random.percent(70) { self.random.below(3 * MS) } else { self.random.below(TROUBLE) };
-                plan.push((at, Trouble::Upgrade { fails: self.random.percent(30) }));
+                let ahead = self.random.percent(80).then(|| self.random.below(2 * MS));
+                plan.push((at, Trouble::Upgrade { ahead, fails: self.random.percent(30) }));
             }
         }
         plan.sort_by_key(|(at, _)| *at);
@@ -361,9 +364,9 @@ impl Run {
                     sidecar.publish(&self.settings);
                 }
             }
-            Trouble::Upgrade { fails } => {
+            Trouble::Upgrade { ahead, fails } => {
                 if let Some(sidecar) = &self.sidecar {
-                    sidecar.upgrade(&machine, fails);
+                    sidecar.upgrade(&machine, ahead, fails);
                 }
             }
             Trouble::Exhaust(yes) => machine.world().exhaust_descriptors("sidecar", yes),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use shmesh_engine::embed::{Control, Inspect, Parts, WorkerPart, assemble, take_over};
 use shmesh_io::sim::SimDriver;
-use shmesh_io::{Limits, Target};
+use shmesh_io::{Limits, Nanos, Target};
 use shmesh_policy::{
     Address, Bind, Cluster, ClusterId, HttpSpec, Listener, Priority, Protocol, Route, RouteMatch, Routes, Snapshot,
 };
@@ -120,7 +120,7 @@ impl Sidecar {
     }
 
     /// Another sidecar goes on with everything, in the same process; or this one does, if that `fails`.
-    pub fn upgrade(&self, machine: &Machine, fails: bool) {
+    pub fn upgrade(&self, machine: &Machine, ahead: Option<Nanos>, fails: bool) {
         if self.is_drained.get() {
             return;
         }
@@ -130,6 +130,7 @@ impl Sidecar {
         self.meeting.begin(
             machine,
             self.process,
+            ahead,
             move || before.wake(),
             move |given| {
                 if fails {
@@ -139,8 +140,9 @@ impl Sidecar {
                 let parts = listening.parts(&of, &settings, snapshot);
                 let (embedded, lanes) = take_over(parts, given.desk).expect("sessions that can be gone on with");
                 let mut workers = Vec::new();
-                for ((mut worker, given), lanes) in embedded.workers.into_iter().zip(given.workers).zip(lanes) {
-                    worker.take(given, lanes).expect("a state that can be gone on with");
+                let given = given.workers.into_iter().zip(given.ahead);
+                for ((mut worker, (given, ahead)), lanes) in embedded.workers.into_iter().zip(given).zip(lanes) {
+                    worker.take(given, ahead, lanes).expect("a state that can be gone on with");
                     workers.push(worker);
                 }
                 *control.borrow_mut() = embedded.control;

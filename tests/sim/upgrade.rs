@@ -4,7 +4,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use shmesh_engine::embed::{DeskHandover, Handover, LoneDesk, LoneWorker};
+use shmesh_engine::embed::{Ahead, DeskHandover, Handover, LoneDesk, LoneWorker};
+use shmesh_io::Nanos;
 use shmesh_io::sim::SimDriver;
 
 use crate::journal;
@@ -20,6 +21,8 @@ enum Phase {
     None,
     /// The desk is to rest.
     Desk,
+    /// Workers are to give what they can give while they work.
+    Ahead,
     /// And the workers.
     Workers,
     /// All have given; whoever waits goes on, with what lies in `next` or with what it had.
@@ -33,6 +36,7 @@ pub struct Meeting(Rc<Inner>);
 struct Inner {
     phase: Cell<Phase>,
     desk: RefCell<Option<DeskHandover>>,
+    ahead: RefCell<Vec<Option<Ahead>>>,
     workers: RefCell<Vec<Option<Handover>>>,
     /// A worker did not come to rest.
     failed: Cell<bool>,
@@ -45,6 +49,7 @@ struct Inner {
 /// Everything that a sidecar gave.
 pub struct Given {
     pub desk: DeskHandover,
+    pub ahead: Vec<Option<Ahead>>,
     pub workers: Vec<Handover>,
 }
 
@@ -59,6 +64,7 @@ impl Meeting {
         Meeting(Rc::new(Inner {
             phase: Cell::new(Phase::None),
             desk: RefCell::default(),
+            ahead: RefCell::new((0..workers).map(|_| None).collect()),
             workers: RefCell::new((0..workers).map(|_| None).collect()),
             failed: Cell::new(false),
             next_desk: RefCell::default(),
@@ -72,11 +78,12 @@ impl Meeting {
         self.0.phase.get() != Phase::None || self.0.waiting.get() > 0
     }
 
-    /// Begins one, in a task of its own. `make` gets everything, and makes those who go on, or none if the old ones are to.
+    /// Begins one, in a task of its own. Workers give ahead for so long, if for any time. `make` gets everything, and makes those who go on, or none if the old ones are to.
     pub fn begin(
         &self,
         machine: &Machine,
         process: ProcessId,
+        ahead: Option<Nanos>,
         wake: impl Fn() + 'static,
         make: impl FnOnce(Given) -> Option<Next> + 'static,
     ) {
@@ -91,6 +98,11 @@ impl Meeting {
             wake();
             let of = inner.clone();
             machine.wait(Some(until), move || of.desk.borrow().is_some());
+            if let Some(time) = ahead.filter(|_| inner.desk.borrow().is_some()) {
+                inner.phase.set(Phase::Ahead);
+                wake();
+                machine.sleep(time);
+            }
             if inner.desk.borrow().is_some() {
                 inner.phase.set(Phase::Workers);
                 wake();
@@ -98,6 +110,7 @@ impl Meeting {
                 let all = move || of.failed.get() || of.workers.borrow().iter().all(Option::is_some);
                 machine.wait(Some(until), all);
             }
+            let ahead = inner.ahead.borrow_mut().iter_mut().map(Option::take).collect();
             let (desk, workers) =
                 (inner.desk.take(), inner.workers.borrow_mut().iter_mut().map(Option::take).collect());
             let workers: Option<Vec<Handover>> = {
@@ -105,7 +118,7 @@ impl Meeting {
                 all.into_iter().collect()
             };
             if let (Some(desk), Some(workers)) = (desk, workers)
-                && let Some(next) = make(Given { desk, workers })
+                && let Some(next) = make(Given { desk, ahead, workers })
             {
                 journal::note(|| "another sidecar goes on".to_owned());
                 *inner.next_desk.borrow_mut() = Some(next.desk);
@@ -135,10 +148,13 @@ impl Meeting {
 
     /// A worker, after each of its turns.
     pub fn worker(&self, machine: &Machine, index: usize, worker: &mut LoneWorker<SimDriver>) {
+        if self.0.phase.get() == Phase::Ahead && self.0.ahead.borrow()[index].is_none() {
+            self.0.ahead.borrow_mut()[index] = Some(worker.give_ahead().expect("what can be given"));
+        }
         if self.0.phase.get() != Phase::Workers || self.0.failed.get() || self.0.workers.borrow()[index].is_some() {
             return;
         }
-        match worker.give().expect("a driver that works") {
+        match worker.give(self.0.ahead.borrow()[index].as_ref()).expect("a driver that works") {
             Some(given) => self.0.workers.borrow_mut()[index] = Some(given),
             // It goes on by itself.
             None => return self.0.failed.set(true),

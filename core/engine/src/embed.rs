@@ -16,7 +16,7 @@ use crate::conn::Role;
 use crate::counters::{Registry, lock};
 use crate::engine::{WorkerStart, prepare};
 use crate::handover::TakenDesk;
-pub use crate::handover::{DeskHandover, FORMAT, FORMAT_MIN, Handover, Refusal};
+pub use crate::handover::{Ahead, DeskHandover, FORMAT, FORMAT_MIN, Handover, Refusal};
 use crate::lane::User;
 use crate::liveness::Liveness;
 use crate::load::LoadDesk;
@@ -95,10 +95,9 @@ fn put_together<D: Driver>(
     *lock(&shared.sessions.bell) = Some(bell.try_clone()?);
     let postboxes: Vec<Postbox> = workers.iter().map(|worker| worker.0.mail.clone()).collect();
     let (mut lanes, mut taken) = (Vec::new(), None);
-    if let Some(DeskHandover { state, descriptors }) = given {
+    if let Some(given) = given {
         shared.sessions.quotas.size_up();
-        let desk =
-            TakenDesk::map(&state, descriptors, &shared.sessions.quotas, workers.len()).map_err(io::Error::other)?;
+        let desk = TakenDesk::map(given, &shared.sessions.quotas, workers.len()).map_err(io::Error::other)?;
         lanes = desk.lanes(workers.len())?;
         taken = Some((desk, Vec::new()));
     }
@@ -135,9 +134,15 @@ impl<D: Driver> LoneWorker<D> {
         self.0.attach(lanes);
     }
 
-    /// Comes to rest and gives everything away; `None` if it did not come to rest in time. Either way it can go on.
-    pub fn give(&mut self) -> io::Result<Option<Handover>> {
-        if !self.0.come_to_rest()? { Ok(None) } else { self.0.give().map(Some) }
+    /// Gives what it can give before it rests.
+    pub fn give_ahead(&mut self) -> io::Result<Ahead> {
+        self.0.give_ahead()
+    }
+
+    /// Comes to rest and gives away everything that it did not give ahead; `None` if it did not come to rest in time. Either way it can go on.
+    pub fn give(&mut self, ahead: Option<&Ahead>) -> io::Result<Option<Handover>> {
+        let known = ahead.map(Ahead::known).unwrap_or_default();
+        if !self.0.come_to_rest()? { Ok(None) } else { self.0.give(&known).map(Some) }
     }
 
     /// Works again after [`LoneWorker::give`].
@@ -146,8 +151,9 @@ impl<D: Driver> LoneWorker<D> {
     }
 
     /// Goes on with what another worker gave. This one was just made, with the same snapshot.
-    pub fn take(&mut self, given: Handover, sessions: Vec<NewLanes>) -> Result<(), Refusal> {
-        self.0.take(given, sessions)?;
+    pub fn take(&mut self, given: Handover, ahead: Option<Ahead>, sessions: Vec<NewLanes>) -> Result<(), Refusal> {
+        let ready = self.0.prepare_to_take(sessions, ahead.unwrap_or_default())?;
+        self.0.take(given, ready)?;
         self.0.begin();
         Ok(())
     }

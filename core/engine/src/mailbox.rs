@@ -1,11 +1,13 @@
 //! What other threads tell a worker: read between loop turns, never waited for.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use crossbeam::queue::SegQueue;
 use shmesh_io::Waker;
 
-use crate::handover::{Handover, RestOrder};
+use crate::handover::{Ahead, Handover, Known, RestOrder};
 use crate::resolve::Answer;
 use crate::session::NewLanes;
 
@@ -17,8 +19,10 @@ pub enum Mail {
     Detach { session: u64 },
     /// A host name was looked up.
     Resolved(Answer),
-    /// Come to rest: another process is about to go on.
-    Rest(RestOrder<Handover>),
+    /// Another process is about to go on: give what can be given before the rest.
+    Ahead(Sender<io::Result<Ahead>>),
+    /// Come to rest, and give all that the other process does not know.
+    Rest(RestOrder<Handover>, Known),
     /// Accept nothing new, finish what is there.
     Drain,
     /// Stop now.

@@ -64,16 +64,20 @@ pub struct Slab<T> {
     free: Vec<u32>,
     /// Entries whose generations are used up.
     retired: usize,
+    /// Counts what [`Slab::begin_epoch`] began.
+    epoch: u32,
 }
 
 struct Entry<T> {
     generation: u32,
+    /// The last epoch in which somebody could change it.
+    touched: u32,
     value: Option<T>,
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab { entries: Vec::new(), free: Vec::new(), retired: 0 }
+        Slab { entries: Vec::new(), free: Vec::new(), retired: 0, epoch: 0 }
     }
 }
 
@@ -84,12 +88,13 @@ impl<T> Slab<T> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                self.entries.push(Entry { generation: 0, value: None });
+                self.entries.push(Entry { generation: 0, touched: 0, value: None });
                 (self.entries.len() - 1) as u32
             }
         };
         let entry = &mut self.entries[index as usize];
         entry.value = Some(value);
+        entry.touched = self.epoch;
         Key { index, generation: entry.generation, of: PhantomData }
     }
 
@@ -130,6 +135,7 @@ impl<T> Slab<T> {
         if first.generation != a.generation || second.generation != b.generation {
             return None;
         }
+        (first.touched, second.touched) = (self.epoch, self.epoch);
         first.value.as_mut().zip(second.value.as_mut())
     }
 
@@ -137,7 +143,23 @@ impl<T> Slab<T> {
     #[inline]
     pub fn get_mut(&mut self, key: Key<T>) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.index())?;
-        if entry.generation == key.generation { entry.value.as_mut() } else { None }
+        if entry.generation != key.generation {
+            return None;
+        }
+        entry.touched = self.epoch;
+        entry.value.as_mut()
+    }
+
+    /// From now on [`Slab::is_untouched`] tells what has not changed since.
+    pub fn begin_epoch(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+
+    /// Whether the entry is there, and nobody could change it in this epoch.
+    pub fn is_untouched(&self, key: Key<T>) -> bool {
+        self.entries.get(key.index()).is_some_and(|entry| {
+            entry.generation == key.generation && entry.value.is_some() && entry.touched != self.epoch
+        })
     }
 
     /// The key of whatever is at `index` now.
@@ -168,23 +190,31 @@ impl<T> Slab<T> {
         self.entries.iter().map(generation).collect()
     }
 
-    /// A table whose keys go on from these generations. What was in it has to be put back with [`Slab::put_back`], and then
-    /// [`Slab::go_on`] called.
-    pub fn of_generations(generations: Vec<u32>) -> Slab<T> {
-        let entries: Vec<_> = generations.into_iter().map(|generation| Entry { generation, value: None }).collect();
-        Slab { entries, free: Vec::new(), retired: 0 }
+    /// Has keys go on from these generations. What was in it has to be put back with [`Slab::put_back`], and then [`Slab::go_on`] called.
+    pub fn begin(&mut self, generations: &[u32]) {
+        // Memory that it has already is used again.
+        self.entries.clear();
+        self.entries.extend(generations.iter().map(|&generation| Entry {
+            generation,
+            touched: self.epoch,
+            value: None,
+        }));
+    }
+
+    /// Whether [`Slab::put_back`] can put something there.
+    pub fn is_vacant(&self, key: Key<T>) -> bool {
+        let entry = self.entries.get(key.index());
+        entry.is_some_and(|entry| entry.generation == key.generation && entry.value.is_none())
     }
 
     /// Puts an entry where it was; false if there is no such place, or something in it.
     #[must_use]
     pub fn put_back(&mut self, key: Key<T>, value: T) -> bool {
-        match self.entries.get_mut(key.index()) {
-            Some(entry) if entry.generation == key.generation && entry.value.is_none() => {
-                entry.value = Some(value);
-                true
-            }
-            _ => false,
+        let can = self.is_vacant(key);
+        if can {
+            self.entries[key.index()].value = Some(value);
         }
+        can
     }
 
     /// Everything was put back: the places that are left are free.
@@ -242,7 +272,8 @@ mod tests {
         slab.remove(keys[1]);
         slab.remove(keys[3]);
         let reused = slab.insert(30);
-        let mut next = Slab::of_generations(slab.generations(|_| true));
+        let mut next = Slab::default();
+        next.begin(&slab.generations(|_| true));
         for key in slab.keys() {
             assert!(next.put_back(key, slab.remove(key).unwrap()));
         }
@@ -254,6 +285,24 @@ mod tests {
         let first = next.insert(40);
         assert_eq!((first.index(), next.get(keys[1])), (1, None));
         assert_eq!(next.insert(50).index(), 5);
+    }
+
+    #[test]
+    fn what_nobody_could_change_in_an_epoch_is_untouched() {
+        let mut slab = Slab::default();
+        let keys: Vec<_> = (0..5).map(|number| slab.insert(number)).collect();
+        assert!(keys.iter().all(|key| !slab.is_untouched(*key)));
+        slab.begin_epoch();
+        *slab.get_mut(keys[0]).unwrap() += 1;
+        assert!(slab.get(keys[1]).is_some());
+        slab.pair_mut(keys[2], keys[3]).unwrap();
+        slab.remove(keys[4]);
+        let again = slab.insert(50);
+        let untouched: Vec<_> = keys.iter().map(|key| slab.is_untouched(*key)).collect();
+        assert_eq!(untouched, [false, true, false, false, false]);
+        assert!(!slab.is_untouched(again));
+        slab.begin_epoch();
+        assert!(slab.keys().iter().all(|key| slab.is_untouched(*key)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::counters::{CallCounters, WorkerCounters};
 use crate::date::DateNow;
 use crate::dubbo_route::Attachments;
 use crate::engine::Sockets;
-use crate::handover::{Handover, RestOrder};
+use crate::handover::{Handover, Known, RestOrder};
 use crate::host::HostState;
 use crate::idle::Idle;
 use crate::known_front::KnownFronts;
@@ -121,7 +121,9 @@ pub struct Worker<D: Driver> {
     listeners_close_at: Nanos,
     stopping: bool,
     /// Another process is about to go on.
-    rest_order: Option<RestOrder<Handover>>,
+    rest_order: Option<(RestOrder<Handover>, Known)>,
+    /// Until then another process may have copies of sockets.
+    pub(crate) copied_until: Nanos,
     idle: Idle,
     pub(crate) stages: Stages,
     pub(crate) date: DateNow,
@@ -207,6 +209,7 @@ impl<D: Driver> Worker<D> {
             listeners_close_at: 0,
             stopping: false,
             rest_order: None,
+            copied_until: 0,
             idle: Idle::new(now),
             stages,
             date: DateNow::default(),
@@ -244,8 +247,8 @@ impl<D: Driver> Worker<D> {
     /// Runs until told to stop.
     pub(crate) fn run(mut self) -> io::Result<()> {
         while self.turn()? == Turn::GoOn {
-            while let Some(order) = self.rest_order.take() {
-                self.rest(&order)?;
+            while let Some((order, known)) = self.rest_order.take() {
+                self.rest(&order, &known)?;
             }
         }
         Ok(())
@@ -432,7 +435,8 @@ impl<D: Driver> Worker<D> {
                 Mail::Attach(lanes) => self.attach(*lanes),
                 Mail::Detach { session } => self.detach(session),
                 Mail::Resolved(answer) => self.resolved(answer),
-                Mail::Rest(order) => self.rest_order = Some(order),
+                Mail::Ahead(asked) => drop(asked.send(self.give_ahead())),
+                Mail::Rest(order, known) => self.rest_order = Some((order, known)),
                 Mail::Drain => self.drain(),
                 Mail::Stop => self.stopping = true,
             }

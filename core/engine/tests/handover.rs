@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use app::{App, engine_of, snapshot};
-use shmesh_engine::embed::{Handover, LoneWorker, NewLanes, Parts, Refusal, WorkerPart, assemble};
+use shmesh_engine::embed::{Ahead, Handover, LoneWorker, NewLanes, Parts, Refusal, WorkerPart, assemble};
 use shmesh_io::sim::{ActorConn, ActorListener, Link, Pause, Progress, Read, SimDriver, World};
 use shmesh_io::{Limits, Target};
 use shmesh_policy::{
@@ -23,6 +23,9 @@ const TURNS_MAX: u32 = 20_000;
 /// Turns between two replacements, of which each test tries all.
 const EVERY: [u32; 5] = [1, 2, 3, 7, 20];
 
+/// Turns between what a worker gives ahead and its rest.
+const AHEAD: u32 = 3;
+
 /// A worker with one listener before one service, replaced every so many turns.
 struct Mesh {
     world: World,
@@ -36,6 +39,8 @@ struct Mesh {
     replaced: u32,
     /// Not while a connection is made: that begins anew each time.
     pauses: bool,
+    /// What it gave for the next replacement.
+    ahead: Option<Ahead>,
 }
 
 impl Mesh {
@@ -66,21 +71,25 @@ impl Mesh {
         });
         let socket = world.listener(&Target::Tcp(at)).expect("an address that is free");
         let worker = worker(&world, &snapshot, &socket);
-        Mesh { world, worker, snapshot, socket, service, at, every, turns: 0, replaced: 0, pauses: false }
+        Mesh { world, worker, snapshot, socket, service, at, every, turns: 0, replaced: 0, pauses: false, ahead: None }
     }
 
     fn turn(&mut self) {
         app::turn(&self.world, &mut self.worker);
         self.turns += 1;
+        if (self.turns + AHEAD).is_multiple_of(self.every) {
+            self.ahead = Some(self.worker.give_ahead().expect("what can be given"));
+        }
         if self.turns.is_multiple_of(self.every) && !self.pauses {
-            let given = self.worker.give().expect("the driver works").expect("it comes to rest");
+            let ahead = self.ahead.take();
+            let given = self.worker.give(ahead.as_ref()).expect("the driver works").expect("it comes to rest");
             // Every other time the new one is not well, and the old one goes on.
             if self.turns.is_multiple_of(2 * self.every) {
                 self.worker.go_on();
                 return;
             }
             let mut next = worker(&self.world, &self.snapshot, &self.socket);
-            next.take(given, Vec::new()).expect("what was given can be taken");
+            next.take(given, ahead, Vec::new()).expect("what was given can be taken");
             self.worker = next;
             self.replaced += 1;
         }
@@ -430,6 +439,8 @@ struct Pair {
     server: App,
     every: u32,
     turns: u32,
+    /// What it gave for the next replacement.
+    ahead: Option<Ahead>,
 }
 
 impl Pair {
@@ -438,17 +449,21 @@ impl Pair {
         let mut worker = lane_worker(&world);
         let caller = App::attach(&mut worker, Geometry::default(), 1, "caller", false);
         let server = App::attach(&mut worker, Geometry::default(), 2, "server", true);
-        Pair { world, worker, caller, server, every, turns: 0 }
+        Pair { world, worker, caller, server, every, turns: 0, ahead: None }
     }
 
     fn turn(&mut self) {
         app::turn(&self.world, &mut self.worker);
         self.turns += 1;
+        if (self.turns + AHEAD).is_multiple_of(self.every) {
+            self.ahead = Some(self.worker.give_ahead().expect("what can be given"));
+        }
         if self.turns.is_multiple_of(self.every) {
-            let given = self.worker.give().expect("the driver works").expect("it comes to rest");
+            let ahead = self.ahead.take();
+            let given = self.worker.give(ahead.as_ref()).expect("the driver works").expect("it comes to rest");
             let mut next = lane_worker(&self.world);
             let sessions = vec![self.caller.lanes_again(&next), self.server.lanes_again(&next)];
-            next.take(given, sessions).expect("what was given can be taken");
+            next.take(given, ahead, sessions).expect("what was given can be taken");
             self.worker = next;
         }
     }
@@ -582,7 +597,7 @@ fn a_state_that_is_not_understood_is_refused() {
     let client = mesh.connect();
     mesh.say(&client, b"GET / HTTP/1.1\r\nHost: service\r\n\r\n");
     let service = mesh.accepted();
-    let given = mesh.worker.give().expect("the driver works").expect("it comes to rest");
+    let given = mesh.worker.give(None).expect("the driver works").expect("it comes to rest");
     let with = |state: Vec<u8>, sockets: usize| Handover {
         state,
         descriptors: given.descriptors[..sockets].iter().map(|fd| fd.try_clone().expect("a descriptor")).collect(),
@@ -591,7 +606,7 @@ fn a_state_that_is_not_understood_is_refused() {
         let world = World::new(1);
         let socket = world.listener(&Target::Tcp(mesh.at)).expect("an address that is free");
         let sessions: Vec<NewLanes> = Vec::new();
-        worker(&world, &mesh.snapshot, &socket).take(handover, sessions).expect_err("refused")
+        worker(&world, &mesh.snapshot, &socket).take(handover, None, sessions).expect_err("refused")
     };
     assert!(matches!(refusal(with(vec![0xff; 9], 0)), Refusal::Garbled(_)));
     assert!(matches!(refusal(with(Vec::new(), 0)), Refusal::Format { theirs: 0 }));

@@ -169,15 +169,9 @@ pub trait Driver {
     /// connected, or no connection.
     fn at_rest(&self, sock: SockId) -> Option<AtRest<'_>>;
 
-    /// As [`adopt`](Self::adopt), of a socket that another driver has let go. `arrived` is told before anything else is received;
-    /// then, if there is an `end`, that, and nothing is received at all.
-    fn adopt_at_rest(
-        &mut self,
-        socket: OwnedFd,
-        tag: Tag,
-        arrived: Vec<Slice>,
-        end: Option<Option<io::Error>>,
-    ) -> io::Result<SockId>;
+    /// Of a socket that was adopted, and another driver had let go: `arrived` is told before anything is received; then, if there is an
+    /// `end`, that, and nothing is received at all. To be called before anything else is asked of the socket.
+    fn precede(&mut self, sock: SockId, arrived: Vec<Slice>, end: Option<Option<io::Error>>);
 }
 
 /// A connection that a suspended driver has let go.

@@ -54,34 +54,35 @@ impl Arena {
         }
     }
 
-    /// An arena of which these blocks are lent: offset and bytes. An error says which of them cannot be.
-    pub fn with_lent(geometry: &Geometry, lent: &[(u32, u32)]) -> Result<Arena, (u32, u32)> {
-        let mut arena = Arena::new(geometry);
+    /// Of an arena that was just made, lends these blocks: offset and bytes. An error says which of them cannot be; the arena is to be
+    /// dropped then.
+    pub fn lend_again(&mut self, lent: &[(u32, u32)]) -> Result<(), (u32, u32)> {
+        let arena_bytes = self.states.len() as u64 * u64::from(self.block_min);
         let mut blocks = Vec::with_capacity(lent.len());
         for &(offset, bytes) in lent {
-            let order = arena.order_of(bytes).filter(|&order| arena.block_min << order == bytes);
-            let inside = u64::from(offset) + u64::from(bytes) <= u64::from(geometry.arena_bytes);
+            let order = self.order_of(bytes).filter(|&order| self.block_min << order == bytes);
+            let inside = u64::from(offset) + u64::from(bytes) <= arena_bytes;
             match order {
-                Some(order) if inside && offset.is_multiple_of(bytes) => blocks.push((offset / arena.block_min, order)),
+                Some(order) if inside && offset.is_multiple_of(bytes) => blocks.push((offset / self.block_min, order)),
                 _ => return Err((offset, bytes)),
             }
         }
         blocks.sort_unstable();
         let overlap = blocks.windows(2).find(|pair| pair[0].0 + (1 << pair[0].1) > pair[1].0);
         if let Some(&[_, (index, order)]) = overlap {
-            return Err((index * arena.block_min, arena.block_min << order));
+            return Err((index * self.block_min, self.block_min << order));
         }
-        let largest = arena.orders - 1;
+        let largest = self.orders - 1;
         // Up to the last block that is lent everything was used once.
         let mut rest = &blocks[..];
         while !rest.is_empty() {
-            let start = arena.fresh;
-            arena.fresh += 1 << largest;
-            let (within, behind) = rest.split_at(rest.partition_point(|(index, _)| *index < arena.fresh));
-            arena.divide(start, largest, within);
+            let start = self.fresh;
+            self.fresh += 1 << largest;
+            let (within, behind) = rest.split_at(rest.partition_point(|(index, _)| *index < self.fresh));
+            self.divide(start, largest, within);
             rest = behind;
         }
-        Ok(arena)
+        Ok(())
     }
 
     /// A block of which these parts are lent: what is left of it is free.
@@ -293,7 +294,8 @@ mod tests {
             arena.free(lent.swap_remove(gone)).unwrap();
         }
         let known = arena.lent_blocks();
-        let mut other = Arena::with_lent(&small(), &known).unwrap();
+        let mut other = Arena::new(&small());
+        other.lend_again(&known).unwrap();
         assert_eq!((other.lent(), other.lent_bytes()), (arena.lent(), arena.lent_bytes()));
         let mut sorted = other.lent_blocks();
         sorted.sort_unstable();
@@ -319,7 +321,7 @@ mod tests {
             &[(128, 64), (128, 64)],
             &[(u32::MAX - 63, 64)],
         ] {
-            assert!(Arena::with_lent(&small(), wrong).is_err(), "{wrong:?}");
+            assert!(Arena::new(&small()).lend_again(wrong).is_err(), "{wrong:?}");
         }
     }
 

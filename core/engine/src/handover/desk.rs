@@ -6,12 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prost::Message as _;
 use shmesh_shm::Mapping;
 use shmesh_shm::handshake::{Message, Welcome};
 
-use super::messages::{AppState, AttachedState, DeskState, LookupState};
-use super::{Outcome, Refusal, RestOrder};
+use super::messages::{AheadState, AppState, AttachedState, DeskState, LookupState};
+use super::{Ahead, Outcome, Refusal, RestOrder};
 use crate::counters::lock;
 use crate::liveness::Liveness;
 use crate::lookup::Lookups;
@@ -22,9 +21,16 @@ use crate::session_thread::{Desk, Files, Peer, Session};
 /// The session thread at rest, as the next process gets it.
 #[derive(Debug)]
 pub struct DeskHandover {
-    /// A [`DeskState`].
-    pub state: Vec<u8>,
-    pub descriptors: Vec<OwnedFd>,
+    pub(super) state: DeskState,
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+impl DeskHandover {
+    /// Adds what a worker gives ahead.
+    pub(super) fn add(&mut self, ahead: Ahead) {
+        self.state.ahead.push(ahead.state);
+        self.descriptors.extend(ahead.descriptors);
+    }
 }
 
 /// What another session thread gave, mapped and ready to go on with.
@@ -33,6 +39,8 @@ pub(crate) struct TakenDesk {
     apps: Vec<TakenApp>,
     next_session: u64,
     next_worker: usize,
+    /// What workers gave before they rest; none if the other process does not do that.
+    ahead: Vec<Ahead>,
 }
 
 struct TakenApp {
@@ -73,7 +81,7 @@ impl Desk {
 
     pub(crate) fn give(&mut self) -> io::Result<DeskHandover> {
         let mut state =
-            DeskState { next_session: self.next_session, next_worker: self.next_worker as u32, apps: Vec::new() };
+            DeskState { next_session: self.next_session, next_worker: self.next_worker as u32, ..DeskState::default() };
         let mut descriptors = Vec::new();
         let mut liveness = self.liveness.copies()?;
         for peer in self.peers.values() {
@@ -102,7 +110,7 @@ impl Desk {
                 session: attached,
             });
         }
-        Ok(DeskHandover { state: state.encode_to_vec(), descriptors })
+        Ok(DeskHandover { state, descriptors })
     }
 
     fn give_session(&self, session: &Session) -> io::Result<AttachedState> {
@@ -154,20 +162,21 @@ impl Desk {
 
 impl TakenDesk {
     /// Maps what another session thread gave, for so many workers.
-    pub(crate) fn map(
-        state: &[u8],
-        descriptors: Vec<OwnedFd>,
-        quotas: &QuotaDesk,
-        workers: usize,
-    ) -> Result<TakenDesk, Refusal> {
-        let state = DeskState::decode(state)?;
+    pub(crate) fn map(given: DeskHandover, quotas: &QuotaDesk, workers: usize) -> Result<TakenDesk, Refusal> {
+        let DeskHandover { state, descriptors } = given;
         let mut descriptors = descriptors.into_iter();
         let mut apps = Vec::with_capacity(state.apps.len());
         for app in state.apps {
             apps.push(TakenApp::map(app, &mut descriptors, quotas, workers)?);
         }
+        let ahead = |state: AheadState| {
+            let count = state.lanes.len() + state.conns.len();
+            Ahead { state, descriptors: descriptors.by_ref().take(count).collect() }
+        };
+        let ahead = state.ahead.into_iter().map(ahead).collect();
         Ok(TakenDesk {
             apps,
+            ahead,
             next_session: state.next_session,
             next_worker: state.next_worker as usize % workers.max(1),
         })
@@ -207,6 +216,13 @@ impl TakenDesk {
             }
         }
         Ok(of_workers)
+    }
+
+    /// For each worker what came ahead.
+    pub(super) fn take_ahead(&mut self, workers: usize) -> Vec<Ahead> {
+        let mut ahead = std::mem::take(&mut self.ahead);
+        ahead.resize_with(workers, Ahead::default);
+        ahead
     }
 
     /// How many apps are attached.

@@ -1,7 +1,7 @@
 //! What a worker at rest knows, as messages.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use prost::Message;
@@ -9,8 +9,9 @@ use shmesh_io::{Chunk, Chunks, Driver};
 use shmesh_proto::dubbo::HEADER_LEN;
 use shmesh_proto::http1::{BodyReader, BodyRest};
 
-use super::Handover;
+use super::messages::AheadLane;
 use super::state::*;
+use super::{Handover, Known};
 use crate::call::{self, Call, Dubbo, Exchange, Failure, Peer};
 use crate::conn::{self, Conn, Finish, OriginalDst};
 use crate::dubbo_extension::Agreement;
@@ -23,8 +24,8 @@ use crate::worker::Worker;
 
 impl<D: Driver> Worker<D> {
     /// What another process needs to go on with this worker, which rests. Connections that are being made, name look-ups that are under way and
-    /// caches stay behind: calls that wait for these are dispatched anew.
-    pub(crate) fn give(&mut self) -> io::Result<Handover> {
+    /// caches stay behind: calls that wait for these are dispatched anew. Descriptors that the other one knows are not given again.
+    pub(crate) fn give(&mut self, known: &Known) -> io::Result<Handover> {
         let mut handover = Handover { state: Vec::new(), descriptors: Vec::new() };
         let mut state = WorkerState {
             format: FORMAT,
@@ -39,44 +40,68 @@ impl<D: Driver> Worker<D> {
             state.sessions.push(SessionState { session, seen: attached.watch.seen() });
         }
         for key in self.lanes.keys() {
-            let Some(given) = self.give_lane(key) else {
+            let Some(mut given) = self.give_lane(key) else {
                 return Err(io::Error::other("a lane is not at rest"));
             };
             let Some(lane) = self.lanes.get(key) else { continue };
-            handover.descriptors.push(lane.bell.as_fd().try_clone_to_owned()?);
+            given.ahead = known.lanes.contains(&AheadLane { session: given.session, lane: given.lane });
+            if !given.ahead {
+                handover.descriptors.push(lane.bell.as_fd().try_clone_to_owned()?);
+            }
             state.lanes.push(given);
         }
         for key in self.conns.keys() {
-            let Some(conn) = self.conns.get(key) else { continue };
-            let (pipe, unsent) = match conn.pipe {
-                conn::Pipe::Stream(at) => (Pipe::Stream(slot_at(at)), None),
-                conn::Pipe::Socket(sock) => {
-                    // Without: it is being made.
-                    let Some(rest) = self.driver.at_rest(sock).filter(|_| is_made(conn)) else { continue };
-                    handover.descriptors.push(rest.socket.try_clone_to_owned()?);
-                    let arrived = rest.arrived.iter().map(|slice| slice.to_vec()).collect();
-                    let errno =
-                        |error: &io::Error| error.raw_os_error().unwrap_or(Errno::ECONNRESET as i32).unsigned_abs();
-                    let end = rest.end.map(|error| error.map_or(0, errno));
-                    (Pipe::Socket(SocketState { arrived, end }), rest.unsent)
-                }
-            };
-            let mut out = unsent.map_or_else(Vec::new, |chunks| pieces(chunks, &self.lanes));
-            out.extend(pieces(&conn.out, &self.lanes));
-            let receiving = conn.receiving || self.landings_stopped.contains(&key);
-            state.conns.push(give_conn(key, conn, pipe, out, receiving, &self.conns));
+            if known.has_draft_of_conn(key) && self.conn_is_as_drafted(key) {
+                continue;
+            }
+            let ahead = known.conns.contains(&key.to_bits());
+            let Some((given, socket)) = self.give_conn(key, ahead) else { continue };
+            if let Some(socket) = socket.filter(|_| !ahead) {
+                handover.descriptors.push(socket.try_clone_to_owned()?);
+            }
+            state.conns.push(given);
         }
         for key in self.calls.keys() {
-            let Some(call) = self.calls.get(key) else { continue };
-            // A destination that is not handed over is to be found again.
-            let dest = call.dest.filter(|dest| match dest {
-                Peer::Conn(conn) => self.conns.get(*conn).is_some_and(is_made),
-                Peer::Slot(at) => self.lanes.get(at.lane).is_some(),
-            });
-            state.calls.push(give_call(key, call, dest, &self.lanes));
+            if known.has_draft_of_call(key) && self.call_is_as_drafted(key) {
+                continue;
+            }
+            state.calls.extend(self.give_call(key));
         }
         handover.state = state.encode_to_vec();
         Ok(handover)
+    }
+
+    /// A conn, and its socket. Nothing for one that is being made.
+    pub(super) fn give_conn(&self, key: Key<Conn>, ahead: bool) -> Option<(ConnState, Option<BorrowedFd<'_>>)> {
+        let conn = self.conns.get(key).filter(|conn| is_made(conn))?;
+        let (pipe, unsent, socket) = match conn.pipe {
+            conn::Pipe::Stream(at) => (Pipe::Stream(slot_at(at)), None, None),
+            conn::Pipe::Socket(sock) => {
+                let rest = self.driver.at_rest(sock)?;
+                let arrived = rest.arrived.iter().map(|slice| slice.to_vec()).collect();
+                let errno = |error: &io::Error| error.raw_os_error().unwrap_or(Errno::ECONNRESET as i32).unsigned_abs();
+                let end = rest.end.map(|error| error.map_or(0, errno));
+                (Pipe::Socket(SocketState { arrived, end, ahead }), rest.unsent, Some(rest.socket))
+            }
+        };
+        let mut out = unsent.map_or_else(Vec::new, |chunks| pieces(chunks, &self.lanes));
+        out.extend(pieces(&conn.out, &self.lanes));
+        let receiving = conn.receiving || self.landings_stopped.contains(&key);
+        Some((conn_state(key, conn, pipe, out, receiving, &self.conns), socket))
+    }
+
+    pub(super) fn give_call(&self, key: Key<Call>) -> Option<CallState> {
+        let call = self.calls.get(key)?;
+        let dest = call.dest.filter(|dest| self.goes_along(*dest));
+        Some(call_state(key, call, dest, &self.lanes))
+    }
+
+    /// Whether a call's destination is handed over; one that is not is to be found again.
+    pub(super) fn goes_along(&self, dest: Peer) -> bool {
+        match dest {
+            Peer::Conn(conn) => self.conns.get(conn).is_some_and(is_made),
+            Peer::Slot(at) => self.lanes.get(at.lane).is_some(),
+        }
     }
 
     fn give_lane(&mut self, key: Key<Lane>) -> Option<LaneState> {
@@ -105,12 +130,13 @@ impl<D: Driver> Worker<D> {
             free: lane.free.clone(),
             waiting: lane.waiting.iter().map(|call| call.to_bits()).collect(),
             routes: (0..).zip(&lane.routes).filter_map(|(id, key)| Some(give_route(id, key.as_ref()?))).collect(),
+            ahead: false,
         })
     }
 }
 
 /// Whether the conn's connection is there: a socket that connects is left behind.
-fn is_made(conn: &Conn) -> bool {
+pub(super) fn is_made(conn: &Conn) -> bool {
     match &conn.role {
         conn::Role::HttpUp(up) => up.connected,
         conn::Role::DubboUp(up) => up.connected,
@@ -119,7 +145,7 @@ fn is_made(conn: &Conn) -> bool {
     }
 }
 
-fn give_conn(
+fn conn_state(
     key: Key<Conn>,
     conn: &Conn,
     pipe: Pipe,
@@ -282,7 +308,7 @@ fn give_peer(peer: Peer) -> PeerState {
     }
 }
 
-fn give_call(key: Key<Call>, call: &Call, dest: Option<Peer>, lanes: &Slab<Lane>) -> CallState {
+fn call_state(key: Key<Call>, call: &Call, dest: Option<Peer>, lanes: &Slab<Lane>) -> CallState {
     let (named_host, named_port) = match call.named_host.as_deref() {
         Some((host, port)) => (Some(host.to_string()), u32::from(*port)),
         None => (None, 0),

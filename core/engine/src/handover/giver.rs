@@ -18,7 +18,7 @@ use shmesh_io::net;
 
 use super::messages::{Last, Plan, Take};
 use super::wire::{Frame, Kind, Wire, make_room, open_descriptors};
-use super::{DeskHandover, FORMAT, FORMAT_MIN, Handover, Outcome, RestOrder, UpgradeSocket};
+use super::{Ahead, DeskHandover, FORMAT, FORMAT_MIN, Handover, Known, Outcome, RestOrder, UpgradeSocket};
 use crate::counters::lock;
 use crate::engine::{Engine, StartError};
 use crate::mailbox::{Mail, Postbox};
@@ -200,13 +200,20 @@ impl Giver {
         if engine.shared.draining.load(Ordering::Acquire) {
             return Err(Aborted::Refused(DRAINING.into()));
         }
-        let desk = rest_desk(engine, resting)?;
-        send(wire, Kind::Desk, &desk.state, &desk.descriptors, MAP_WITHIN)?;
+        let mut desk = rest_desk(engine, resting)?;
+        let mut known: Vec<Known> = engine.postboxes().iter().map(|_| Known::default()).collect();
+        if take.ahead {
+            for (ahead, known) in workers_ahead(engine)?.into_iter().zip(&mut known) {
+                *known = ahead.known();
+                desk.add(ahead);
+            }
+        }
+        send(wire, Kind::Desk, &desk.state.encode_to_vec(), &desk.descriptors, MAP_WITHIN)?;
         drop(desk);
         expect(wire, Kind::Mapped, MAP_WITHIN)?;
 
         let paused = Instant::now();
-        let workers = rest_workers(engine, resting)?;
+        let workers = rest_workers(engine, known, resting)?;
         if engine.shared.version.load(Ordering::Acquire) != version {
             return Err(Aborted::Sentence("the configuration changed meanwhile: try again".into()));
         }
@@ -306,13 +313,25 @@ fn rest_desk(engine: &Engine, resting: &mut Resting) -> Result<DeskHandover, Abo
     rested("the sessions", &given, Instant::now() + REST_WITHIN)
 }
 
-fn rest_workers(engine: &Engine, resting: &mut Resting) -> Result<Vec<Handover>, Aborted> {
-    let mut begin = |worker: &Postbox| {
+/// What each worker can give while it works. No app attaches meanwhile.
+fn workers_ahead(engine: &Engine) -> Result<Vec<Ahead>, Aborted> {
+    let ask = |worker: &Postbox| {
+        let (asked, ahead) = channel();
+        worker.send(Mail::Ahead(asked));
+        ahead
+    };
+    let asked: Vec<_> = engine.postboxes().iter().map(ask).collect();
+    let until = Instant::now() + REST_WITHIN;
+    asked.iter().map(|ahead| given_by("a worker", ahead, until)).collect()
+}
+
+fn rest_workers(engine: &Engine, known: Vec<Known>, resting: &mut Resting) -> Result<Vec<Handover>, Aborted> {
+    let mut begin = |(worker, known): (&Postbox, Known)| {
         let (order, given) = resting.order();
-        worker.send(Mail::Rest(order));
+        worker.send(Mail::Rest(order, known));
         given
     };
-    let given: Vec<_> = engine.postboxes().iter().map(&mut begin).collect();
+    let given: Vec<_> = engine.postboxes().iter().zip(known).map(&mut begin).collect();
     let until = Instant::now() + REST_WITHIN;
     given.iter().map(|given| rested("a worker", given, until)).collect()
 }
@@ -351,11 +370,19 @@ impl Resting {
 }
 
 fn rested<T>(who: &str, given: &Receiver<io::Result<Option<T>>>, until: Instant) -> Result<T, Aborted> {
+    given_by(who, given, until)?.ok_or_else(|| late(who))
+}
+
+fn given_by<T>(who: &str, given: &Receiver<io::Result<T>>, until: Instant) -> Result<T, Aborted> {
     match given.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        Ok(Ok(Some(given))) => Ok(given),
+        Ok(Ok(given)) => Ok(given),
         Ok(Err(error)) => Err(Aborted::Sentence(format!("{who} cannot be handed over: {error}"))),
-        Ok(Ok(None)) | Err(_) => Err(Aborted::Sentence(format!("{who} did not come to rest in time"))),
+        Err(_) => Err(late(who)),
     }
+}
+
+fn late(who: &str) -> Aborted {
+    Aborted::Sentence(format!("{who} did not come to rest in time"))
 }
 
 fn send(wire: &Wire, kind: Kind, bytes: &[u8], descriptors: &[OwnedFd], within: Duration) -> Result<(), Aborted> {

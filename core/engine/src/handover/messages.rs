@@ -3,6 +3,8 @@
 
 use prost::Message;
 
+use super::state::WorkerState;
+
 /// New: which formats it reads.
 #[derive(Clone, PartialEq, Message)]
 pub struct Take {
@@ -13,6 +15,9 @@ pub struct Take {
     /// For the log.
     #[prost(string, tag = "3")]
     pub version: String,
+    /// It takes descriptors ahead ([`AheadState`]).
+    #[prost(bool, tag = "4")]
+    pub ahead: bool,
 }
 
 /// Old: what the new one begins with. Its descriptors: the listeners' in their order, the admin interface's, the upgrade socket's and the claim to its
@@ -41,7 +46,7 @@ pub struct Plan {
 }
 
 /// The session thread at rest. Its descriptors: for each app its socket; if it is attached also `to_proxy`, `to_app`, the bells of all workers, and the
-/// liveness socket.
+/// liveness socket. Then those that each worker gives ahead: its bells, and then its sockets.
 #[derive(Clone, PartialEq, Message)]
 pub struct DeskState {
     #[prost(uint64, tag = "1")]
@@ -50,6 +55,33 @@ pub struct DeskState {
     pub next_worker: u32,
     #[prost(message, repeated, tag = "3")]
     pub apps: Vec<AppState>,
+    /// For each worker what it gives before it rests; none if the new process does not take it.
+    #[prost(message, repeated, tag = "4")]
+    pub ahead: Vec<AheadState>,
+}
+
+/// Descriptors that a worker gives while it works, so that calls need not wait for that. What is said of them when it rests names them by key; those
+/// of which nothing is said are gone by then.
+#[derive(Clone, PartialEq, Message)]
+pub struct AheadState {
+    /// Of what it rings these lanes with.
+    #[prost(message, repeated, tag = "1")]
+    pub lanes: Vec<AheadLane>,
+    /// Of the sockets of conns with these keys.
+    #[prost(fixed64, repeated, tag = "2")]
+    pub conns: Vec<u64>,
+    /// Conns and calls as they are now. One that is still there when the worker rests, and of which nothing is said then, has not changed.
+    #[prost(message, optional, tag = "3")]
+    pub draft: Option<WorkerState>,
+}
+
+/// A lane by its number in a session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct AheadLane {
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    #[prost(uint32, tag = "2")]
+    pub lane: u32,
 }
 
 /// A connection of an app.

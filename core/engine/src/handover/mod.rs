@@ -3,6 +3,7 @@
 //! `rest` brings a worker to where nothing moves, and from there back to work; `give` says what it knows then; `take` makes a worker of
 //! another process go on with that. Until the other one says that it can, nothing that was done here is final.
 
+mod ahead;
 mod desk;
 #[cfg(test)]
 mod format;
@@ -20,6 +21,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender};
 
+pub use ahead::Ahead;
+pub(crate) use ahead::{Known, Ready};
 pub use desk::DeskHandover;
 pub(crate) use desk::TakenDesk;
 pub use giver::{Giver, HandedOver};
@@ -33,7 +36,7 @@ pub use taker::{Predecessor, TakeError, TakenOver, UpgradeSocket};
 pub struct Handover {
     /// A [`state::WorkerState`].
     pub state: Vec<u8>,
-    /// What it rings its lanes with, and then the sockets of its conns, each in their order there.
+    /// What it rings its lanes with, and then the sockets of its conns, each in their order there; without those that were given ahead.
     pub descriptors: Vec<OwnedFd>,
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use shmesh_io::{Driver, Nanos, Wait};
 
-use super::{Handover, Outcome, RestOrder};
+use super::{Handover, Known, Outcome, RestOrder};
 use crate::conn::{Conn, HttpUp, Role};
 use crate::slab::Key;
 use crate::worker::Worker;
@@ -23,12 +23,12 @@ const TELL_EVERY: Duration = Duration::from_millis(10);
 
 impl<D: Driver> Worker<D> {
     /// Rests, says what it knows, and does nothing until it is known whether another process goes on with that.
-    pub(crate) fn rest(&mut self, order: &RestOrder<Handover>) -> io::Result<()> {
+    pub(crate) fn rest(&mut self, order: &RestOrder<Handover>, known: &Known) -> io::Result<()> {
         if !self.come_to_rest()? {
             let _ = order.rested.send(Ok(None));
             return Ok(());
         }
-        let mut waits = order.rested.send(self.give().map(Some)).is_ok();
+        let mut waits = order.rested.send(self.give(known).map(Some)).is_ok();
         let mut held = false;
         while waits {
             match order.outcome.recv_timeout(TELL_EVERY) {
@@ -67,10 +67,13 @@ impl<D: Driver> Worker<D> {
         self.driver.suspend();
         self.resting = true;
         let late = self.driver.refresh_clock() + REST_WITHIN;
+        let mut moved = true;
         loop {
-            self.take_landings_back();
+            if moved {
+                self.take_landings_back();
+            }
             let until = self.driver.refresh_clock() + LOOK_EVERY;
-            self.drive(Wait::Until(until))?;
+            moved = self.drive(Wait::Until(until))?;
             self.end_of_turn();
             if self.driver.is_at_rest() && self.has_nothing_to_do() && !self.end_broken() {
                 return Ok(true);

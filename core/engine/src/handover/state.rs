@@ -111,7 +111,7 @@ pub enum Pipe {
     Stream(SlotAt),
 }
 
-/// A connected socket; its descriptor comes in the order of these.
+/// A connected socket; its descriptor comes in the order of these, if it did not come ahead.
 #[derive(Clone, PartialEq, Message)]
 pub struct SocketState {
     /// What had left the kernel and was not wanted.
@@ -120,6 +120,9 @@ pub struct SocketState {
     /// And then the end: 0 in order, else the error's number.
     #[prost(uint32, optional, tag = "2")]
     pub end: Option<u32>,
+    /// Its descriptor came ahead.
+    #[prost(bool, tag = "3")]
+    pub ahead: bool,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -471,6 +474,9 @@ pub struct LaneState {
     pub waiting: Vec<u64>,
     #[prost(message, repeated, tag = "13")]
     pub routes: Vec<RouteState>,
+    /// What rings it came ahead.
+    #[prost(bool, tag = "14")]
+    pub ahead: bool,
 }
 
 /// A slot that was used.

@@ -5,14 +5,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use prost::Message;
-use shmesh_io::{Chunk, Chunks, Driver, SharedSlice, Slice, Target};
+use shmesh_io::{Chunk, Chunks, Driver, SharedSlice, Slice, SockId, Target};
 use shmesh_policy::{Address, Turns};
 use shmesh_proto::dubbo::FrameHeader;
 use shmesh_proto::http1::{BodyReader, BodyRest, RequestHead, TrailerRest};
-use shmesh_shm::{DirtyWatch, LaneEnd, LaneRest, Protocol, Reset, Side};
+use shmesh_shm::{DirtyWatch, LaneRest, Protocol, Reset};
 
-use super::Handover;
+use super::messages::AheadLane;
 use super::state::*;
+use super::{Handover, Ready};
 use crate::call::{self, Call, Dubbo, Exchange, Failure, Peer};
 use crate::conn::{self, Conn, DubboDown, DubboUp, Finish, HttpDown, HttpUp, OriginalDst, RawDown, RawUp, Sender};
 use crate::dubbo_extension::Agreement;
@@ -22,7 +23,7 @@ use crate::lane::{First, Lane, Partial, Slot, SlotRef, Terms, User};
 use crate::quota::{Held, Quota};
 use crate::route_key::RouteKey;
 use crate::session::{Attached, NewLanes};
-use crate::slab::{Key, Slab};
+use crate::slab::Key;
 use crate::timer::Owner;
 use crate::token::Token;
 use crate::upstream::AddressId;
@@ -59,28 +60,43 @@ pub(super) fn target(text: &str) -> Result<Target, Refusal> {
 type Leases = HashMap<(u64, u32), SharedSlice>;
 
 impl<D: Driver> Worker<D> {
-    /// Goes on with another process's worker: this one has its snapshot, listens, and has done nothing so far. `sessions` are those that had
-    /// lanes there; the bells of their lanes are those of the handover. After an error this worker is to be dropped.
-    pub(crate) fn take(&mut self, given: Handover, sessions: Vec<NewLanes>) -> Result<(), Refusal> {
+    /// Goes on with another process's worker: this one has its snapshot, listens, and has done nothing so far but to make itself ready. After
+    /// an error it is to be dropped.
+    pub(crate) fn take(&mut self, given: Handover, ready: Ready) -> Result<(), Refusal> {
         let state = WorkerState::decode(&*given.state)?;
         if !(FORMAT_MIN..=FORMAT).contains(&state.format) {
             return Err(Refusal::Format { theirs: state.format });
         }
-        self.conns = Slab::of_generations(state.conn_generations);
-        self.calls = Slab::of_generations(state.call_generations);
-        self.lanes = Slab::of_generations(state.lane_generations);
+        self.conns.begin(&state.conn_generations);
+        self.calls.begin(&state.call_generations);
+        self.lanes.begin(&state.lane_generations);
         let addresses = self.take_addresses(&state.addresses)?;
         self.take_outliers(&state.clusters)?;
         let mut descriptors = given.descriptors.into_iter();
-        let bells = state.lanes.iter().map(|lane| (lane.session, lane.lane)).zip(descriptors.by_ref()).collect();
-        self.take_lanes(&state.lanes, &state.sessions, sessions, bells)?;
+        let Ready { sessions, lanes, mut socks, draft } = ready;
+        let rung = state.lanes.iter().filter(|lane| !lane.ahead).map(|lane| (lane.session, lane.lane));
+        let bells = rung.zip(descriptors.by_ref()).collect();
+        self.take_lanes(&state.lanes, &state.sessions, sessions, lanes, bells)?;
 
         let mut leases = Leases::new();
         for conn in &state.conns {
-            self.take_conn(conn, &addresses, &mut descriptors, &mut leases)?;
+            self.take_conn(conn, &addresses, &mut socks, &mut descriptors, &mut leases)?;
         }
+        // Of those that have changed there is something by now, and those that are gone have no place.
+        for conn in &draft.conns {
+            if self.conns.is_vacant(Key::from_bits(conn.key)) {
+                self.take_conn(conn, &addresses, &mut socks, &mut descriptors, &mut leases)?;
+            }
+        }
+        // The other worker has closed these meanwhile.
+        socks.into_values().for_each(|sock| self.driver.close(sock));
         for call in &state.calls {
             self.take_call_state(call, &mut leases)?;
+        }
+        for call in &draft.calls {
+            if self.calls.is_vacant(Key::from_bits(call.key)) {
+                self.take_call_state(call, &mut leases)?;
+            }
         }
         for lane in &state.lanes {
             self.take_slots(lane, &mut leases)?;
@@ -103,7 +119,10 @@ impl<D: Driver> Worker<D> {
                 all
             },
         );
-        for key in self.conns.keys() {
+        // What was used last is waited for most.
+        let mut conns = self.conns.keys();
+        conns.sort_by_cached_key(|key| std::cmp::Reverse(self.conns.get(*key).map(|conn| conn.active)));
+        for key in conns {
             let Some(conn) = self.conns.get_mut(key) else { continue };
             let (receiving, deadline) = (std::mem::take(&mut conn.receiving), conn.deadline);
             if let (conn::Pipe::Socket(sock), conn::Role::HttpUp(up)) = (conn.pipe, &conn.role) {
@@ -159,6 +178,7 @@ impl<D: Driver> Worker<D> {
         states: &[LaneState],
         seen: &[SessionState],
         sessions: Vec<NewLanes>,
+        mut ready: HashMap<AheadLane, Lane>,
         mut bells: HashMap<(u64, u32), OwnedFd>,
     ) -> Result<(), Refusal> {
         let mut states: HashMap<_, _> = states.iter().map(|lane| ((lane.session, lane.lane), lane)).collect();
@@ -171,9 +191,16 @@ impl<D: Driver> Worker<D> {
             for lane in &new.lanes {
                 let at = (new.session, u32::from(lane.lane));
                 // A lane that was not handed over had ended.
-                let (Some(state), Some(bell)) = (states.remove(&at), bells.remove(&at)) else { continue };
+                let Some(state) = states.remove(&at) else { continue };
+                let made = match ready.remove(&AheadLane { session: at.0, lane: at.1 }).filter(|_| state.ahead) {
+                    Some(made) => made,
+                    None => {
+                        let bell = bells.remove(&at).ok_or(Refusal::Inconsistent("a lane that nobody can ring"))?;
+                        self.new_lane(&new, lane.lane, lane.serving, bell)
+                    }
+                };
                 let key = Key::from_bits(state.key);
-                let made = self.make_lane(&new, lane.lane, lane.serving, state, bell)?;
+                let made = self.go_on_with_lane(made, state)?;
                 if !self.lanes.put_back(key, made) {
                     return Err(Refusal::Inconsistent("two lanes with one key"));
                 }
@@ -191,14 +218,7 @@ impl<D: Driver> Worker<D> {
         if states.is_empty() { Ok(()) } else { Err(Refusal::Inconsistent("a lane without a session")) }
     }
 
-    fn make_lane(
-        &mut self,
-        new: &NewLanes,
-        number: u16,
-        serving: bool,
-        state: &LaneState,
-        bell: OwnedFd,
-    ) -> Result<Lane, Refusal> {
+    fn go_on_with_lane(&mut self, mut lane: Lane, state: &LaneState) -> Result<Lane, Refusal> {
         let rest = LaneRest {
             put: state.put,
             consumed: state.consumed,
@@ -207,17 +227,14 @@ impl<D: Driver> Worker<D> {
             reclaimed: state.reclaimed,
             lent: state.lent.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect(),
         };
-        let end = LaneEnd::go_on(Side::Sidecar, &new.to_proxy, &new.to_app, &new.geometry, number, &rest)
-            .map_err(|_| Refusal::Inconsistent("a lane whose ring or arena cannot be so"))?;
-        let slots = new.geometry.slots;
+        let gone_on = lane.end.go_on(&rest);
+        gone_on.map_err(|_| Refusal::Inconsistent("a lane whose ring or arena cannot be so"))?;
+        let slots = lane.slots.len() as u32;
         if state.free.iter().any(|&slot| slot >= slots) {
             return Err(Refusal::Inconsistent("a slot that its lane does not have"));
         }
-        let mut lane = Lane {
-            free: state.free.clone(),
-            waiting: state.waiting.iter().map(|&call| Key::from_bits(call)).collect(),
-            ..Lane::new(end, new, number, serving, shmesh_io::Bell::new(bell), self.driver.now())
-        };
+        lane.free = state.free.clone();
+        lane.waiting = state.waiting.iter().map(|&call| Key::from_bits(call)).collect();
         for state in &state.routes {
             let route = self.make_route(state)?;
             if state.id >= shmesh_shm::ROUTE_IDS {
@@ -260,6 +277,7 @@ impl<D: Driver> Worker<D> {
         &mut self,
         state: &ConnState,
         addresses: &[AddressId],
+        ahead: &mut HashMap<u64, SockId>,
         sockets: &mut impl Iterator<Item = OwnedFd>,
         leases: &mut Leases,
     ) -> Result<(), Refusal> {
@@ -267,11 +285,17 @@ impl<D: Driver> Worker<D> {
         let pipe = match &state.pipe {
             Some(Pipe::Stream(at)) => conn::Pipe::Stream(slot_ref(*at)),
             Some(Pipe::Socket(socket)) => {
-                let fd = sockets.next().ok_or(Refusal::Inconsistent("fewer descriptors than connections"))?;
+                const MISSING: Refusal = Refusal::Inconsistent("fewer descriptors than connections");
+                let sock = if socket.ahead {
+                    ahead.remove(&state.key).ok_or(MISSING)?
+                } else {
+                    let tag = Token::Conn(key.to_tag()).tag();
+                    self.driver.adopt(sockets.next().ok_or(MISSING)?, tag)?
+                };
                 let arrived = socket.arrived.iter().cloned().map(Slice::from_vec).collect();
                 let end = socket.end.map(|errno| (errno > 0).then(|| io::Error::from_raw_os_error(errno as i32)));
-                let tag = Token::Conn(key.to_tag()).tag();
-                conn::Pipe::Socket(self.driver.adopt_at_rest(fd, tag, arrived, end)?)
+                self.driver.precede(sock, arrived, end);
+                conn::Pipe::Socket(sock)
             }
             None => return Err(Refusal::Inconsistent("a connection without a carrier")),
         };

@@ -17,9 +17,9 @@ use shmesh_io::{Choice, Driver};
 use shmesh_policy::{Bind, Snapshot};
 
 use super::giver::{MAP_WITHIN, PREPARE_WITHIN, REST_WITHIN, RESTORE_WITHIN};
-use super::messages::{Last, Plan, Take};
+use super::messages::{DeskState, Last, Plan, Take};
 use super::wire::{Frame, Kind, Wire, make_room};
-use super::{FORMAT, FORMAT_MIN, Handover, Refusal, TakenDesk};
+use super::{Ahead, DeskHandover, FORMAT, FORMAT_MIN, Handover, Refusal, TakenDesk};
 use crate::counters::lock;
 use crate::direct::Direct;
 use crate::engine::{Engine, Listening, Sockets, StartError, WORKERS_MAX, choose, open_log};
@@ -106,7 +106,8 @@ impl Predecessor {
             ))));
         }
         let wire = Wire::new(socket).map_err(failed)?;
-        let take = Take { format_min: FORMAT_MIN, format_max: FORMAT, version: env!("CARGO_PKG_VERSION").into() };
+        let version = env!("CARGO_PKG_VERSION").into();
+        let take = Take { format_min: FORMAT_MIN, format_max: FORMAT, version, ahead: true };
         let until = Instant::now() + ANSWER_WITHIN;
         // One that refuses may have said so already, and closed its end.
         let _ = wire.send(Kind::Take, &take.encode_to_vec(), &[], until);
@@ -217,34 +218,40 @@ impl Predecessor {
     /// Takes everything, up to where only the word is missing.
     fn restore(&self, mut prepared: Prepared) -> Result<Prepared, TakeError> {
         let count = prepared.workers.len();
-        self.say(Kind::Prepared)?;
+        self.say(Kind::Prepared);
         let frame = expect(&self.wire, Kind::Desk, ANSWER_WITHIN)?;
         let quotas = &prepared.engine.shared.sessions.quotas;
-        prepared.desk = TakenDesk::map(&frame.bytes, frame.descriptors, quotas, count)?;
-        let mut lanes = prepared.desk.lanes(count).map_err(Refusal::Io)?.into_iter();
-        self.say(Kind::Mapped)?;
-
+        let state = DeskState::decode(&*frame.bytes).map_err(Refusal::Garbled)?;
+        prepared.desk = TakenDesk::map(DeskHandover { state, descriptors: frame.descriptors }, quotas, count)?;
+        let ended = || TakeError::Unusable("a worker ended".into());
+        let lanes = prepared.desk.lanes(count).map_err(Refusal::Io)?;
         let mut outcomes = Vec::new();
-        for (index, worker) in prepared.workers.iter().enumerate() {
-            let frame = expect(&self.wire, Kind::Worker, MAP_WITHIN + REST_WITHIN + RESTORE_WITHIN)?;
-            let (restored, outcome) = channel();
+        let mut give = Vec::new();
+        for (index, (sessions, ahead)) in lanes.into_iter().zip(prepared.desk.take_ahead(count)).enumerate() {
+            let (done, outcome) = channel();
+            let (giver, given) = channel();
             let (go, word) = channel();
-            let restoring = Restoring {
-                given: Handover { state: frame.bytes, descriptors: frame.descriptors },
-                sessions: lanes.next().unwrap_or_default(),
-                sockets: self.sockets_of(index, &prepared.snapshot).map_err(Refusal::Io)?,
-                restored,
-                word,
-            };
-            worker.send(restoring).map_err(|_| TakeError::Unusable("a worker ended".into()))?;
+            let sockets = self.sockets_of(index, &prepared.snapshot).map_err(Refusal::Io)?;
+            let restoring = Restoring { sessions, ahead, sockets, done, given, word };
+            prepared.workers[index].send(restoring).map_err(|_| ended())?;
             outcomes.push(outcome);
+            give.push(giver);
             prepared.go.push(go);
+        }
+        let all_done = || -> Result<(), TakeError> {
+            outcomes.iter().try_for_each(|outcome: &Receiver<_>| Ok(outcome.recv().map_err(|_| ended())??))
+        };
+        all_done()?;
+        self.say(Kind::Mapped);
+
+        for worker in give {
+            let frame = expect(&self.wire, Kind::Worker, MAP_WITHIN + REST_WITHIN + RESTORE_WITHIN)?;
+            let given = Handover { state: frame.bytes, descriptors: frame.descriptors };
+            worker.send(given).map_err(|_| ended())?;
         }
         let last = expect(&self.wire, Kind::Last, RESTORE_WITHIN)?;
         prepared.ended = Last::decode(&*last.bytes).map_err(Refusal::Garbled)?.ended;
-        for outcome in outcomes {
-            outcome.recv().map_err(|_| TakeError::Unusable("a worker ended".into()))??;
-        }
+        all_done()?;
 
         // Whatever can fail for want of a descriptor is done before the word.
         let mut listeners = Vec::new();
@@ -260,8 +267,7 @@ impl Predecessor {
         let liveness = std::mem::replace(&mut prepared.liveness, Liveness::without_thread());
         prepared.thread = Some(prepared.engine.session_thread(listeners, liveness).map_err(Refusal::Io)?);
 
-        // That it does not arrive says nothing: the verdict may be there already.
-        let _ = self.wire.send(Kind::Restored, &[], &[], Instant::now() + RESTORE_WITHIN);
+        self.say(Kind::Restored);
         match self.wire.await_verdict() {
             Ok(Some(frame)) if frame.kind == Kind::Commit => Ok(prepared),
             Ok(Some(frame)) => Err(TakeError::Aborted(frame.sentence())),
@@ -325,10 +331,9 @@ impl Predecessor {
         snapshot.listeners.iter().zip(&self.listening).map(of_listener).collect()
     }
 
-    fn say(&self, kind: Kind) -> Result<(), TakeError> {
+    fn say(&self, kind: Kind) {
         // That the other side is gone, or has given up, is found out by what it says next.
         let _ = self.wire.send(kind, &[], &[], Instant::now() + PREPARE_WITHIN);
-        Ok(())
     }
 }
 
@@ -348,11 +353,13 @@ struct Prepared {
 
 /// What a worker begins with that goes on with another process's.
 pub(crate) struct Restoring {
-    given: Handover,
     sessions: Vec<NewLanes>,
+    ahead: Ahead,
     sockets: Sockets,
-    /// Whether it can go on.
-    restored: Sender<Result<(), Refusal>>,
+    /// Whether it is ready, and then whether it can go on.
+    done: Sender<Result<(), Refusal>>,
+    /// What that one knew when it rested.
+    given: Receiver<Handover>,
     /// It is to; the sender's end: it is not.
     word: Receiver<()>,
 }
@@ -360,10 +367,19 @@ pub(crate) struct Restoring {
 impl<D: Driver> Worker<D> {
     /// Waits for what another process's worker gave, and for the word to go on with it. False: it is not to.
     pub(crate) fn restore(&mut self, restoring: &Receiver<Restoring>) -> bool {
-        let Ok(Restoring { given, sessions, sockets, restored, word }) = restoring.recv() else { return false };
-        let taken = self.take(given, sessions);
+        let Ok(Restoring { sessions, ahead, sockets, done, given, word }) = restoring.recv() else { return false };
+        let ready = match self.prepare_to_take(sessions, ahead) {
+            Ok(ready) => ready,
+            Err(refusal) => {
+                let _ = done.send(Err(refusal));
+                return false;
+            }
+        };
+        let _ = done.send(Ok(()));
+        let Ok(given) = given.recv() else { return false };
+        let taken = self.take(given, ready);
         let can = taken.is_ok();
-        let _ = restored.send(taken);
+        let _ = done.send(taken);
         if !can || word.recv().is_err() {
             return false;
         }

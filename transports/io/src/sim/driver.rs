@@ -323,19 +323,11 @@ impl Driver for SimDriver {
         self.sockets.get(sock)?.at_rest()
     }
 
-    fn adopt_at_rest(
-        &mut self,
-        socket: OwnedFd,
-        tag: Tag,
-        arrived: Vec<Slice>,
-        end: Option<Option<io::Error>>,
-    ) -> io::Result<SockId> {
-        let sock = self.adopt(socket, tag)?;
+    fn precede(&mut self, sock: SockId, arrived: Vec<Slice>, end: Option<Option<io::Error>>) {
         if let Some(stream) = stream_mut(&mut self.sockets, sock) {
             stream.earlier = Earlier::new(arrived, end);
         }
         self.node.0.list(sock);
-        Ok(sock)
     }
 }
 

@@ -44,6 +44,9 @@ use crate::waker::Waker;
 /// Completions that one `poll` takes; more wait for the next.
 const COMPLETIONS_PER_POLL: usize = 4096;
 
+/// Sockets to ask something of the kernel for in one `poll`: the engine has other things to look at than a thousand that were adopted.
+const SETTLED_PER_POLL: usize = 256;
+
 /// How long to wait when the kernel has no slot to receive into and none is free.
 const STARVED_RETRY: Nanos = 1_000_000;
 
@@ -64,6 +67,8 @@ pub struct UringDriver {
     dirty: Vec<SockId>,
     /// That list, while it is worked through.
     sorting: Vec<SockId>,
+    /// Some of `dirty` were left for the next `poll`.
+    unsettled: bool,
     /// Events that wait for the next `poll`, of sockets that may be closed before.
     refused: Vec<(SockId, io::Error, Chunks)>,
     /// Listeners that pause, and until when.
@@ -88,6 +93,7 @@ impl UringDriver {
             waker_armed: false,
             dirty: Vec::new(),
             sorting: Vec::new(),
+            unsettled: false,
             refused: Vec::new(),
             paused: Vec::new(),
             suspended: false,
@@ -269,7 +275,9 @@ impl Driver for UringDriver {
         self.end_pauses();
         self.settle(slots, events);
         let timeout = self.timeout(wait, events.len() > before);
-        self.ring.enter(timeout)?;
+        // A suspended driver waits for all that it has cancelled: the kernel works off twenty operations each time that it is entered for one.
+        let count = if self.suspended { self.ring.cancelled().clamp(1, COMPLETIONS_PER_POLL / 2) } else { 1 };
+        self.ring.enter(timeout, count)?;
         self.clock.refresh();
         for _ in 0..COMPLETIONS_PER_POLL {
             let Some(completion) = self.ring.next_completion() else {
@@ -303,20 +311,12 @@ impl Driver for UringDriver {
         self.sockets.get(sock)?.at_rest()
     }
 
-    fn adopt_at_rest(
-        &mut self,
-        socket: OwnedFd,
-        tag: Tag,
-        arrived: Vec<Slice>,
-        end: Option<Option<io::Error>>,
-    ) -> io::Result<SockId> {
-        let sock = self.adopt(socket, tag)?;
+    fn precede(&mut self, sock: SockId, arrived: Vec<Slice>, end: Option<Option<io::Error>>) {
         if let Some(stream) = self.stream_mut(sock) {
             stream.ended = end.is_some();
             stream.stash.extend(arrived.into_iter().map(Arrival::Bytes));
             stream.stash.extend(end.map(Arrival::End));
         }
-        Ok(sock)
     }
 }
 
@@ -410,7 +410,10 @@ impl UringDriver {
     /// Brings what is armed in line with what is wanted.
     fn settle(&mut self, slots: bool, events: &mut Vec<Event>) {
         mem::swap(&mut self.dirty, &mut self.sorting);
-        for at in 0..self.sorting.len() {
+        let count = if self.suspended { self.sorting.len() } else { self.sorting.len().min(SETTLED_PER_POLL) };
+        self.unsettled = count < self.sorting.len();
+        self.dirty.extend_from_slice(&self.sorting[count..]);
+        for at in 0..count {
             let id = self.sorting[at];
             let Some(socket) = self.sockets.get_mut(id) else {
                 continue;
@@ -463,7 +466,7 @@ impl UringDriver {
 
     /// How long to wait in the kernel: not at all if there is something to report already.
     fn timeout(&mut self, wait: Wait, something: bool) -> Option<Nanos> {
-        if something || wait == Wait::Now {
+        if something || self.unsettled || wait == Wait::Now {
             return Some(0);
         }
         let mut timeout = match wait {

@@ -58,6 +58,8 @@ pub(super) struct Ring {
     backlog: VecDeque<squeue::Entry>,
     /// Operations whose terminal completion is still to come.
     in_flight: usize,
+    /// Operations that were cancelled, less the completions that came since.
+    cancelled: usize,
     #[allow(clippy::vec_box, reason = "the kernel has had their addresses; they move between here and the sends")]
     spare_messages: Vec<Box<Message>>,
 }
@@ -119,6 +121,7 @@ impl Ring {
             arrived: VecDeque::new(),
             backlog: VecDeque::new(),
             in_flight: 0,
+            cancelled: 0,
             spare_messages: Vec::new(),
         })
     }
@@ -237,8 +240,14 @@ impl Ring {
         let entry = opcode::AsyncCancel2::new(CancelBuilder::user_data(pack(id, operation)))
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS);
+        self.cancelled += 1;
         // SAFETY: points to no memory.
         unsafe { self.push(entry, pack(id, Operation::Cancel)) };
+    }
+
+    /// How many cancelled operations may still be to end.
+    pub(super) fn cancelled(&self) -> usize {
+        self.cancelled
     }
 
     /// One byte into a doorbell. Not reported, unless it failed.
@@ -253,27 +262,27 @@ impl Ring {
         unsafe { self.push(entry, pack(SockId::new(0, 0), Operation::Bell)) };
     }
 
-    /// Submits what is queued and waits: not at all (`Some(0)`), for so long, or for ever (`None`).
-    pub(super) fn enter(&mut self, timeout: Option<Nanos>) -> io::Result<()> {
-        let entered = self.submit_and_wait(timeout);
+    /// Submits what is queued and waits: not at all (`Some(0)`), for so long, or for ever (`None`); until so many completions are there.
+    pub(super) fn enter(&mut self, timeout: Option<Nanos>, count: usize) -> io::Result<()> {
+        let entered = self.submit_and_wait(timeout, count);
         self.gather();
         entered
     }
 
-    fn submit_and_wait(&mut self, timeout: Option<Nanos>) -> io::Result<()> {
+    fn submit_and_wait(&mut self, timeout: Option<Nanos>, count: usize) -> io::Result<()> {
         loop {
             self.unload_backlog();
             let left = !self.arrived.is_empty() || !self.succeeded.is_empty() || !self.uring.completion().is_empty();
-            let wait_now = left || !self.backlog.is_empty();
+            let wait_now = left && count <= 1 || !self.backlog.is_empty();
             let result = match timeout {
                 _ if wait_now => self.enter_now(),
                 Some(0) => self.enter_now(),
                 Some(nanos) => {
                     let time = Timespec::new().sec(nanos / 1_000_000_000).nsec((nanos % 1_000_000_000) as u32);
                     let args = SubmitArgs::new().timespec(&time);
-                    self.uring.submitter().submit_with_args(1, &args).map(drop)
+                    self.uring.submitter().submit_with_args(count, &args).map(drop)
                 }
-                None => self.uring.submitter().submit_and_wait(1).map(drop),
+                None => self.uring.submitter().submit_and_wait(count).map(drop),
             };
             if let Err(error) = result {
                 match error.raw_os_error() {
@@ -296,7 +305,9 @@ impl Ring {
     /// Takes everything out of the completion queue, and finds out which silent sends have succeeded: those that the kernel has taken, and
     /// of which it told nothing.
     fn gather(&mut self) {
+        let before = self.arrived.len();
         self.arrived.extend(self.uring.completion());
+        self.cancelled = self.cancelled.saturating_sub(self.arrived.len() - before);
         let queue = self.uring.submission();
         let all_told = self.backlog.is_empty() && queue.is_empty() && !queue.cq_overflow();
         drop(queue);
@@ -431,7 +442,7 @@ impl Drop for Ring {
             unsafe {
                 self.push(everything.clone(), pack(SockId::new(0, 0), Operation::Cancel));
             }
-            if self.enter(Some(10_000_000)).is_err() {
+            if self.enter(Some(10_000_000), 1).is_err() {
                 break;
             }
             while self.next_completion().is_some() {}

@@ -145,7 +145,8 @@ fn hand_over(subject: &mut Subject, sock: SockId, kind: Kind) -> HandedOver {
         chunks.push(Slice::from_vec(slice.to_vec()));
     }
     let unsent = chunks.len_bytes();
-    let sock = subject.driver.adopt_at_rest(socket, 1, arrived, end).unwrap();
+    let sock = subject.driver.adopt(socket, 1).unwrap();
+    subject.driver.precede(sock, arrived, end);
     if unsent > 0 {
         subject.driver.send(sock, chunks);
     }
@@ -216,7 +217,8 @@ pub fn what_had_arrived_comes_first(kind: Kind, family: Family) {
         let socket = old.at_rest(before).unwrap().socket.try_clone_to_owned().unwrap();
         let arrived = vec![Slice::from_vec(b"one ".to_vec()), Slice::from_vec(b"two ".to_vec())];
         let end = ended.then(|| Some(std::io::ErrorKind::ConnectionReset.into()));
-        let sock = subject.driver.adopt_at_rest(socket, 1, arrived, end).unwrap();
+        let sock = subject.driver.adopt(socket, 1).unwrap();
+        subject.driver.precede(sock, arrived, end);
         drop(old);
         if !ended {
             peer.write_all(b"three").unwrap();

@@ -3,10 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{BlockLease, LaneEnd, Side, Violation};
-use crate::arena::Arena;
-use crate::geometry::Geometry;
-use crate::region::Mapping;
+use super::{BlockLease, LaneEnd, Violation};
 
 /// What a side knew of its lane when it stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,30 +56,18 @@ impl LaneEnd {
         })
     }
 
-    /// As [`LaneEnd::new`], going on where another process stopped.
-    ///
-    /// # Panics
-    /// As [`LaneEnd::new`].
-    pub fn go_on(
-        side: Side,
-        to_proxy: &Arc<Mapping>,
-        to_app: &Arc<Mapping>,
-        geometry: &Geometry,
-        lane: u16,
-        rest: &LaneRest,
-    ) -> Result<LaneEnd, Implausible> {
-        let records = rest.put.wrapping_sub(rest.consumed);
-        if records > u64::from(geometry.entries) {
-            return Err(Implausible::Ring { entries: geometry.entries, records });
+    /// Goes on where another process stopped. This end was just made; after an error it is to be dropped.
+    pub fn go_on(&mut self, rest: &LaneRest) -> Result<(), Implausible> {
+        let (entries, records) = (self.geometry.entries, rest.put.wrapping_sub(rest.consumed));
+        if records > u64::from(entries) {
+            return Err(Implausible::Ring { entries, records });
         }
-        let mut end = LaneEnd::new(side, to_proxy, to_app, geometry, lane);
-        end.arena =
-            Arena::with_lent(geometry, &rest.lent).map_err(|(offset, bytes)| Implausible::Block { offset, bytes })?;
-        end.producer.go_on(rest.put, rest.consumed);
-        end.consumer.go_on(rest.taken);
-        end.releases.go_on(rest.released);
-        end.reclaim.taken = rest.reclaimed;
-        Ok(end)
+        self.arena.lend_again(&rest.lent).map_err(|(offset, bytes)| Implausible::Block { offset, bytes })?;
+        self.producer.go_on(rest.put, rest.consumed);
+        self.consumer.go_on(rest.taken);
+        self.releases.go_on(rest.released);
+        self.reclaim.taken = rest.reclaimed;
+        Ok(())
     }
 
     /// Which block of the peer a lease of this lane is of, and where in the block its payload begins. Nothing for a lease of another lane.

@@ -39,7 +39,8 @@ pub fn go_on<'a>(
     leases: impl Iterator<Item = &'a mut BlockLease>,
 ) -> LaneEnd {
     let rest = end.rest().expect("everything was published");
-    let mut next = LaneEnd::go_on(end.side(), to_proxy, to_app, end.geometry(), 0, &rest).expect("plausible");
+    let mut next = LaneEnd::new(end.side(), to_proxy, to_app, end.geometry(), 0);
+    next.go_on(&rest).expect("plausible");
     for lease in leases {
         let (block, from) = end.whereabouts(lease).expect("a lease of this lane");
         assert_eq!(next.whereabouts(lease), None);

@@ -1,0 +1,183 @@
+//! What is handed over before calls have to wait: descriptors of what the old worker serves meanwhile, and in the new one everything that can be
+//! made of them. Handing a thousand connections over in a pause makes it several times as long.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use shmesh_io::{Bell, Chunk, Chunks, Driver, Nanos, SockId};
+use shmesh_shm::{LaneEnd, Side};
+
+use super::giver::{MAP_WITHIN, REST_WITHIN, SEE_OFF_WITHIN};
+use super::messages::{AheadLane, AheadState};
+use super::state::WorkerState;
+use super::{FORMAT, Refusal};
+use crate::call::{Call, Kind};
+use crate::conn::{Conn, Pipe, Role};
+use crate::lane::Lane;
+use crate::session::NewLanes;
+use crate::slab::Key;
+use crate::token::Token;
+use crate::worker::Worker;
+
+/// What a worker gives, or gets, ahead.
+#[derive(Debug, Default)]
+pub struct Ahead {
+    pub(super) state: AheadState,
+    /// The bells of its lanes, and then the sockets.
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+/// What the other process has already.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(super) lanes: HashSet<AheadLane>,
+    pub(super) conns: HashSet<u64>,
+    conn_drafts: HashSet<u64>,
+    call_drafts: HashSet<u64>,
+}
+
+/// What a worker has made of what it got ahead.
+pub(crate) struct Ready {
+    pub(super) sessions: Vec<NewLanes>,
+    /// Lanes on which nothing has happened.
+    pub(super) lanes: HashMap<AheadLane, Lane>,
+    pub(super) socks: HashMap<u64, SockId>,
+    /// Conns and calls as they were then.
+    pub(super) draft: WorkerState,
+}
+
+impl Ahead {
+    /// What is not given again.
+    pub(crate) fn known(&self) -> Known {
+        let AheadState { lanes, conns, draft } = &self.state;
+        let (conn_drafts, call_drafts) = draft.as_ref().map_or_else(Default::default, |draft| {
+            let conns = draft.conns.iter().map(|conn| conn.key).collect();
+            (conns, draft.calls.iter().map(|call| call.key).collect())
+        });
+        Known {
+            lanes: lanes.iter().copied().collect(),
+            conns: conns.iter().copied().collect(),
+            conn_drafts,
+            call_drafts,
+        }
+    }
+}
+
+impl Known {
+    pub(super) fn has_draft_of_conn(&self, key: Key<Conn>) -> bool {
+        self.conn_drafts.contains(&key.to_bits())
+    }
+
+    pub(super) fn has_draft_of_call(&self, key: Key<Call>) -> bool {
+        self.call_drafts.contains(&key.to_bits())
+    }
+}
+
+impl<D: Driver> Worker<D> {
+    /// What can be given while it works.
+    pub(crate) fn give_ahead(&mut self) -> io::Result<Ahead> {
+        let mut ahead = Ahead::default();
+        for key in self.lanes.keys() {
+            let Some(lane) = self.lanes.get(key) else { continue };
+            ahead.descriptors.push(lane.bell.as_fd().try_clone_to_owned()?);
+            ahead.state.lanes.push(AheadLane { session: lane.session, lane: lane.number.into() });
+        }
+        let mut draft = WorkerState {
+            format: FORMAT,
+            conn_generations: self.conns.generations(|_| true),
+            call_generations: self.calls.generations(|_| true),
+            ..WorkerState::default()
+        };
+        for key in self.conns.keys() {
+            let Some((given, socket)) = self.give_conn(key, true) else { continue };
+            if let Some(socket) = socket {
+                ahead.descriptors.push(socket.try_clone_to_owned()?);
+                ahead.state.conns.push(key.to_bits());
+            }
+            if self.conn_can_be_drafted(key) {
+                draft.conns.push(given);
+            }
+        }
+        for key in self.calls.keys() {
+            if self.call_can_be_drafted(key) {
+                draft.calls.extend(self.give_call(key));
+            }
+        }
+        ahead.state.draft = Some(draft);
+        self.copied_until = self.driver.now() + (MAP_WITHIN + REST_WITHIN + SEE_OFF_WITHIN).as_nanos() as Nanos;
+        self.conns.begin_epoch();
+        self.calls.begin_epoch();
+        Ok(ahead)
+    }
+
+    /// Whether all that there is to say of a conn changes with itself.
+    fn conn_can_be_drafted(&self, key: Key<Conn>) -> bool {
+        let Some(conn) = self.conns.get(key) else { return false };
+        // A Dubbo connection names others, and waits for calls.
+        let alone = !matches!(conn.role, Role::DubboDown(_) | Role::DubboUp(_));
+        let waits_in_driver = match conn.pipe {
+            Pipe::Socket(sock) => self
+                .driver
+                .at_rest(sock)
+                .is_none_or(|rest| !rest.arrived.is_empty() || rest.end.is_some() || rest.unsent.is_some()),
+            Pipe::Stream(_) => false,
+        };
+        alone && !waits_in_driver && !is_lent(&conn.out)
+    }
+
+    /// The worker rests: whether the conn is as it was when it was drafted.
+    pub(super) fn conn_is_as_drafted(&self, key: Key<Conn>) -> bool {
+        self.conns.is_untouched(key) && !self.landings_stopped.contains(&key) && self.conn_can_be_drafted(key)
+    }
+
+    fn call_can_be_drafted(&self, key: Key<Call>) -> bool {
+        let Some(call) = self.calls.get(key) else { return false };
+        let Kind::Exchange(exchange) = &call.kind else { return false };
+        let lent = is_lent(&exchange.pending) || exchange.replay.as_ref().is_some_and(is_lent);
+        !lent && call.dest.is_none_or(|dest| self.goes_along(dest))
+    }
+
+    /// The worker rests: whether the call is as it was when it was drafted.
+    pub(super) fn call_is_as_drafted(&self, key: Key<Call>) -> bool {
+        self.calls.is_untouched(key) && self.call_can_be_drafted(key)
+    }
+
+    /// Makes everything that can be made before the other worker rests. `sessions` are those that have lanes there.
+    pub(crate) fn prepare_to_take(&mut self, sessions: Vec<NewLanes>, ahead: Ahead) -> Result<Ready, Refusal> {
+        let Ahead { state, descriptors } = ahead;
+        if descriptors.len() != state.lanes.len() + state.conns.len() {
+            return Err(Refusal::Inconsistent("descriptors ahead of which nothing is said"));
+        }
+        let mut descriptors = descriptors.into_iter();
+        let mut bells: HashMap<AheadLane, OwnedFd> = state.lanes.into_iter().zip(descriptors.by_ref()).collect();
+        let draft = state.draft.unwrap_or_default();
+        // Memory that is there when it is needed.
+        self.conns.begin(&draft.conn_generations);
+        self.calls.begin(&draft.call_generations);
+        let mut ready = Ready { sessions, lanes: HashMap::new(), socks: HashMap::new(), draft };
+        for new in &ready.sessions {
+            for lane in &new.lanes {
+                let at = AheadLane { session: new.session, lane: lane.lane.into() };
+                if let Some(bell) = bells.remove(&at) {
+                    ready.lanes.insert(at, self.new_lane(new, lane.lane, lane.serving, bell));
+                }
+            }
+        }
+        for (bits, socket) in state.conns.into_iter().zip(descriptors) {
+            let key: Key<Conn> = Key::from_bits(bits);
+            ready.socks.insert(bits, self.driver.adopt(socket, Token::Conn(key.to_tag()).tag())?);
+        }
+        Ok(ready)
+    }
+
+    pub(super) fn new_lane(&self, new: &NewLanes, number: u16, serving: bool, bell: OwnedFd) -> Lane {
+        let end = LaneEnd::new(Side::Sidecar, &new.to_proxy, &new.to_app, &new.geometry, number);
+        Lane::new(end, new, number, serving, Bell::new(bell), self.driver.now())
+    }
+}
+
+/// Whether some of it lies in blocks that an app has lent.
+fn is_lent(chunks: &Chunks) -> bool {
+    chunks.iter().any(|chunk| matches!(chunk, Chunk::Shared(_)))
+}
