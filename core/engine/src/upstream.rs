@@ -80,9 +80,15 @@ pub struct Addresses {
 impl Addresses {
     /// The id of an address that a new snapshot names.
     pub fn intern(&mut self, target: Target, registry: &Registry) -> AddressId {
-        let id = self.ids.get(&target).copied().unwrap_or_else(|| self.add(target, registry));
+        let id = self.intern_told(target, registry);
         self.get(id).configured = true;
         id
+    }
+
+    /// The id of an address that another process's worker knew. None takes the place of another, however many there are: which of them are used is
+    /// not known yet.
+    pub fn intern_told(&mut self, target: Target, registry: &Registry) -> AddressId {
+        self.ids.get(&target).copied().unwrap_or_else(|| self.add(target, registry))
     }
 
     /// The id of an address that was found some other way. With [`ADDRESSES_MAX`] known it takes the place of one that nobody uses; `None` if
@@ -200,6 +206,25 @@ mod tests {
         assert_eq!(crate::counters::lock(&registry.endpoints).len(), ADDRESSES_MAX);
         assert_eq!(addresses.intern_found(target(0), &registry), Some(configured));
         assert_eq!(addresses.intern_found(target(1), &registry), Some(used));
+    }
+
+    #[test]
+    fn addresses_that_are_handed_over_stay_apart_however_many_there_are() {
+        let (mut old, mut new, registry) = (Addresses::default(), Addresses::default(), Registry::default());
+        for number in 0..ADDRESSES_MAX {
+            old.intern_found(target(number), &registry).expect("room");
+        }
+        // More than there may be, as a snapshot finds room in any case.
+        for number in ADDRESSES_MAX..ADDRESSES_MAX + 3 {
+            old.intern(target(number), &registry);
+            new.intern(target(number), &registry);
+        }
+        let told: Vec<Target> = old.targets().cloned().collect();
+        let ids: Vec<AddressId> = told.iter().map(|target| new.intern_told(target.clone(), &registry)).collect();
+        for (target, id) in told.iter().zip(ids) {
+            assert_eq!(new.get(id).target, *target);
+        }
+        assert_eq!(new.states.len(), old.states.len(), "nor does the table grow with each upgrade");
     }
 
     #[test]

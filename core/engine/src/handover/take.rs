@@ -71,7 +71,6 @@ impl<D: Driver> Worker<D> {
         self.calls.begin(&state.call_generations);
         self.lanes.begin(&state.lane_generations);
         let addresses = self.take_addresses(&state.addresses)?;
-        self.take_outliers(&state.clusters)?;
         let mut descriptors = given.descriptors.into_iter();
         let Ready { sessions, lanes, mut socks, draft } = ready;
         let rung = state.lanes.iter().filter(|lane| !lane.ahead).map(|lane| (lane.session, lane.lane));
@@ -90,6 +89,8 @@ impl<D: Driver> Worker<D> {
         }
         // The other worker has closed these meanwhile.
         socks.into_values().for_each(|sock| self.driver.close(sock));
+        // Now that it is known which addresses are used: what is left out may take the place of one that is not.
+        self.take_outliers(&state.clusters)?;
         for call in &state.calls {
             self.take_call_state(call, &mut leases)?;
         }
@@ -165,12 +166,8 @@ impl<D: Driver> Worker<D> {
     }
 
     fn take_addresses(&mut self, texts: &[String]) -> Result<Vec<AddressId>, Refusal> {
-        let known = &mut self.addresses;
-        let mut intern = |target| known.intern_found(target, &self.shared.registry);
-        texts
-            .iter()
-            .map(|text| intern(target(text)?).ok_or(Refusal::Inconsistent("more addresses than there may be")))
-            .collect()
+        let mut intern = |target| self.addresses.intern_told(target, &self.shared.registry);
+        texts.iter().map(|text| Ok(intern(target(text)?))).collect()
     }
 
     fn take_lanes(
