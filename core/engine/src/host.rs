@@ -36,6 +36,15 @@ pub struct HostState {
     waiting: Vec<Key<Call>>,
 }
 
+/// What is known of a name, for a process that goes on with it: all but what was asked, and who waits.
+pub struct HostRest {
+    pub addresses: Vec<SocketAddr>,
+    pub turn: u64,
+    pub second_first: bool,
+    pub fresh_until: Nanos,
+    pub stale_until: Nanos,
+}
+
 /// Where among a name's addresses a call began.
 #[derive(Copy, Clone, Default, Debug)]
 pub struct Order {
@@ -144,6 +153,24 @@ impl HostState {
     /// Nobody waits for it: it can be forgotten.
     pub fn is_quiet(&self) -> bool {
         !self.asked
+    }
+
+    /// `None`: nothing is known yet.
+    pub fn rest(&self) -> Option<HostRest> {
+        (self.fresh_until > 0 || !self.addresses.is_empty()).then(|| HostRest {
+            addresses: self.addresses.clone(),
+            turn: self.turn.position() as u64,
+            second_first: self.second_first,
+            fresh_until: self.fresh_until,
+            stale_until: self.stale_until,
+        })
+    }
+
+    /// Goes on with what another process knew.
+    pub fn go_on(rest: HostRest) -> HostState {
+        let HostRest { addresses, turn, second_first, fresh_until, stale_until } = rest;
+        let turn = RoundRobin::starting_at(turn as usize);
+        HostState { addresses, turn, second_first, fresh_until, stale_until, ..HostState::default() }
     }
 
     /// Its time is over.
@@ -273,6 +300,28 @@ mod tests {
         assert_eq!(state.pick(START, 0, &mut two), at("10.0.0.2:80", 2));
         assert_eq!(state.pick(START, 1, &mut one), at("10.0.0.2:80", 2));
         assert_eq!(state.pick(START, 1, &mut two), at("10.0.0.1:80", 2));
+    }
+
+    #[test]
+    fn another_process_goes_on_with_what_is_known() {
+        let mut state = known(found(&["10.0.0.1", "10.0.0.2", "::1"], 30));
+        assert_eq!(state.pick(START, 0, &mut Order::default()), at("10.0.0.1:80", 3));
+        let over = START + 30 * SECOND;
+        // It is being asked for.
+        assert!(state.begin_asking(over));
+        let mut next = HostState::go_on(state.rest().expect("something is known"));
+        assert_eq!(next.pick(over - 1, 0, &mut Order::default()), at("10.0.0.2:80", 3), "it is that one's turn");
+        assert!(!next.begin_asking(over - 1));
+        assert!(next.begin_asking(over), "nobody will answer what the other one asked");
+        // Nobody answers: they serve on.
+        next.resolved(Outcome::Failed, 80, over + 5 * SECOND);
+        assert_eq!(next.pick(over + 5 * SECOND, 0, &mut Order::default()), at("10.0.0.1:80", 3));
+
+        assert!(HostState::default().rest().is_none());
+        let absent = known(Outcome::Absent { ttl: Duration::from_secs(7) });
+        let mut next = HostState::go_on(absent.rest().expect("that there is none is known"));
+        assert!(!next.begin_asking(START + 7 * SECOND - 1));
+        assert_eq!(next.pick(START, 0, &mut Order::default()), Use::Nothing);
     }
 
     #[test]

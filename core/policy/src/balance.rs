@@ -12,6 +12,11 @@ impl RoundRobin {
         RoundRobin { next: start }
     }
 
+    /// Where the next one starts, for who goes on with it.
+    pub fn position(&self) -> usize {
+        self.next
+    }
+
     /// The index of the next endpoint out of `endpoints`, which may differ from call to call. 0 when there is none.
     pub fn pick(&mut self, endpoints: usize) -> usize {
         if endpoints == 0 {

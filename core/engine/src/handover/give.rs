@@ -23,8 +23,8 @@ use crate::slab::{Key, Slab};
 use crate::worker::Worker;
 
 impl<D: Driver> Worker<D> {
-    /// What another process needs to go on with this worker, which rests. Connections that are being made, name look-ups that are under way and
-    /// caches stay behind: calls that wait for these are dispatched anew. Descriptors that the other one knows are not given again.
+    /// What another process needs to go on with this worker, which rests. Connections that are being made and name look-ups that are under way stay
+    /// behind: calls that wait for these are dispatched anew. Descriptors that the other one knows are not given again.
     pub(crate) fn give(&mut self, known: &Known) -> io::Result<Handover> {
         let mut handover = Handover { state: Vec::new(), descriptors: Vec::new() };
         let mut state = WorkerState {
@@ -35,7 +35,8 @@ impl<D: Driver> Worker<D> {
             addresses: self.addresses.targets().map(ToString::to_string).collect(),
             ..WorkerState::default()
         };
-        state.clusters = self.give_outliers();
+        state.clusters = self.give_clusters();
+        state.names = self.give_names();
         for (&session, attached) in &self.sessions {
             state.sessions.push(SessionState { session, seen: attached.watch.seen() });
         }

@@ -4,13 +4,13 @@
 //! another process go on with that. Until the other one says that it can, nothing that was done here is final.
 
 mod ahead;
+mod clusters;
 mod desk;
 #[cfg(test)]
 mod format;
 mod give;
 mod giver;
 mod messages;
-mod outliers;
 mod rest;
 mod state;
 mod take;

@@ -35,18 +35,48 @@ pub struct WorkerState {
     pub lanes: Vec<LaneState>,
     #[prost(message, repeated, tag = "9")]
     pub sessions: Vec<SessionState>,
-    /// Clusters against whose endpoints something is held.
+    /// Processes before the ones that have `turn` name only those against whose endpoints something is held.
     #[prost(message, repeated, tag = "10")]
     pub clusters: Vec<ClusterRest>,
+    /// Host names of which something is known. Absent: they are looked up again.
+    #[prost(message, repeated, tag = "11")]
+    pub names: Vec<NameState>,
 }
 
-/// What is held against endpoints of a cluster.
+/// Whose turn it is in a cluster, and what is held against its endpoints.
 #[derive(Clone, PartialEq, Message)]
 pub struct ClusterRest {
     #[prost(string, tag = "1")]
     pub name: String,
     #[prost(message, repeated, tag = "2")]
     pub suspects: Vec<SuspectState>,
+    /// Absent: it begins at random.
+    #[prost(uint64, optional, tag = "3")]
+    pub turn: Option<u64>,
+}
+
+/// What is known of a host name.
+#[derive(Clone, PartialEq, Message)]
+pub struct NameState {
+    #[prost(string, tag = "1")]
+    pub host: String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// A request named it, not the configuration.
+    #[prost(bool, tag = "3")]
+    pub of_request: bool,
+    /// None: there is no such host.
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: Vec<String>,
+    #[prost(uint64, tag = "5")]
+    pub turn: u64,
+    /// Addresses of the second family are taken first.
+    #[prost(bool, tag = "6")]
+    pub second_first: bool,
+    #[prost(uint64, tag = "7")]
+    pub fresh_until: u64,
+    #[prost(uint64, tag = "8")]
+    pub stale_until: u64,
 }
 
 /// What is held against an endpoint (`shmesh_policy::Suspect`).

@@ -90,7 +90,8 @@ impl<D: Driver> Worker<D> {
         // The other worker has closed these meanwhile.
         socks.into_values().for_each(|sock| self.driver.close(sock));
         // Now that it is known which addresses are used: what is left out may take the place of one that is not.
-        self.take_outliers(&state.clusters)?;
+        self.take_names(&state.names)?;
+        self.take_clusters(&state.clusters)?;
         for call in &state.calls {
             self.take_call_state(call, &mut leases)?;
         }
