@@ -11,7 +11,8 @@
 //!
 //! An upgrade asks the new binary for its version, then whether it takes the configuration, and then lets it take over. It has taken over when the old
 //! process has ended: what the new one says of itself counts for nothing. Until then any failure of the new one leaves the old one as it was; and if the new one ends within
-//! [`STEADY`] after that, the binary before it is started again.
+//! [`STEADY`] after that, the binary before it is started again. If the old one dies before it has handed over, which the new one says by ending with
+//! [`PREDECESSOR_DIED`], that is no fault of the new one, which is started anew.
 
 #![forbid(unsafe_code)]
 
@@ -31,6 +32,9 @@ pub const STEADY: Duration = Duration::from_secs(60);
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a sidecar that was told twice to end may take.
 pub const STOP_AT_ONCE: Duration = Duration::from_secs(5);
+/// The exit code of a sidecar that was to take over from one that died before it had given everything: there is nothing to go on with, and nobody
+/// left who serves (`EX_TEMPFAIL` of sysexits(3)).
+pub const PREDECESSOR_DIED: u8 = 75;
 /// The exit code of a program that does not know its arguments.
 const WRONG_USAGE: i32 = 2;
 
@@ -114,7 +118,8 @@ pub enum Action {
         child: Child,
         signal: Signal,
     },
-    /// Kill the new sidecar, unless the old one is just ending: it has handed over then, and the system may take long to end a process.
+    /// Kill the new sidecar, unless it serves already, or the old one is just ending: that one has handed over then, and the system may take long
+    /// to end a process.
     Abandon {
         new: Child,
         old: Child,
@@ -161,6 +166,8 @@ struct Upgrade {
     task: Task,
     /// The child is given up then; `None`: it was.
     late: Option<Instant>,
+    /// The child has ended, as its predecessor died; of that the supervisor was not told yet.
+    orphaned: bool,
 }
 
 /// A binary that took over is tried out.
@@ -169,6 +176,8 @@ struct Trial {
     /// The binary before it.
     previous: Binary,
     until: Instant,
+    /// Its process was to take over from one that died, and may find that it was not given everything.
+    may_be_orphaned: bool,
 }
 
 /// The supervisor was told to end.
@@ -236,10 +245,13 @@ impl Supervisor {
             && is_over(upgrade.late)
         {
             upgrade.late = None;
-            self.actions.push(match (upgrade.task, self.sidecar) {
-                (Task::TakeOver, Sidecar::Lives { child: old, .. }) => Action::Abandon { new: upgrade.child, old },
-                _ => Action::Signal { child: upgrade.child, signal: Signal::Kill },
-            });
+            match (upgrade.task, self.sidecar) {
+                _ if upgrade.orphaned => self.give_orphan_up(),
+                (Task::TakeOver, Sidecar::Lives { child: old, .. }) => {
+                    self.actions.push(Action::Abandon { new: upgrade.child, old });
+                }
+                _ => self.actions.push(Action::Signal { child: upgrade.child, signal: Signal::Kill }),
+            }
         }
         if let Some(trial) = self.trial.take_if(|trial| trial.until <= now) {
             self.say(Note::Steady);
@@ -276,16 +288,19 @@ impl Supervisor {
     /// Nobody asked for it, unless it was replaced.
     fn sidecar_ended(&mut self, end: End, since: Instant, now: Instant) {
         if let Some(upgrade) = self.upgrade.take_if(|upgrade| upgrade.task == Task::TakeOver) {
-            self.say(match end {
-                End::Code(0) => Note::Upgraded,
-                _ => Note::DiedInUpgrade(end),
-            });
-            self.replace_binary(upgrade.binary, now);
+            let handed_over = end == End::Code(0) && !upgrade.orphaned;
+            self.say(if handed_over { Note::Upgraded } else { Note::DiedInUpgrade(end) });
+            self.replace_binary(upgrade.binary, now, !handed_over);
             self.sidecar = Sidecar::Lives { child: upgrade.child, since: now };
+            if upgrade.orphaned {
+                self.start_orphan_anew(now);
+            }
             return;
         }
         let lived = now.saturating_duration_since(since);
-        if let Some(trial) = self.trial.take() {
+        if end.is_of_orphan() && self.trial.is_some_and(|trial| trial.may_be_orphaned) {
+            self.start_orphan_anew(now);
+        } else if let Some(trial) = self.trial.take() {
             let failed = std::mem::replace(&mut self.binary, trial.previous);
             // The ends of another binary say nothing about this one.
             self.back_off = BackOff::default();
@@ -322,7 +337,7 @@ impl Supervisor {
             Task::TakeOver => self.settings.upgrade_timeout,
             _ => CHECK_TIMEOUT,
         };
-        self.upgrade = Some(Upgrade { binary, child, task, late: Some(now + timeout) });
+        self.upgrade = Some(Upgrade { binary, child, task, late: Some(now + timeout), orphaned: false });
     }
 
     /// A step of the upgrade ended, before the old sidecar did.
@@ -336,6 +351,10 @@ impl Supervisor {
                 let said = said.lines().next().unwrap_or_default().to_owned();
                 self.say(Note::UpgradeRefused { task, end, said, in_time: late.is_some() });
                 self.forget(binary);
+            }
+            // The old one's end is told next, or it closed its connection and lives.
+            Task::TakeOver if end.is_of_orphan() && late.is_some() => {
+                self.upgrade = Some(Upgrade { orphaned: true, ..upgrade });
             }
             Task::Run | Task::TakeOver => {
                 self.say(Note::TakeOverFailed { end, in_time: late.is_some() });
@@ -351,17 +370,35 @@ impl Supervisor {
             // There is nothing to take over: whoever upgrades a sidecar that dies again and again does it to mend that.
             Sidecar::StartsAt(_) | Sidecar::Gone => {
                 self.say(Note::Upgraded);
-                self.replace_binary(binary, now);
+                self.replace_binary(binary, now, false);
                 let child = self.start(binary, Task::Run);
                 self.sidecar = Sidecar::Lives { child, since: now };
             }
         }
     }
 
-    fn replace_binary(&mut self, binary: Binary, now: Instant) {
+    fn replace_binary(&mut self, binary: Binary, now: Instant, may_be_orphaned: bool) {
         let previous = std::mem::replace(&mut self.binary, binary);
-        if let Some(trial) = self.trial.replace(Trial { previous, until: now + STEADY }) {
+        if let Some(trial) = self.trial.replace(Trial { previous, until: now + STEADY, may_be_orphaned }) {
             self.forget(trial.previous);
+        }
+    }
+
+    /// The binary that is tried out has lost the one from which it was to take over: at once, as nobody serves.
+    fn start_orphan_anew(&mut self, now: Instant) {
+        self.say(Note::Orphaned);
+        if let Some(trial) = &mut self.trial {
+            (trial.until, trial.may_be_orphaned) = (now + STEADY, false);
+        }
+        let child = self.start(self.binary, Task::Run);
+        self.sidecar = Sidecar::Lives { child, since: now };
+    }
+
+    /// The one from which it was to take over lives.
+    fn give_orphan_up(&mut self) {
+        if let Some(upgrade) = self.upgrade.take() {
+            self.say(Note::TakeOverFailed { end: End::Code(PREDECESSOR_DIED.into()), in_time: true });
+            self.forget(upgrade.binary);
         }
     }
 
@@ -386,6 +423,8 @@ impl Supervisor {
 
     /// A check is of no use any more; one that takes over has the time that sidecars have to end.
     fn end_upgrade(&mut self) {
+        // Nobody is left of that.
+        self.upgrade.take_if(|upgrade| upgrade.orphaned);
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.late = None;
             if upgrade.task != Task::TakeOver {
@@ -436,6 +475,10 @@ impl Supervisor {
 }
 
 impl End {
+    fn is_of_orphan(&self) -> bool {
+        *self == End::Code(PREDECESSOR_DIED.into())
+    }
+
     /// As shells say it.
     fn code(&self) -> u8 {
         match self {

@@ -38,6 +38,8 @@ pub enum Note {
     Upgraded,
     /// The old sidecar died while the new one was taking over.
     DiedInUpgrade(End),
+    /// The new sidecar had not been given everything when the old one died.
+    Orphaned,
     /// The new sidecar ended soon after it had taken over.
     RolledBack { end: End, lived: Duration },
     /// The new sidecar has lived long enough.
@@ -48,7 +50,7 @@ impl Note {
     pub fn level(&self) -> Level {
         match self {
             Note::Stopping | Note::UpgradeBegins | Note::Upgraded | Note::Steady => Level::Info,
-            Note::UpgradeInUpgrade | Note::UpgradeWhileEnding => Level::Warn,
+            Note::UpgradeInUpgrade | Note::UpgradeWhileEnding | Note::Orphaned => Level::Warn,
             // Somebody asked it to end, and did not ask the supervisor.
             Note::Ended { end: End::Code(0), .. } => Level::Warn,
             Note::Ended { .. }
@@ -101,6 +103,9 @@ impl fmt::Display for Note {
             Note::Upgraded => f.write_str("upgraded"),
             Note::DiedInUpgrade(end) => {
                 write!(f, "the sidecar {end} while the new one was taking over; the new one goes on")
+            }
+            Note::Orphaned => {
+                f.write_str("the new sidecar had not been given everything by the one that died, and starts anew")
             }
             Note::RolledBack { end, lived } => write!(
                 f,

@@ -419,6 +419,84 @@ fn the_new_one_goes_on_when_the_old_one_dies() {
     world.expect(&[start(4, 0, Task::Run)]);
 }
 
+impl World {
+    /// The old sidecar died before it had given everything; in whichever order the two ends are told, the new one, child 4 now, starts anew.
+    fn orphaned(new_first: bool) -> World {
+        let died = Action::Say(Note::DiedInUpgrade(End::Signal(9)));
+        let anew = [Action::Say(Note::Orphaned), start(4, 1, Task::Run)];
+        let mut world = World::taking_over();
+        if new_first {
+            world.ended(3, 75);
+            world.pass(seconds(29.9));
+            world.expect(&[]);
+            world.killed(0);
+            world.expect(&[&[died][..], &anew].concat());
+        } else {
+            world.killed(0);
+            world.expect(&[died]);
+            world.pass(seconds(50.0));
+            world.ended(3, 75);
+            world.expect(&anew);
+        }
+        world
+    }
+}
+
+#[test]
+fn one_whose_predecessor_dies_before_it_gave_everything_starts_anew() {
+    assert_eq!(Note::Orphaned.level(), Level::Warn);
+    for new_first in [false, true] {
+        // It is tried out like any other, from then on.
+        let mut world = World::orphaned(new_first);
+        world.pass(seconds(59.9));
+        world.expect(&[]);
+        world.pass(seconds(0.1));
+        world.expect(&[Action::Say(Note::Steady), forget(0)]);
+        // And not excused again.
+        let mut world = World::orphaned(new_first);
+        world.pass(seconds(59.9));
+        world.ended(4, 75);
+        let rolled_back = Note::RolledBack { end: End::Code(75), lived: seconds(59.9) };
+        world.expect(&[Action::Say(rolled_back), forget(1)]);
+    }
+}
+
+/// What it says of the one before it is not true.
+#[test]
+fn one_whose_predecessor_lives_all_the_same_is_given_up() {
+    let mut world = World::taking_over();
+    world.pass(seconds(10.0));
+    world.ended(3, 75);
+    world.upgrade();
+    world.expect(&[Action::Say(Note::UpgradeInUpgrade)]);
+    world.pass(seconds(20.0));
+    world.expect(&[Action::Say(Note::TakeOverFailed { end: End::Code(75), in_time: true }), forget(1)]);
+    assert_eq!(world.supervisor.deadline(), None);
+    world.killed(0);
+    world.pause();
+    world.pass(seconds(0.1));
+    world.expect(&[start(4, 0, Task::Run)]);
+    // Nor does it keep the supervisor from its end.
+    let mut world = World::taking_over();
+    world.ended(3, 75);
+    world.signal(Signal::Terminate);
+    world.expect(&[Action::Say(Note::Stopping), signal(0, Signal::Terminate)]);
+    world.ended(0, 0);
+    world.expect(&[Action::Exit(0)]);
+}
+
+/// The code excuses nobody who was not to take over from one that died.
+#[test]
+fn one_that_had_taken_over_is_taken_back_whatever_it_says() {
+    let mut world = World::upgraded();
+    world.ended(3, 75);
+    let rolled_back = Note::RolledBack { end: End::Code(75), lived: Duration::ZERO };
+    world.expect(&[Action::Say(rolled_back), forget(1)]);
+    let mut world = World::new();
+    world.ended(0, 75);
+    assert_eq!(world.pause(), seconds(0.1));
+}
+
 #[test]
 fn a_second_upgrade_during_one_is_refused() {
     let mut world = World::new();

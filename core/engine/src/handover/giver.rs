@@ -18,7 +18,9 @@ use shmesh_io::net;
 
 use super::messages::{Last, Plan, Take};
 use super::wire::{Frame, Kind, Wire, make_room, open_descriptors};
-use super::{Ahead, DeskHandover, FORMAT, FORMAT_MIN, Handover, Known, Outcome, RestOrder, UpgradeSocket};
+use super::{
+    Ahead, DeskHandover, FORMAT, FORMAT_MIN, Handover, Known, Outcome, RestOrder, UPGRADE_THREAD, UpgradeSocket,
+};
 use crate::counters::lock;
 use crate::engine::{Engine, StartError};
 use crate::mailbox::{Mail, Postbox};
@@ -106,7 +108,7 @@ impl Giver {
         }
         let giver = Arc::new((self, handed));
         let busy = Arc::new(AtomicBool::new(false));
-        thread::Builder::new().name("upgrade".into()).spawn(move || {
+        thread::Builder::new().name(UPGRADE_THREAD.into()).spawn(move || {
             let _alive = alive;
             loop {
                 let Ok((successor, _)) = socket.accept() else {

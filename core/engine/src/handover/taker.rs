@@ -400,7 +400,9 @@ fn expect(wire: &Wire, kind: Kind, within: Duration) -> Result<Frame, TakeError>
         Ok(Some(frame)) if frame.kind == Kind::Abort => Err(TakeError::Aborted(frame.sentence())),
         Ok(Some(frame)) => Err(TakeError::Unusable(format!("{:?} came where {kind:?} was due", frame.kind))),
         Ok(None) => Err(TakeError::Gone),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(TakeError::Gone),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) => {
+            Err(TakeError::Gone)
+        }
         Err(error) => Err(TakeError::Unusable(error.to_string())),
     }
 }

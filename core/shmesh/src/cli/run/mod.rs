@@ -22,6 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shmesh_config::{ConfigError, Watcher};
 use shmesh_engine::{Engine, EngineOptions, UpgradeSocket};
 use shmesh_policy::Snapshot;
+use shmesh_supervisor::PREDECESSOR_DIED;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -55,6 +56,10 @@ pub fn run(args: &RunArgs) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(Refusal::Start(sentence)) => fail(&sentence),
+        Err(Refusal::Orphaned(sentence)) => {
+            fail(&sentence);
+            ExitCode::from(PREDECESSOR_DIED)
+        }
     }
 }
 
@@ -63,6 +68,8 @@ enum Refusal {
     /// Lines of `file:line:column: …`.
     Config(String),
     Start(String),
+    /// The sidecar from which it was to take over died.
+    Orphaned(String),
 }
 
 impl Refusal {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use shmesh_engine::{Engine, Giver, Predecessor, UpgradeSocket};
+use shmesh_engine::{Engine, Giver, Predecessor, TakeError, UpgradeSocket};
 use shmesh_policy::Snapshot;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -37,7 +37,7 @@ pub fn predecessor(snapshot: &Snapshot) -> Result<Option<Predecessor>, Refusal> 
              write `upgrade_socket: /run/shmesh/upgrade.sock`, and restart once",
         ));
     };
-    let found = Predecessor::find(&path).map_err(Refusal::start)?;
+    let found = Predecessor::find(&path).map_err(refusal)?;
     if found.is_none() {
         info!(upgrade_socket = %path.display(), "there is no sidecar to take over from; starting anew");
     }
@@ -59,8 +59,7 @@ pub fn take_over(args: &RunArgs, predecessor: Predecessor) -> Result<Running, Re
     let resolver = shmesh_names::start().map_err(Refusal::start)?;
     let direct = DirectFile::of(&configured.snapshot);
     let snapshot = configured.snapshot.clone();
-    let taken =
-        predecessor.take_over(snapshot, args.driver.into(), &resolver, || direct.load()).map_err(Refusal::start)?;
+    let taken = predecessor.take_over(snapshot, args.driver.into(), &resolver, || direct.load()).map_err(refusal)?;
     info!(from = version, sessions = taken.sessions, workers = taken.engine.workers(), "taken over");
     let admin = taken.admin.set_nonblocking(true).and_then(|()| TcpListener::from_std(taken.admin));
     Ok(Running {
@@ -70,6 +69,13 @@ pub fn take_over(args: &RunArgs, predecessor: Predecessor) -> Result<Running, Re
         direct,
         upgrade_socket: Some(taken.upgrade),
     })
+}
+
+fn refusal(error: TakeError) -> Refusal {
+    match error {
+        TakeError::Gone => Refusal::Orphaned(error.to_string()),
+        error => Refusal::start(error),
+    }
 }
 
 /// Serves whoever wants to take over from this process, on the socket that it was handed or its own.

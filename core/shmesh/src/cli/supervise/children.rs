@@ -14,6 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{self, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use shmesh_engine::UPGRADE_THREAD;
 use shmesh_supervisor::{Binary, Child, End, Event, Signal, Task};
 use tracing::{debug, info, warn};
 
@@ -82,10 +83,16 @@ impl Children {
         }
     }
 
-    /// Kills the new one, unless the old one is ending.
+    /// Kills the new one, unless the old one is ending or has handed over: one that was stopped just then has copies of every connection, and
+    /// is the one that is too many.
     pub fn abandon(&self, new: Child, old: Child) {
+        let has_handed_over = self.running(new).is_some_and(|new| serves(new.pid));
         match self.running(old) {
             Some(old) if is_ending(old.pid) => warn!(pid = old.pid.as_raw(), "the old sidecar takes long to end"),
+            Some(running) if has_handed_over => {
+                warn!(pid = running.pid.as_raw(), "the old sidecar has handed over and does not end: it is killed");
+                self.signal(old, Signal::Kill);
+            }
             _ => self.signal(new, Signal::Kill),
         }
     }
@@ -221,6 +228,13 @@ fn is_ending(pid: Pid) -> bool {
     flags.and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & EXITING != 0)
 }
 
+/// Whether a sidecar has begun to serve: it has the thread that hands over to the next one then.
+fn serves(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+    names.any(|name| name.trim_end() == UPGRADE_THREAD)
+}
+
 /// Whether a signal that ends most processes has a meaning to this one yet.
 fn catches_hangup(pid: Pid) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -232,6 +246,21 @@ fn catches_hangup(pid: Pid) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_serves_is_known() {
+        assert!(!serves(Pid::this()));
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (begin, begun) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().name(UPGRADE_THREAD.into()).spawn(move || {
+            begin.send(()).expect("the test waits");
+            let _ = ended.recv();
+        });
+        begun.recv().expect("it runs");
+        assert!(serves(Pid::this()));
+        drop(end);
+        thread.expect("a thread").join().expect("it ends");
+    }
 
     #[test]
     fn a_process_on_its_way_out_is_known() {
