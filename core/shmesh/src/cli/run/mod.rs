@@ -255,8 +255,9 @@ async fn until(mut end: watch::Receiver<bool>) {
 
 /// Waits for what is in flight, at most for the timeout; a second signal ends the wait.
 async fn drain(engine: &Engine, timeout: Duration, signals: &mut Signals) {
-    info!(in_flight = engine.in_flight(), ?timeout, "draining");
+    let in_flight = engine.in_flight();
     engine.begin_drain();
+    info!(in_flight, ?timeout, "draining");
     let late = Instant::now() + timeout;
     while engine.in_flight() > 0 {
         if Instant::now() >= late {
