@@ -27,14 +27,14 @@ pub struct Process {
 impl Process {
     /// Starts `shmesh` with its stderr in a file.
     pub fn start(name: &str, log: &Path, args: &[&str]) -> Process {
+        Self::launch(name, log, Command::new(SHMESH).args(args))
+    }
+
+    /// Starts a program with its stderr in a file.
+    pub fn launch(name: &str, log: &Path, command: &mut Command) -> Process {
         let stderr = File::create(log).expect("a log file");
-        let child = Command::new(SHMESH)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .expect("the binary starts");
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().expect("the binary starts");
         Process { child, name: name.to_owned(), log: log.to_owned() }
     }
 

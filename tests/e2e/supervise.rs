@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use shmesh_client::{Client, Request};
 use tempfile::TempDir;
 
-use crate::process::{SHMESH, until};
+use crate::process::{PATIENCE, SHMESH, until};
 use crate::service::{http, saying};
 use crate::sidecar::{Driver, Sidecar};
 use crate::wire::Wire;
@@ -26,7 +27,7 @@ listeners:
   - { name: apps, shm: $dir/apps.sock }
 routes: [ { match: { host: service }, cluster: service } ]
 clusters: [ { name: service, endpoints: [ \"$up\" ] } ]
-timeouts: { first_byte: 10m }
+timeouts: { first_byte: 10m, idle: 1h }
 ";
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: service\r\n\r\n";
@@ -368,6 +369,65 @@ fn one_that_dies_soon_after_it_took_over_is_taken_back() {
     }
 }
 
+/// The old one dies while the new one takes over, and before it has given everything: the new one says so, and starts anew.
+#[test]
+fn one_whose_predecessor_dies_starts_anew() {
+    let service = saying("ok");
+    let mut supervised = Supervised::start(&service.endpoint, &[]);
+    let old = supervised.pids()[0];
+    let dies = format!("case $2 in --upgrade) kill -KILL {old}; exit 75;; esac\n");
+    supervised.upgrade_to(&format!("{CHECKS}{dies}exec {SHMESH} \"$@\"\n"));
+    supervised.expect_log("had not been given everything by the one that died, and starts anew");
+    supervised.expect_start(3);
+    let log = supervised.sidecar.log();
+    assert!(!log.contains("back to the binary before it") && !log.contains("upgrade taken back"), "{log}");
+    // It is the new binary.
+    let args = std::fs::read_to_string(format!("/proc/{}/cmdline", supervised.pids()[2])).expect("it runs");
+    assert!(!args.contains("--upgrade"), "{args}");
+    supervised.end();
+}
+
+/// It was stopped after its last word: the new one serves, and is not the one that is killed at the end of the time.
+#[test]
+fn one_whose_predecessor_is_stopped_stays() {
+    const TRIES: usize = 20;
+    let service = saying("ok");
+    let mut supervised = Supervised::start(&service.endpoint, &["--upgrade-timeout", "10s"]);
+    let mut wire = supervised.sidecar.connect("web");
+    let said = |supervised: &Supervised, what: &str| supervised.sidecar.log().matches(what).count();
+    let (over, failed) = ("handed over: the new process goes on", "upgrade taken back");
+    for _ in 0..TRIES {
+        let at = supervised.pids().len() - 1;
+        let old = supervised.pids()[at];
+        let before = (said(&supervised, over), said(&supervised, failed));
+        supervised.sidecar.process.signal(Signal::SIGUSR2);
+        until("it has handed over, or not", || (said(&supervised, over), said(&supervised, failed)) != before);
+        if said(&supervised, failed) > before.1 {
+            continue;
+        }
+        // It ends within a tenth of a second.
+        let _ = kill(Pid::from_raw(old), Signal::SIGSTOP);
+        until("it is stopped, or gone", || matches!(state_of(old), 'T' | 'Z' | 'X'));
+        if state_of(old) != 'T' {
+            until("it is upgraded", || state_of(old) == 'X');
+            continue;
+        }
+        supervised.expect_log("the old sidecar has handed over and does not end: it is killed");
+        supervised.expect_log("was ended by signal 9 while the new one was taking over; the new one goes on");
+        assert_eq!(wire.ask(GET).text(), "ok");
+        assert_eq!(supervised.pids().len(), at + 2);
+        assert!(matches!(state_of(supervised.pids()[at + 1]), 'R' | 'S'));
+        return supervised.end();
+    }
+    panic!("none could be stopped between its last word and its end");
+}
+
+/// As proc_pid_stat(5) has it; X: there is no such process.
+fn state_of(pid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next()).unwrap_or('X')
+}
+
 /// The real thing: clients at work, and one that waits for its answer all the while.
 fn an_upgrade_keeps_every_connection(driver: Driver) {
     let (go, may_go) = mpsc::channel();
@@ -385,11 +445,20 @@ fn an_upgrade_keeps_every_connection(driver: Driver) {
     let answered = AtomicUsize::new(0);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for _ in 0..4 {
+        for _ in 0..2 {
             scope.spawn(|| {
                 let mut wire = supervised.sidecar.connect("web");
                 while !is_over.load(Ordering::Relaxed) {
                     assert_eq!(wire.ask(GET).text(), "ok");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            scope.spawn(|| {
+                let app = Client::builder().hang_timeout(PATIENCE).socket(supervised.sidecar.path("apps.sock"));
+                let app = app.connect().expect("it attaches");
+                while !is_over.load(Ordering::Relaxed) {
+                    let request = Request::http("POST", "service", "/").idempotent(false).timeout(PATIENCE);
+                    assert_eq!(app.call(request).expect("an answer").body, b"ok");
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
             });

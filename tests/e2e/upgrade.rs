@@ -1,24 +1,32 @@
 //! One sidecar takes over from another: nobody outside can tell, and whatever goes wrong before it has, the old one goes on.
 
+mod callers;
 mod half;
+mod kinds;
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use shmesh_client::{Client, Request};
 
-use crate::bytes::{KIB, MIB, Noise};
-use crate::process::{PATIENCE, until};
+use crate::bytes::{KIB, Noise};
+use crate::dns::{NameServer, Says, at};
+use crate::process::{PATIENCE, Process, SHMESH, until};
 use crate::service::{Service, noise_service, saying};
 use crate::sidecar::{Driver, Sidecar};
 use crate::wire::Wire;
+use callers::{Callers, Counting};
 use half::Half;
 
 on_each_driver!(
-    messages_are_replaced_in_their_middle,
     sessions_do_not_notice,
     what_was_settled_stays_settled,
     an_endpoint_that_is_left_out_stays_out,
@@ -27,7 +35,9 @@ on_each_driver!(
     a_signal_starts_an_upgrade,
     successors_that_fail_leave_the_old_one_at_work,
     one_that_hangs_in_the_middle_is_not_waited_for,
+    one_that_is_stopped_loses_no_call,
     an_old_one_that_dies_before_its_last_word_is_followed,
+    turns_and_names_are_known_to_the_next_one,
     a_second_upgrade_is_refused_meanwhile,
     what_cannot_be_taken_over_is_refused,
 );
@@ -44,6 +54,7 @@ routes:
 clusters:
   - { name: service, endpoints: [ \"$up\" ] }
   - { name: local, endpoints: [ \"shm:my-app\" ] }
+timeouts: { first_byte: 10m, idle: 1h }
 workers: 2
 ";
 
@@ -68,52 +79,6 @@ fn client(sidecar: &Sidecar) -> Client {
 fn get(client: &Client, host: &str) -> String {
     let answer = client.call(Request::http("GET", host, "/").timeout(PATIENCE)).expect("an answer");
     String::from_utf8(answer.body).expect("text")
-}
-
-/// An HTTP request that is half sent, an answer that is half read, a tunnel, and connections that rest, over ten upgrades.
-fn messages_are_replaced_in_their_middle(driver: Driver) {
-    const UPGRADES: usize = 6;
-    const PART: usize = 300 * KIB as usize;
-    let service = noise_service();
-    let echo = Service::tcp(|mut wire| {
-        let mut back = wire.twin();
-        let _ = wire.each_piece(u64::MAX, |piece| back.send(piece));
-    });
-    let mut sidecar = before(driver, &service);
-    let mut tunnels = before(driver, &echo);
-
-    let mut resting = sidecar.connect("web");
-    assert_eq!(resting.ask("GET /give/9/5/length HTTP/1.1\r\nhost: a\r\n\r\n").status(), 200);
-    let len = UPGRADES as u64 * PART as u64;
-    let mut upload = Wire::unix(&sidecar.path("web.sock"));
-    upload.send(format!("PUT /take/1 HTTP/1.1\r\nhost: a\r\ncontent-length: {len}\r\n\r\n"));
-    let mut download = sidecar.connect("web");
-    download.send(format!("GET /give/2/{}/chunked HTTP/1.1\r\nhost: a\r\n\r\n", 64 * MIB));
-    let mut tunnel = tunnels.connect("raw");
-    let (mut sent, mut heard) = (Noise::new(1), Noise::new(3));
-    let mut said = Noise::new(3);
-
-    let reader = thread::spawn(move || {
-        let head = download.head().expect("a head");
-        let mut noise = Noise::new(2);
-        download.body(&head, false, |piece| {
-            noise.check(piece);
-            // Slower than it comes, so that it is in the middle all the time.
-            thread::sleep(Duration::from_micros(200));
-        });
-        noise.made()
-    });
-    for driver in drivers(driver).take(UPGRADES) {
-        upload.send(sent.take(PART - 1));
-        tunnel.send(said.take(PART));
-        sidecar.upgrade(driver);
-        tunnels.upgrade(driver);
-        upload.send(sent.take(1));
-        heard.check(&tunnel.exactly(PART).expect("what was said"));
-    }
-    assert_eq!(upload.answer().text(), len.to_string());
-    assert_eq!(reader.join().expect("all of it came"), 64 * MIB);
-    assert_eq!(resting.ask("GET /give/9/5/length HTTP/1.1\r\nhost: a\r\n\r\n").status(), 200);
 }
 
 /// Calls over shared memory by apps that call and serve, large ones as well, while the sidecar is replaced.
@@ -260,21 +225,46 @@ fn a_new_configuration_is_taken_afterwards(driver: Driver) {
     assert_eq!(get(&caller, "a"), "one");
 }
 
+/// Again and again, while calls go on.
 fn a_signal_starts_an_upgrade(driver: Driver) {
-    let service = saying("ok");
-    let mut sidecar = before(driver, &service);
-    let caller = client(&sidecar);
-    assert_eq!(get(&caller, "a"), "ok");
-    sidecar.process.signal(Signal::SIGUSR2);
-    assert!(sidecar.process.wait().success());
-    assert_eq!(get(&caller, "a"), "ok");
-    // The new one is not this process's child: it is found by the claim to its socket.
-    until("the new one serves", || sidecar.try_get("/ready").is_some_and(|(status, _)| status == 200));
-    let pid = std::fs::read_to_string(sidecar.path("apps.sock.lock")).expect("a claim");
-    let pid = nix::unistd::Pid::from_raw(pid.trim().parse().expect("a number"));
+    let counting = Counting::start();
+    let sidecar = before(driver, &counting.service);
+    let callers = Callers::start(&sidecar);
+    // Those that come are not this process's children: they are found by the claim to a socket.
+    let last = Claimant(sidecar.path("apps.sock.lock"));
+    for _ in 0..4 {
+        let old = last.pid().expect("somebody serves");
+        kill(old, Signal::SIGUSR2).expect("it runs");
+        until("another process serves", || last.pid().is_some_and(|pid| pid != old));
+        until("the one before is gone", || is_gone(old));
+        callers.expect_more();
+    }
+    callers.finish(&counting);
+    let pid = last.pid().expect("somebody serves");
     assert_ne!(pid.as_raw(), sidecar.process.pid());
-    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
-    until("it ends", || nix::sys::signal::kill(pid, None).is_err() || is_zombie(pid.as_raw()));
+    kill(pid, Signal::SIGTERM).expect("it runs");
+    until("it ends", || is_gone(pid));
+}
+
+/// Whoever has the claim to a socket, which the test ends if it fails.
+struct Claimant(PathBuf);
+
+impl Claimant {
+    fn pid(&self) -> Option<Pid> {
+        Some(Pid::from_raw(std::fs::read_to_string(&self.0).ok()?.trim().parse().ok()?))
+    }
+}
+
+impl Drop for Claimant {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid().filter(|pid| thread::panicking() && !is_gone(*pid)) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+fn is_gone(pid: Pid) -> bool {
+    kill(pid, None).is_err() || is_zombie(pid.as_raw())
 }
 
 fn is_zombie(pid: i32) -> bool {
@@ -340,8 +330,9 @@ fn an_old_one_that_dies_before_its_last_word_is_followed(driver: Driver) {
             status = next.ended();
             status.is_some() || next.log().contains("shmesh is ready")
         });
-        if status.is_some() {
+        if let Some(status) = status {
             // It had not been given everything.
+            assert_eq!(status.code(), Some(75));
             assert!(next.log().contains("ended in the middle of the upgrade"), "{}", next.log());
             sidecar.start_again();
             wire = sidecar.connect("web");
@@ -351,6 +342,139 @@ fn an_old_one_that_dies_before_its_last_word_is_followed(driver: Driver) {
         }
         assert_eq!(wire.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").text(), "ok");
     }
+}
+
+/// A successor that is stopped at some time, and goes on later: either the old one has given up by then and goes on, or it has handed over and is gone.
+/// Which of them it is may be seen; a call is lost in no case, and none runs twice.
+fn one_that_is_stopped_loses_no_call(driver: Driver) {
+    let counting = Counting::start();
+    let mut sidecar = before(driver, &counting.service);
+    let callers = Callers::start(&sidecar);
+    // Micros from where it has everything that does not change; and when it has everything, its predecessor's last word included.
+    for micros in [Some(500), Some(2_000), Some(5_000), Some(10_000), None] {
+        let given_up = |sidecar: &Sidecar| sidecar.log().matches("the upgrade did not happen").count();
+        let before = given_up(&sidecar);
+        let mut next = sidecar.successor(driver);
+        until("it begins", || next.log().contains("taking over from"));
+        match micros {
+            Some(micros) => thread::sleep(Duration::from_micros(micros)),
+            None => until("it has taken over", || next.log().contains("INFO taken over")),
+        }
+        next.signal(Signal::SIGSTOP);
+        let handed_over = |sidecar: &Sidecar| sidecar.log().contains("handed over: the new process goes on");
+        until("the old one goes on, or has handed over", || handed_over(&sidecar) || given_up(&sidecar) > before);
+        if handed_over(&sidecar) {
+            next.signal(Signal::SIGCONT);
+            assert!(sidecar.process.wait().success());
+            sidecar.process = next;
+            sidecar.wait_ready();
+        } else {
+            assert!(micros.is_some(), "it goes on, although it had handed over");
+            callers.expect_more();
+            next.signal(Signal::SIGCONT);
+            // It hears that it does not take over, or was killed before it woke up.
+            assert!(!next.wait().success());
+        }
+        callers.expect_more();
+    }
+    callers.finish(&counting);
+}
+
+/// Whoever was to take over from one that dies says so by its exit code, however much it was told.
+#[test]
+fn one_whose_predecessor_dies_says_so() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let path = folder.path().join("upgrade.sock");
+    let old = UnixListener::bind(&path).expect("a socket");
+    old.set_nonblocking(true).expect("a flag");
+    let config = format!("{CONFIG}upgrade_socket: $old\n");
+    let words = [("up", "tcp:127.0.0.1:1"), ("old", path.to_str().expect("a plain path"))];
+    // Nothing, some of a header, and some of what it announces: a plan of a thousand bytes.
+    for told in [&[][..], &[3, 0], &[3, 0xe8, 3, 0, 0, 0, 0, 0, 0, 8]] {
+        let mut next = Sidecar::launch(Driver::Epoll, &config, &words, &["--upgrade"]);
+        let mut asking = None;
+        until("it asks", || {
+            asking = old.accept().ok();
+            asking.is_some()
+        });
+        let (mut wire, _) = asking.expect("it asks");
+        wire.set_nonblocking(false).expect("a flag");
+        assert!(wire.read(&mut [0; 256]).expect("it says what it wants") > 0);
+        wire.write_all(told).expect("it reads");
+        drop(wire);
+        assert_eq!(next.process.wait().code(), Some(75), "{}", next.log());
+        assert!(next.log().contains("ended in the middle of the upgrade"), "{}", next.log());
+    }
+}
+
+/// Round robin goes on where it was, and addresses hold though nobody could be asked for them.
+fn turns_and_names_are_known_to_the_next_one(driver: Driver) {
+    const CONFIG: &str = "
+listeners:
+  - { name: apps, shm: $dir/apps.sock }
+  - { name: web, tcp: 127.0.0.1:$web, protocol: http }
+routes:
+  - { match: { host: in.test }, cluster: named }
+  - { match: {}, cluster: three }
+clusters:
+  - { name: three, endpoints: [ \"$one\", \"$two\", \"$three\" ] }
+  - { name: named, endpoints: [ \"tcp:svc.test:$port\" ] }
+dns: { servers: [ \"$dns\" ] }
+timeouts: { idle: 1h }
+workers: 1
+";
+    let services = ["0", "1", "2"].map(saying);
+    let port = services[0].endpoint.rsplit(':').next().expect("a port");
+    let names = NameServer::start();
+    names.say("svc.test", at("127.0.0.1", 3600));
+    let mut words: Vec<(&str, &str)> =
+        ["one", "two", "three"].into_iter().zip(services.iter().map(|service| &*service.endpoint)).collect();
+    let server = names.address.to_string();
+    words.extend([("dns", &*server), ("port", port)]);
+    let mut sidecar = Sidecar::start(driver, CONFIG, &words);
+    let mut wire = sidecar.connect("web");
+    let mut ask = |host: &str| wire.ask(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).text();
+    assert_eq!(ask("in.test"), "0");
+    names.say("svc.test", Says::Silence);
+    let first: usize = ask("a").parse().expect("a number");
+    for (times, driver) in drivers(driver).take(6).enumerate() {
+        sidecar.upgrade(driver);
+        assert_eq!(ask("a"), ((first + times + 1) % 3).to_string());
+        assert_eq!(ask("in.test"), "0");
+    }
+}
+
+/// Nobody could be the first process of a container in its place.
+#[test]
+fn the_first_process_of_a_container_refuses_to_be_replaced() {
+    let isolated = || {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+        unshare
+    };
+    if !isolated().arg("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return eprintln!("skipped: no process namespace can be made here");
+    }
+    let service = saying("ok");
+    let mut sidecar = before(Driver::Epoll, &service);
+    sidecar.process.signal(Signal::SIGTERM);
+    assert!(sidecar.process.wait().success());
+    let log = sidecar.path("contained");
+    let mut contained = isolated();
+    contained.args([SHMESH, "run", "--driver", "epoll", "--config"]).arg(sidecar.config_file());
+    sidecar.process = Process::launch("the contained sidecar", &log, &mut contained);
+    sidecar.wait_ready();
+    let children = format!("/proc/{0}/task/{0}/children", sidecar.process.pid());
+    let first = std::fs::read_to_string(children).expect("the system says");
+    let first = Pid::from_raw(first.trim().parse().expect("one child"));
+    let mut wire = sidecar.connect("web");
+    for times in 1..=2 {
+        kill(first, Signal::SIGUSR2).expect("it runs");
+        until("it says why not", || sidecar.log().matches("is the first process of its container").count() >= times);
+        assert_eq!(wire.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").text(), "ok");
+    }
+    kill(first, Signal::SIGTERM).expect("it runs");
+    assert!(sidecar.process.wait().success());
 }
 
 fn a_second_upgrade_is_refused_meanwhile(driver: Driver) {

@@ -51,7 +51,7 @@ impl Frame {
     }
 
     /// Of a request, the argument and its answer.
-    fn echo(&self) -> Vec<u8> {
+    pub fn echo(&self) -> Vec<u8> {
         let serialization = self.header.serialization;
         let Ok(PeekOutcome::Done(peek)) = peek_request(serialization, &self.body, true) else {
             panic!("the provider got a request that cannot be read");
@@ -67,7 +67,7 @@ impl Frame {
     }
 
     /// Text of a good answer.
-    fn value(&self) -> String {
+    pub fn value(&self) -> String {
         match self.reply() {
             Reply::Value(text) => text,
             other => panic!("not a value: {other:?}"),

@@ -11,7 +11,7 @@ mod malformed;
 mod messages;
 mod numbers;
 mod timeouts;
-mod upgrade;
+pub mod upgrade;
 mod upstreams;
 
 use shmesh_client::{Client, Protocol};
