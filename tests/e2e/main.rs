@@ -34,6 +34,7 @@ mod control;
 mod dubbo;
 mod exhaustion;
 mod http;
+mod memory;
 mod names;
 mod outliers;
 mod raw;

@@ -213,6 +213,7 @@ fn limits(entry: Option<At<LimitsEntry>>, faults: &mut Faults) -> Limits {
         (&mut limits.pool_idle_per_cluster, entry.pool_idle_per_cluster, 0, 65_536),
         (&mut limits.calls_per_connection, entry.calls_per_connection, 1, 65_536),
         (&mut limits.streams_per_lane, entry.streams_per_lane, 1, 65_536),
+        (&mut limits.memory_percent, entry.memory_percent, 0, 100),
     ];
     for (setting, key, least, most) in counts {
         *setting = faults.read(key.0, |count: &Count| count.read(least, most)).unwrap_or(*setting);

@@ -270,6 +270,8 @@ pub(crate) struct LimitsEntry {
     pub streams_per_lane: Key<Count>,
     /// Bytes that wait on one connection because the other side is slow. Default: 256KiB.
     pub buffered_bytes_per_connection: Key<Size>,
+    /// Percentage of its cgroup's memory from which on the sidecar takes no new calls and sessions; 1 to 100, or 0: none. Default: 95.
+    pub memory_percent: Key<Count>,
 }
 
 /// Sessions over shared memory.

@@ -233,6 +233,7 @@ fn limits_json(limits: &Limits) -> Value {
         calls_per_connection,
         streams_per_lane,
         buffered_bytes_per_connection,
+        memory_percent,
     } = *limits;
     json!({
         "head_bytes": head_bytes,
@@ -244,5 +245,6 @@ fn limits_json(limits: &Limits) -> Value {
         "calls_per_connection": calls_per_connection,
         "streams_per_lane": streams_per_lane,
         "buffered_bytes_per_connection": buffered_bytes_per_connection,
+        "memory_percent": memory_percent,
     })
 }

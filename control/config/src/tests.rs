@@ -87,6 +87,7 @@ limits:
   calls_per_connection: 10
   streams_per_lane: 11
   buffered_bytes_per_connection: 64KiB
+  memory_percent: 0
 session:
   allow_uids: [ 0 ]
   sessions_max: 3
@@ -221,7 +222,7 @@ fn every_key_is_read() {
     assert_eq!((limits.head_bytes, limits.start_line_bytes, limits.headers), (32768, 4096, 64));
     assert_eq!((limits.dubbo_body_bytes, limits.buffered_bytes_per_connection), (16 << 20, 64 << 10));
     assert_eq!((limits.connections_per_worker, limits.pool_idle_per_cluster), (100, 0));
-    assert_eq!((limits.calls_per_connection, limits.streams_per_lane), (10, 11));
+    assert_eq!((limits.calls_per_connection, limits.streams_per_lane, limits.memory_percent), (10, 11, 0));
     assert_eq!(snapshot.session.allow_uids, AllowUids::Listed(vec![0]));
     assert_eq!((snapshot.session.sessions_max, snapshot.session.lanes_max), (3, 4));
     let quotas = Quotas {

@@ -8,6 +8,7 @@ use shmesh_proto::http1::{BodyError, Date, OwnOut};
 use crate::conn::Conn;
 use crate::host::Order;
 use crate::lane::SlotRef;
+use crate::memory::NO_MEMORY;
 use crate::quota::{Held, Quota};
 use crate::slab::Key;
 
@@ -208,6 +209,8 @@ pub enum Failure {
     Overloaded,
     /// The process has no descriptor or memory left for it.
     Exhausted,
+    /// So much memory is used that nothing new is taken.
+    NoMemory,
     /// A quota of the app was reached.
     OverQuota(Quota),
     /// A host name has no address.
@@ -228,6 +231,7 @@ impl Failure {
             Failure::Refused
             | Failure::Overloaded
             | Failure::Exhausted
+            | Failure::NoMemory
             | Failure::OverQuota(_)
             | Failure::Unresolved
             | Failure::Withdrawn
@@ -259,6 +263,7 @@ impl Failure {
             | Failure::Died
             | Failure::Overloaded
             | Failure::Exhausted
+            | Failure::NoMemory
             | Failure::OverQuota(_)
             | Failure::Unresolved
             | Failure::Withdrawn
@@ -278,7 +283,7 @@ impl Failure {
             Failure::MalformedAnswer | Failure::MalformedRequest | Failure::MalformedBody(_) | Failure::Unread => {
                 Reset::Malformed
             }
-            Failure::Overloaded | Failure::Exhausted | Failure::OverQuota(_) => Reset::Overloaded,
+            Failure::Overloaded | Failure::Exhausted | Failure::NoMemory | Failure::OverQuota(_) => Reset::Overloaded,
             Failure::Withdrawn => Reset::Withdrawn,
         }
     }
@@ -297,7 +302,7 @@ impl Failure {
             Failure::MalformedBody(error) => error.reason(),
             Failure::Unread => "unread-serialization",
             Failure::Overloaded | Failure::OverQuota(_) => "overloaded",
-            Failure::Exhausted => "exhausted",
+            Failure::Exhausted | Failure::NoMemory => "exhausted",
             Failure::Unresolved => "host-unresolved",
             Failure::Withdrawn => "withdrawn",
             Failure::Loop => "loop",
@@ -325,6 +330,7 @@ impl Failure {
             Failure::Exhausted => {
                 "shmesh: the sidecar has no descriptor or no memory left for this call; see docs/OPERATIONS.md"
             }
+            Failure::NoMemory => NO_MEMORY,
             Failure::OverQuota(quota) => quota.sentence(),
             Failure::Unresolved => "shmesh: the host name has no address",
             Failure::Withdrawn => "shmesh: the caller withdrew the call",

@@ -40,6 +40,18 @@ enum Found {
 }
 
 impl<D: Driver> Worker<D> {
+    /// Sends a new call on its way, or answers in its place.
+    pub(crate) fn begin_call(&mut self, key: Key<Call>, failure: Option<Failure>) {
+        match failure {
+            Some(failure) => self.fail(key, failure),
+            None if self.shared.load.is_short_of_memory() => {
+                self.shared.registry.exhausted("memory");
+                self.fail(key, Failure::NoMemory);
+            }
+            None => self.dispatch(key),
+        }
+    }
+
     /// Chooses an endpoint and gets a way to it; the call is `ready` now, or when the way is there.
     pub(crate) fn dispatch(&mut self, key: Key<Call>) {
         loop {

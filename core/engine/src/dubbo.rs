@@ -113,15 +113,10 @@ impl<D: Driver> Worker<D> {
 
     /// Sends a call on its way, or answers in its place.
     pub(crate) fn dubbo_go(&mut self, call: Key<Call>, failure: Option<Failure>) {
-        match failure {
-            Some(failure) => {
-                if failure == Failure::MalformedRequest {
-                    self.counters.dubbo_malformed.add(1);
-                }
-                self.fail(call, failure);
-            }
-            None => self.dispatch(call),
+        if failure == Some(Failure::MalformedRequest) {
+            self.counters.dubbo_malformed.add(1);
         }
+        self.begin_call(call, failure);
     }
 
     /// Heartbeats are answered by every hop, never forwarded.

@@ -167,10 +167,7 @@ impl<D: Driver> Worker<D> {
         if let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(key) {
             down.call = Some(call);
         }
-        match failure {
-            Some(failure) => self.fail(call, failure),
-            None => self.dispatch(call),
-        }
+        self.begin_call(call, failure);
     }
 
     fn http_body_done(&self, key: Key<Conn>) -> bool {

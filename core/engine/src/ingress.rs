@@ -302,10 +302,7 @@ impl<D: Driver> Worker<D> {
         if !end {
             self.note_ungranted(at, u64::from(header.length));
         }
-        match failure.or(cluster.is_none().then_some(Failure::NoRoute)) {
-            Some(failure) => self.fail(call, failure),
-            None => self.dispatch(call),
-        }
+        self.begin_call(call, failure.or(cluster.is_none().then_some(Failure::NoRoute)));
         Ok(())
     }
 

@@ -45,6 +45,7 @@ mod load;
 mod load_view;
 mod lookup;
 mod mailbox;
+mod memory;
 mod outlier;
 mod partial;
 mod quota;

@@ -1,5 +1,5 @@
 //! What the process has to work with: a thread that looks every [`EVERY`] how much CPU it gets, says which share of the calls of apps is
-//! yielded (`shmesh_policy::yielding`), and keeps what /metrics shows of it.
+//! yielded (`shmesh_policy::yielding`), and keeps what /metrics shows of it. It also looks whether there is memory for new work (`memory.rs`).
 //!
 //! All of it is seen from outside: workers count nothing for it. While they sleep the thread sleeps too; a worker that comes
 //! out of its sleep rouses it, which is one load there.
@@ -17,6 +17,7 @@ use shmesh_policy::{Load, Yielding};
 use shmesh_shm::{cgroup, host};
 
 use crate::counters::lock;
+use crate::memory::Memory;
 use crate::shared::Shared;
 use crate::usage::{self, Process, Run};
 
@@ -35,6 +36,7 @@ const TAX_WINDOW: u64 = 5_000_000_000;
 #[derive(Default)]
 pub(crate) struct LoadDesk {
     yielded: AtomicU16,
+    short_of_memory: AtomicBool,
     asleep: AtomicBool,
     thread: OnceLock<Thread>,
     /// The workers' threads, by their index.
@@ -62,6 +64,12 @@ impl LoadDesk {
     /// Of a thousand calls so many are yielded, were they all of default priority.
     pub fn yielded(&self) -> u16 {
         self.yielded.load(Ordering::Relaxed)
+    }
+
+    /// There is too little memory for new calls and sessions.
+    #[inline]
+    pub fn is_short_of_memory(&self) -> bool {
+        self.short_of_memory.load(Ordering::Relaxed)
     }
 
     /// The calling thread is a worker.
@@ -106,6 +114,7 @@ pub(crate) struct Observer {
     quota_at: u64,
     quiet: u32,
     tax: Tax,
+    memory: Memory,
 }
 
 /// What the kernel said at one time.
@@ -138,7 +147,7 @@ impl Observer {
         lock(&shared.load.seen).quota = cgroup::cpu_quota();
         let at = before.at;
         let tax = Tax::begin(&shared, &before);
-        Observer { shared, yielding: Yielding::new(at), before, quota_at: at, quiet: 0, tax }
+        Observer { shared, yielding: Yielding::new(at), before, quota_at: at, quiet: 0, tax, memory: Memory::default() }
     }
 
     fn run(mut self) {
@@ -146,7 +155,8 @@ impl Observer {
         loop {
             pause();
             self.look();
-            if self.quiet >= QUIET_TIMES && self.yielding.share() == 0 {
+            let at_ease = self.yielding.share() == 0 && !self.shared.load.is_short_of_memory();
+            if self.quiet >= QUIET_TIMES && at_ease {
                 self.rest();
             }
         }
@@ -191,7 +201,11 @@ impl Observer {
         }
 
         let load = Load { cpu_permille: seen.used_permille, lag: seen.lags.iter().map(|(_, lag)| *lag).max() };
-        let spec = self.shared.snapshot.load().yielding;
+        let (spec, limits) = {
+            let snapshot = self.shared.snapshot.load();
+            (snapshot.yielding, snapshot.limits)
+        };
+        desk.short_of_memory.store(self.memory.look(now.at, &limits), Ordering::Relaxed);
         let had = self.yielding.share();
         let share = self.yielding.tell(now.at, load, &spec);
         seen.reason = self.yielding.reason();

@@ -1,4 +1,4 @@
-//! What /metrics shows of the CPU that the sidecar gets, and of what it costs its apps. What the kernel does not tell is absent.
+//! What /metrics shows of the CPU and the memory that the sidecar gets, and of what it costs its apps. What the kernel does not tell is absent.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use shmesh_policy::yielding::Reason;
 use shmesh_shm::cgroup;
 
 use crate::counters::lock;
+use crate::memory;
 use crate::shared::Shared;
 use crate::usage;
 use crate::view::{Count, gauge};
@@ -97,6 +98,20 @@ pub(crate) fn gauges(shared: &Shared) -> Vec<Count> {
             u64::from(seen.reason == Some(reason)),
         )
     }));
+    if let Some((used, limit)) = memory::fullest() {
+        gauges.push(gauge(
+            "shmesh_memory_used_bytes",
+            "Memory that the cgroup uses which is nearest to its limit, without files that nobody looked at lately. Absent without a \
+             limit.",
+            used,
+        ));
+        gauges.push(gauge("shmesh_memory_limit_bytes", "Its limit. Absent without one.", limit));
+    }
+    gauges.push(gauge(
+        "shmesh_memory_short",
+        "1: new calls and sessions are refused because of `limits.memory_percent`.",
+        shared.load.is_short_of_memory().into(),
+    ));
     if let Some(permille) = seen.tax_permille {
         gauges.push(gauge(
             "shmesh_mesh_tax_cpu_permille",

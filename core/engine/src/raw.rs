@@ -18,7 +18,7 @@ impl<D: Driver> Worker<D> {
         }
         let idle = self.driver.now() + self.idle_for(key);
         self.set_conn_deadline(key, idle);
-        self.dispatch(call);
+        self.begin_call(call, None);
     }
 
     /// State of a raw call. `tunnel`: a connection, whose two directions are independent.

@@ -67,6 +67,8 @@ impl<D: Driver> Worker<D> {
             || route.head_only
             || route.flaw.is_some()
             || route.declared.is_some_and(|declared| declared != body_len)
+            // It is refused there.
+            || self.shared.load.is_short_of_memory()
         {
             return false;
         }

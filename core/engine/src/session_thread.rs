@@ -27,6 +27,7 @@ use crate::handover::TakenDesk;
 use crate::liveness::Liveness;
 use crate::lookup::{Known, Lookups};
 use crate::mailbox::{Mail, Postbox};
+use crate::memory::NO_MEMORY;
 use crate::quota::{Quota, SessionUse};
 use crate::session::{NewLane, NewLanes, SessionView};
 use crate::shared::Shared;
@@ -360,6 +361,10 @@ impl Desk {
         let attached = self.peers.values().filter(|peer| peer.session.is_some()).count();
         if attached >= snapshot.session.sessions_max as usize {
             return Err(self.over_quota(id, Quota::Sessions, snapshot.session.sessions_max.into(), ""));
+        }
+        if self.shared.load.is_short_of_memory() {
+            self.shared.registry.exhausted("session");
+            return Err(self.refuse(id, RefusedCode::Limit, NO_MEMORY));
         }
         if hello.serving && self.names.contains(&hello.name) {
             let sentence = format!("shmesh: another process serves under the name {:?}", hello.name);

@@ -1,4 +1,5 @@
-//! What the kernel says of the CPU time of this process, of its threads, and of the apps. Where it says nothing, nothing is known.
+//! What the kernel says of the CPU time of this process, of its threads, and of the apps, and of the memory of this process. Where it says
+//! nothing, nothing is known.
 
 use std::fs;
 use std::time::Duration;
@@ -33,6 +34,20 @@ impl Run {
 pub(crate) fn own_cpu() -> (Duration, Duration) {
     let of = |who| getrusage(who).map_or(Duration::ZERO, |usage| time(usage.user_time()) + time(usage.system_time()));
     (of(UsageWho::RUSAGE_SELF), of(UsageWho::RUSAGE_THREAD))
+}
+
+/// Bytes of memory that this process has by itself or shares with apps; files that it has mapped are not among them.
+pub(crate) fn own_memory() -> Option<u64> {
+    parse_status(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// RssAnon and RssShmem of proc_pid_status(5).
+fn parse_status(text: &str) -> Option<u64> {
+    let kib = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    kib("RssAnon")?.checked_add(kib("RssShmem")?)?.checked_mul(1024)
 }
 
 fn time(value: TimeVal) -> Duration {
@@ -94,6 +109,14 @@ mod tests {
         }
         assert_eq!(parse_stat(STAT, 0), None);
         assert_eq!(process_of_nobody(), None);
+    }
+
+    #[test]
+    fn memory_is_what_is_not_files() {
+        let text = "Name:\tRssAnon: 9 kB\nVmRSS:\t   9000 kB\nRssAnon:\t    3000 kB\nRssFile:\t 4000 kB\nRssShmem:\t 2000 kB\n";
+        assert_eq!(parse_status(text), Some(5000 * 1024));
+        assert_eq!(parse_status(&text.replace("RssShmem", "Other")), None);
+        assert!(own_memory().is_some_and(|bytes| bytes > 100_000));
     }
 
     fn process_of_nobody() -> Option<Process> {

@@ -67,6 +67,18 @@ pub struct Limits {
     /// Bytes that wait on one connection because the other side is slow; reading stops beyond. 256 KiB: the
     /// bandwidth of 1 Gbit/s at 2 ms.
     pub buffered_bytes_per_connection: u32,
+    /// Percentage of the memory of the sidecar's cgroup that may be used; 0: all of it. 95: what is under way may grow yet. New
+    /// calls and sessions are refused beyond.
+    pub memory_percent: u32,
+}
+
+impl Limits {
+    /// Bytes in use, out of `limit`, from which on nothing new is taken; a twentieth less where that is so already, so that it does
+    /// not begin and end all the time. `None`: there is no such bound.
+    pub fn memory_bound(&self, limit: u64, is_short: bool) -> Option<u64> {
+        let bound = (u128::from(limit) * u128::from(self.memory_percent) / 100) as u64;
+        (self.memory_percent > 0).then_some(if is_short { bound - bound / 20 } else { bound })
+    }
 }
 
 impl Default for Limits {
@@ -81,6 +93,7 @@ impl Default for Limits {
             calls_per_connection: 1_024,
             streams_per_lane: 256,
             buffered_bytes_per_connection: 256 * 1024,
+            memory_percent: 95,
         }
     }
 }
@@ -121,5 +134,19 @@ impl Default for Quotas {
             route_ids_per_session: 16_384,
             route_ids_per_uid: 131_072,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_short_of_memory_stays_so_until_a_twentieth_is_free_again() {
+        let limits = |memory_percent| Limits { memory_percent, ..Limits::default() };
+        assert_eq!(limits(50).memory_bound(2000, false), Some(1000));
+        assert_eq!(limits(50).memory_bound(2000, true), Some(950));
+        assert_eq!(limits(100).memory_bound(u64::MAX, false), Some(u64::MAX));
+        assert_eq!(limits(0).memory_bound(2000, false), None);
     }
 }

@@ -138,3 +138,13 @@ pub(crate) fn storage_of_unix(addr: &UnixAddr) -> Option<SockaddrStorage> {
     // SAFETY: pointer and length are those of one valid address.
     unsafe { SockaddrStorage::from_raw(addr.as_ptr().cast(), Some(addr.len())) }
 }
+
+/// Gives memory that was freed back to the system, where the allocator has a way to do that; it keeps it for later by itself. Other
+/// threads that allocate meanwhile may wait for some milliseconds.
+pub fn give_back_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer; the allocator locks what it looks at.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

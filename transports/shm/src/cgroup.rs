@@ -14,6 +14,43 @@ pub fn memory_limit() -> Option<u64> {
     smallest(Path::new(ROOT), &membership()?, "memory", memory)
 }
 
+/// A cgroup of this process, or one above it, whose memory is limited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryGroup {
+    folder: PathBuf,
+    /// Bytes that it may have before the kernel takes drastic measures: ends processes, or (`memory.high`) stalls them.
+    pub limit: u64,
+}
+
+/// All of them, from the process's own up.
+pub fn memory_groups() -> Vec<MemoryGroup> {
+    membership().map(|membership| memory_groups_of(Path::new(ROOT), &membership)).unwrap_or_default()
+}
+
+fn memory_groups_of(root: &Path, membership: &str) -> Vec<MemoryGroup> {
+    limits(root, membership, "memory", |folder| {
+        let both = memory(folder).into_iter().chain(bytes(folder, &["memory.high"]));
+        let limit = both.filter(|&limit| limit > 0).min()?;
+        Some(MemoryGroup { folder: folder.to_owned(), limit })
+    })
+    .collect()
+}
+
+impl MemoryGroup {
+    /// Bytes that count against the limit: all of them. `None`: the group is gone, or nothing counts that.
+    pub fn charged(&self) -> Option<u64> {
+        bytes(&self.folder, &["memory.current", "memory.usage_in_bytes"])
+    }
+
+    /// The same without what the kernel takes back before it does anything drastic: contents of files that nobody looked at lately.
+    pub fn used(&self) -> Option<u64> {
+        let stat = fs::read_to_string(self.folder.join("memory.stat")).unwrap_or_default();
+        // Of all below it, too: version 1 has a name of its own for that.
+        let files = number(&stat, "total_inactive_file").or_else(|| number(&stat, "inactive_file"));
+        Some(self.charged()?.saturating_sub(files.unwrap_or(0)))
+    }
+}
+
 /// The CPU quota of this process's cgroup, or the smallest one above it, in thousandths of a core.
 pub fn cpu_quota() -> Option<u64> {
     smallest(Path::new(ROOT), &membership()?, "cpu", cpu)
@@ -74,9 +111,19 @@ fn folders(mount: &Path, path: &Path) -> Vec<PathBuf> {
 
 /// A folder's limit, of version 2 or 1.
 fn memory(folder: &Path) -> Option<u64> {
-    let file = |name| fs::read_to_string(folder.join(name)).ok();
-    let text = file("memory.max").or_else(|| file("memory.limit_in_bytes"))?;
+    bytes(folder, &["memory.max", "memory.limit_in_bytes"])
+}
+
+/// What the first of these files that is there says, unless that is "unlimited".
+fn bytes(folder: &Path, files: &[&str]) -> Option<u64> {
+    let text = files.iter().find_map(|file| fs::read_to_string(folder.join(file)).ok())?;
     text.trim().parse().ok().filter(|&bytes: &u64| bytes < UNLIMITED)
+}
+
+/// What a file of names and numbers, one a line, says of a name.
+fn number(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    line.trim().parse().ok()
 }
 
 /// As [`memory`]: quota and period, in microseconds, in one file or two.
@@ -91,12 +138,11 @@ fn cpu(folder: &Path) -> Option<u64> {
 /// A folder's counts, of version 2 or 1.
 fn throttled(folder: &Path) -> Option<Throttled> {
     let text = fs::read_to_string(folder.join("cpu.stat")).ok()?;
-    let number = |name: &str| -> Option<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-        line.trim().parse().ok()
-    };
-    let nanos = number("throttled_usec").map(|usec| usec.saturating_mul(1000)).or_else(|| number("throttled_time"))?;
-    Some(Throttled { periods: number("nr_throttled")?, nanos })
+    let nanos = number(&text, "throttled_usec").map(|usec| usec.saturating_mul(1000));
+    Some(Throttled {
+        periods: number(&text, "nr_throttled")?,
+        nanos: nanos.or_else(|| number(&text, "throttled_time"))?,
+    })
 }
 
 #[cfg(test)]
@@ -150,6 +196,31 @@ mod tests {
         ]);
         assert_eq!(memory_of(&root, "5:cpu:/app\n4:memory:/app\n0::/\n"), Some(8192));
         assert_eq!(memory_of(&root, "4:hugetlb,memory:/\n"), None, "no limit is none");
+    }
+
+    #[test]
+    fn what_is_used_is_without_files_that_nobody_looked_at_lately() {
+        let root = tree(&[
+            ("pod/memory.max", "max\n"),
+            ("pod/memory.high", "900\n"),
+            ("pod/memory.current", "500\n"),
+            ("pod/memory.stat", "anon 300\nfile 150\ninactive_file 150\nactive_file 50\n"),
+            ("pod/app/memory.max", "2000\n"),
+            ("pod/app/memory.high", "max\n"),
+            ("pod/app/memory.current", "100\n"),
+            ("memory/old/memory.limit_in_bytes", "700\n"),
+            ("memory/old/memory.usage_in_bytes", "90\n"),
+            ("memory/old/memory.stat", "inactive_file 1\ntotal_inactive_file 20\n"),
+        ]);
+        let of = |membership: &str| -> Vec<_> {
+            let groups = memory_groups_of(root.path(), membership);
+            groups.iter().map(|group| (group.limit, group.charged(), group.used())).collect()
+        };
+        assert_eq!(of("0::/pod/app\n"), [(2000, Some(100), Some(100)), (900, Some(500), Some(350))]);
+        assert_eq!(of("4:memory:/old\n"), [(700, Some(90), Some(70))]);
+        assert_eq!(of("0::/\n"), []);
+        let gone = MemoryGroup { folder: root.path().join("gone"), limit: 1 };
+        assert_eq!((gone.charged(), gone.used()), (None, None));
     }
 
     #[test]
