@@ -68,6 +68,7 @@ impl<D: Driver> Worker<D> {
             if lane.blocked && !lane.listed {
                 lane.listed = true;
                 self.dirty_lanes.push(key);
+                self.idle.stirred = true;
             }
             if !lane.hot {
                 lane.hot = true;
@@ -76,6 +77,33 @@ impl<D: Driver> Worker<D> {
                 self.hot.push(key);
             }
         }
+    }
+
+    /// Announces sleep on every hot lane; false if one of them has something after all.
+    pub(crate) fn park_lanes(&mut self) -> bool {
+        let lanes = &mut self.lanes;
+        let mut quiet = true;
+        for &key in &self.hot {
+            if let Some(lane) = lanes.get_mut(key) {
+                quiet &= lane.end.park(lane.blocked);
+            }
+        }
+        if !quiet {
+            for &key in &self.hot {
+                if let Some(lane) = lanes.get_mut(key) {
+                    lane.end.unpark();
+                }
+            }
+            return false;
+        }
+        // They stay parked until they ring: nobody looks at a cold lane.
+        for key in self.hot.drain(..) {
+            if let Some(lane) = lanes.get_mut(key) {
+                lane.hot = false;
+                lane.usage.rest();
+            }
+        }
+        true
     }
 
     /// The app broke the page: its session ends, and touches no other.

@@ -72,6 +72,8 @@ worker_counters! {
     ring_full => "shmesh_ring_full_total";
     /// Times that a worker went to sleep.
     parks => "shmesh_worker_parks_total";
+    /// Time in which a worker that did not sleep found nothing to do, in nanoseconds.
+    spun => "shmesh_worker_spin_nanoseconds_total";
     /// Connections accepted.
     accepted => "shmesh_downstream_connections_total";
     /// Connections refused because of connections_per_worker.

@@ -31,6 +31,10 @@ pub(crate) struct Idle {
     quota_seen: Nanos,
     /// When a wait for calls ended last.
     called: Nanos,
+    /// More was done, since it was last asked, than to hear who asks for a sign of life.
+    pub stirred: bool,
+    /// When the turn before ended, if it did not sleep.
+    turned: Option<Nanos>,
 }
 
 impl Idle {
@@ -45,6 +49,8 @@ impl Idle {
             configured: None,
             quota_seen: now,
             called: now,
+            stirred: false,
+            turned: None,
         }
     }
 
@@ -74,8 +80,21 @@ impl Idle {
         if self.answers_due { &mut self.for_answers } else { &mut self.for_calls }
     }
 
+    /// A turn that did not sleep found nothing: for so long.
+    pub fn nothing_for(&mut self, now: Nanos) -> Nanos {
+        self.turned.replace(now).map_or(0, |turned| now.saturating_sub(turned))
+    }
+
+    /// The worker slept, and found something.
+    pub fn woken(&mut self, now: Nanos) {
+        self.found(now);
+        // What this turn does yet is no waiting.
+        self.turned = None;
+    }
+
     /// A turn found something.
     pub fn found(&mut self, now: Nanos) {
+        self.turned = Some(now);
         if self.waiting {
             self.waiting = false;
             self.waiter().end(now);
@@ -115,6 +134,17 @@ mod tests {
         }
         idle.found(*now);
         slept
+    }
+
+    #[test]
+    fn turns_that_find_nothing_are_what_is_spun() {
+        let mut idle = Idle::new(0);
+        assert_eq!(idle.nothing_for(5), 0, "nobody knows what was before");
+        assert_eq!(idle.nothing_for(7), 2);
+        idle.found(100);
+        assert_eq!((idle.nothing_for(103), idle.nothing_for(104)), (3, 1), "a turn that found something is no waiting");
+        idle.woken(1000);
+        assert_eq!((idle.nothing_for(1500), idle.nothing_for(1501)), (0, 1), "nor is one that slept");
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl<D: Driver> Worker<D> {
         if let Some(lane) = self.lanes.get_mut(key) {
             if taken > 0 {
                 lane.active = now;
+                self.idle.stirred = true;
                 self.stages.waited(lane.looked, taken);
             }
             lane.looked = self.stages.begin();

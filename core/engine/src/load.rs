@@ -1,12 +1,12 @@
 //! What the process has to work with: a thread that looks every [`EVERY`] how much CPU it gets, says which share of the calls of apps is
 //! yielded (`shmesh_policy::yielding`), and keeps what /metrics shows of it. It also looks whether there is memory for new work (`memory.rs`).
 //!
-//! All of it is seen from outside: workers count nothing for it. While they sleep the thread sleeps too; a worker that comes
-//! out of its sleep rouses it, which is one load there.
+//! All of it is seen from outside, but for the time in which workers find nothing to do. While they sleep the thread sleeps too; a worker
+//! that does something rouses it, which is one load there. A sign of life is nothing.
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub(crate) struct LoadDesk {
     yielded: AtomicU16,
     short_of_memory: AtomicBool,
     asleep: AtomicBool,
+    /// How often the thread was roused.
+    roused: AtomicU64,
     thread: OnceLock<Thread>,
     /// The workers' threads, by their index.
     workers: Mutex<Vec<(usize, Pid)>>,
@@ -77,7 +79,12 @@ impl LoadDesk {
         lock(&self.workers).push((index, gettid()));
     }
 
-    /// A worker has something to do.
+    /// How often the thread was roused from its sleep.
+    pub fn roused(&self) -> u64 {
+        self.roused.load(Ordering::Relaxed)
+    }
+
+    /// A worker did something.
     #[inline]
     pub fn rouse(&self) {
         if self.asleep.load(Ordering::Relaxed) {
@@ -90,6 +97,7 @@ impl LoadDesk {
         if self.asleep.swap(false, Ordering::Relaxed)
             && let Some(thread) = self.thread.get()
         {
+            self.roused.fetch_add(1, Ordering::Relaxed);
             thread.unpark();
         }
     }
@@ -124,14 +132,20 @@ struct Reading {
     /// Without this thread.
     others: Duration,
     runs: Vec<(usize, Run)>,
+    /// Time in which workers that did not sleep found nothing to do, in the order of their indices.
+    spun: Vec<Duration>,
     throttled: Option<cgroup::Throttled>,
 }
 
 impl Reading {
-    fn take(desk: &LoadDesk) -> Reading {
+    fn take(shared: &Shared) -> Reading {
         let (cpu, own) = usage::own_cpu();
         let others = cpu.saturating_sub(own);
-        Reading { at: host::now(), cpu, others, runs: desk.runs(), throttled: cgroup::cpu_throttled() }
+        // Each worker registers its counters before the next one starts.
+        let counters = lock(&shared.registry.workers);
+        let spun = counters.iter().map(|worker| Duration::from_nanos(worker.spun.get())).collect();
+        drop(counters);
+        Reading { at: host::now(), cpu, others, runs: shared.load.runs(), spun, throttled: cgroup::cpu_throttled() }
     }
 }
 
@@ -143,7 +157,7 @@ impl Observer {
     }
 
     fn new(shared: Arc<Shared>) -> Observer {
-        let before = Reading::take(&shared.load);
+        let before = Reading::take(&shared);
         lock(&shared.load.seen).quota = cgroup::cpu_quota();
         let at = before.at;
         let tax = Tax::begin(&shared, &before);
@@ -162,7 +176,7 @@ impl Observer {
         }
     }
 
-    /// Sleeps until a worker has something to do.
+    /// Sleeps until a worker does something.
     fn rest(&mut self) {
         let shared = self.shared.clone();
         shared.load.asleep.store(true, Ordering::SeqCst);
@@ -174,7 +188,7 @@ impl Observer {
                 thread::park();
             }
             // The time asleep says nothing.
-            self.before = Reading::take(&shared.load);
+            self.before = Reading::take(&shared);
         }
         shared.load.asleep.store(false, Ordering::SeqCst);
         self.quiet = 0;
@@ -183,7 +197,7 @@ impl Observer {
     /// Compares with the time before, and tells what follows.
     fn look(&mut self) {
         let desk = &self.shared.load;
-        let now = Reading::take(desk);
+        let now = Reading::take(&self.shared);
         let before = std::mem::replace(&mut self.before, now);
         let now = &self.before;
         let is_quiet = now.others.saturating_sub(before.others) < QUIET;
@@ -241,19 +255,35 @@ fn pause() {
     }
 }
 
-/// Which part of the quota was used, in 1/1000. A cgroup that was stopped has used it up, if this process has a large part in that.
+/// Which part of the quota was used for work, in 1/1000. A cgroup that was stopped has used it up, if this process has a large part in
+/// that; but what it used to wait for work is there for work.
 fn used_permille(before: &Reading, now: &Reading, quota: u64) -> u32 {
     let may = u128::from(now.at.saturating_sub(before.at)) * u128::from(quota) / 1000;
-    let used = now.cpu.saturating_sub(before.cpu).as_nanos() * 1000 / may.max(1);
-    let used = u32::try_from(used).unwrap_or(u32::MAX);
+    let permille = |time: Duration| u32::try_from(time.as_nanos() * 1000 / may.max(1)).unwrap_or(u32::MAX);
+    let (all, waited) = (now.cpu.saturating_sub(before.cpu), waited_on_cpu(before, now));
+    let used = permille(all.saturating_sub(waited));
     let nanos = |reading: &Reading| reading.throttled.map_or(0, |throttled| throttled.nanos);
     let stopped = nanos(now) > nanos(before);
-    if stopped && used >= 500 { used.max(1000) } else { used }
+    if stopped && used >= 500 { used.max(1000_u32.saturating_sub(permille(waited))) } else { used }
+}
+
+/// CPU time that workers used to wait for work, at least: they cannot have worked for longer than they did not wait. (While they wait
+/// others may run as well, so it may be less than the time for which they waited.)
+fn waited_on_cpu(before: &Reading, now: &Reading) -> Duration {
+    let passed = Duration::from_nanos(now.at.saturating_sub(before.at));
+    let earlier: HashMap<usize, Run> = before.runs.iter().copied().collect();
+    let of_worker = |&(worker, run): &(usize, Run)| {
+        let cpu = run.cpu.checked_sub(earlier.get(&worker)?.cpu)?;
+        let spun = now.spun.get(worker)?.checked_sub(*before.spun.get(worker)?)?;
+        Some(cpu.saturating_sub(passed.saturating_sub(spun)))
+    };
+    now.runs.iter().filter_map(of_worker).sum()
 }
 
 fn lags(before: &Reading, now: &Reading) -> Vec<(usize, Duration)> {
     let earlier: HashMap<usize, Run> = before.runs.iter().copied().collect();
-    let lag = |&(worker, run): &(usize, Run)| Some((worker, run.lag_since(*earlier.get(&worker)?)?));
+    let passed = Duration::from_nanos(now.at.saturating_sub(before.at));
+    let lag = |&(worker, run): &(usize, Run)| Some((worker, run.lag_since(*earlier.get(&worker)?, passed)?));
     now.runs.iter().filter_map(lag).collect()
 }
 
@@ -314,7 +344,7 @@ mod tests {
     fn reading(at: u64, cpu_ms: u64, throttled: u64) -> Reading {
         let cpu = Duration::from_millis(cpu_ms);
         let throttled = Some(cgroup::Throttled { periods: 0, nanos: throttled });
-        Reading { at, cpu, others: cpu, runs: Vec::new(), throttled }
+        Reading { at, cpu, others: cpu, runs: Vec::new(), spun: Vec::new(), throttled }
     }
 
     #[test]
@@ -326,6 +356,30 @@ mod tests {
         // Others in the cgroup may have used up the quota.
         assert_eq!([used(100, 8), used(300, 8), used(600, 8)], [200, 1000, 1200]);
         assert_eq!(used_permille(&before, &before, 500), 0);
+    }
+
+    #[test]
+    fn waiting_for_work_is_no_use() {
+        /// After a second in which one worker was on a CPU for so long, waited for work so long, and the process used 10 ms beside that.
+        fn used(cpu_ms: u64, spun_ms: u64, quota: u64, stopped: bool) -> u32 {
+            let at = |seconds, cpu_ms, spun_ms, throttled| {
+                let run = Run { cpu: Duration::from_millis(cpu_ms), ..Run::default() };
+                let spun = vec![Duration::from_millis(spun_ms)];
+                Reading {
+                    runs: vec![(0, run)],
+                    spun,
+                    ..reading(seconds * SECOND, cpu_ms + 10 * (seconds - 1), throttled)
+                }
+            };
+            used_permille(&at(1, 500, 70, 0), &at(2, 500 + cpu_ms, 70 + spun_ms, stopped.into()), quota)
+        }
+        assert_eq!(used(990, 700, 1000, false), 310);
+        assert_eq!(used(990, 0, 1000, false), 1000);
+        assert_eq!(used(300, 0, 1000, false), 310, "the worker slept");
+        assert_eq!(used(480, 500, 500, false), 980, "others ran while it yielded; it worked all the rest of the time");
+        // It waited for more than it worked, and the cgroup was stopped for that.
+        assert_eq!([used(990, 700, 1000, true), used(990, 390, 1000, true)], [310, 620]);
+        assert_eq!(used(600, 100, 1000, true), 1000, "others used it up");
     }
 
     #[test]

@@ -44,6 +44,11 @@ pub(crate) fn counters(shared: &Shared) -> Vec<Count> {
             run.delay,
         ));
     }
+    counts.push(gauge(
+        "shmesh_load_roused_total",
+        "How often the thread that looks at the load slept, as nothing happened, and was roused.",
+        shared.load.roused(),
+    ));
     let seen = shared.load.seen();
     counts.extend(Reason::ALL.map(|reason| Count {
         labels: vec![("reason", reason.as_str().to_owned())],

@@ -20,13 +20,19 @@ pub(crate) struct Run {
     pub delay: Duration,
     /// How often it got one.
     pub times: u64,
+    /// It has one, or waits for one.
+    pub ready: bool,
 }
 
 impl Run {
-    /// How long it waited each time, on the average, since an earlier word of it. None: it got no CPU.
-    pub fn lag_since(self, before: Run) -> Option<Duration> {
-        let times = u32::try_from(self.times.checked_sub(before.times)?).ok().filter(|&times| times > 0)?;
-        Some(self.delay.checked_sub(before.delay)? / times)
+    /// How long it waited each time, on the average, since an earlier word of it, `passed` ago. None: it slept all the time, or that
+    /// is not known.
+    pub fn lag_since(self, before: Run, passed: Duration) -> Option<Duration> {
+        match u32::try_from(self.times.checked_sub(before.times)?).ok()? {
+            // The kernel counts a wait when it is over. This one is not, and began earlier; one with a CPU all the time has used it.
+            0 => (self.ready && before.ready && self.cpu == before.cpu).then_some(passed),
+            times => Some(self.delay.checked_sub(before.delay)? / times),
+        }
     }
 }
 
@@ -57,7 +63,14 @@ fn time(value: TimeVal) -> Duration {
 
 /// How a thread of this process came to run. None: this kernel does not count it, or the thread has ended.
 pub(crate) fn thread(id: Pid) -> Option<Run> {
-    parse_schedstat(&fs::read_to_string(format!("/proc/self/task/{id}/schedstat")).ok()?)
+    let file = |name| fs::read_to_string(format!("/proc/self/task/{id}/{name}")).ok();
+    let ready = file("stat").is_some_and(|text| is_ready(&text));
+    Some(Run { ready, ..parse_schedstat(&file("schedstat")?)? })
+}
+
+/// Field 3 of proc_pid_stat(5).
+fn is_ready(stat: &str) -> bool {
+    fields(stat).is_some_and(|fields| fields.trim_start().starts_with('R'))
 }
 
 /// Nanoseconds on a CPU, nanoseconds of waiting for one, and how often (Linux, Documentation/scheduler/sched-stats).
@@ -65,7 +78,7 @@ fn parse_schedstat(text: &str) -> Option<Run> {
     let mut words = text.split_whitespace().map(str::parse::<u64>);
     let mut next = || words.next()?.ok();
     let (cpu, delay, times) = (next()?, next()?, next()?);
-    Some(Run { cpu: Duration::from_nanos(cpu), delay: Duration::from_nanos(delay), times })
+    Some(Run { cpu: Duration::from_nanos(cpu), delay: Duration::from_nanos(delay), times, ready: false })
 }
 
 /// A process, and the CPU time that it has used.
@@ -84,9 +97,14 @@ pub(crate) fn process(pid: i32) -> Option<Process> {
     parse_stat(&text, u64::try_from(ticks_a_second).ok()?)
 }
 
-/// Fields 14, 15 and 22 of proc_pid_stat(5). The second one, in brackets, is a name that may have anything in it.
+/// Those of proc_pid_stat(5) from the third one on. The second one, in brackets, is a name that may have anything in it.
+fn fields(stat: &str) -> Option<&str> {
+    Some(stat.get(..stat.len().min(STAT_BYTES_MAX))?.rsplit_once(')')?.1)
+}
+
+/// Fields 14, 15 and 22.
 fn parse_stat(text: &str, ticks_a_second: u64) -> Option<Process> {
-    let fields = text.get(..text.len().min(STAT_BYTES_MAX))?.rsplit_once(')')?.1;
+    let fields = fields(text)?;
     let number = |field: usize| fields.split_whitespace().nth(field - 3)?.parse::<u64>().ok();
     let ticks = number(14)?.checked_add(number(15)?)?;
     let cpu = Duration::from_micros(ticks.checked_mul(1_000_000)?.checked_div(ticks_a_second)?);
@@ -99,6 +117,8 @@ mod tests {
 
     const STAT: &str =
         "12 (a ) b) S 1 12 12 0 -1 4194560 70 0 0 0 150 50 0 0 20 0 1 0 987 1000 10 18446744073709551615 1 1 0";
+
+    const PASSED: Duration = Duration::from_millis(100);
 
     #[test]
     fn a_process_is_known_by_its_start_and_has_used_so_much() {
@@ -132,17 +152,28 @@ mod tests {
         assert!(process(i32::try_from(std::process::id()).expect("a pid")).is_some());
         // Where the kernel counts it at all.
         if let Some(run) = thread(nix::unistd::gettid()) {
-            assert!(run.cpu >= Duration::from_millis(10) && run.times > 0, "{run:?}");
+            assert!(run.cpu >= Duration::from_millis(10) && run.times > 0 && run.ready, "{run:?}");
         }
     }
 
     #[test]
     fn the_lag_is_what_each_time_took() {
-        let run = |delay, times| Run { cpu: Duration::ZERO, delay: Duration::from_millis(delay), times };
+        let run = |delay, times| Run { delay: Duration::from_millis(delay), times, ..Run::default() };
         assert_eq!(parse_schedstat("7 30000000 4\n"), Some(Run { cpu: Duration::from_nanos(7), ..run(30, 4) }));
-        assert_eq!(run(30, 4).lag_since(run(10, 2)), Some(Duration::from_millis(10)));
-        assert_eq!(run(30, 4).lag_since(run(30, 4)), None, "it got no CPU");
-        assert_eq!(run(30, 4).lag_since(run(10, 5)), None, "another thread");
+        assert_eq!(run(30, 4).lag_since(run(10, 2), PASSED), Some(Duration::from_millis(10)));
+        assert_eq!(run(30, 4).lag_since(run(30, 4), PASSED), None, "it slept");
+        assert_eq!(run(30, 4).lag_since(run(10, 5), PASSED), None, "another thread");
         assert_eq!(parse_schedstat("7 30"), None);
+    }
+
+    #[test]
+    fn who_gets_no_cpu_at_all_waits_all_the_time() {
+        let run = |times, cpu, ready| Run { times, ready, cpu: Duration::from_millis(cpu), ..Run::default() };
+        let since = |now: Run, before: Run| now.lag_since(before, PASSED);
+        assert_eq!(since(run(4, 7, true), run(4, 7, true)), Some(PASSED));
+        assert_eq!(since(run(4, 7, true), run(4, 7, false)), None, "nobody knows since when");
+        assert_eq!(since(run(4, 7, false), run(4, 7, true)), None);
+        assert_eq!(since(run(4, 9, true), run(4, 7, true)), None, "it has a CPU");
+        assert!(is_ready("12 (a) S) R 1 12") && !is_ready(STAT) && !is_ready("12 (R"));
     }
 }

@@ -124,7 +124,7 @@ pub struct Worker<D: Driver> {
     rest_order: Option<(RestOrder<Handover>, Known)>,
     /// Until then another process may have copies of sockets.
     pub(crate) copied_until: Nanos,
-    idle: Idle,
+    pub(crate) idle: Idle,
     pub(crate) stages: Stages,
     pub(crate) date: DateNow,
 
@@ -278,8 +278,10 @@ impl<D: Driver> Worker<D> {
         self.stages.turn_over(worked);
         if worked {
             self.idle.found(now);
+            self.rouse_load();
             return Ok(Turn::GoOn);
         }
+        self.counters.spun.add(self.idle.nothing_for(now));
         self.idle.look_at_quota(now, || self.shared.registry.worker_count());
         match self.idle.step(now, self.calls_in_flight() > 0) {
             Step::Pause => host::spin(),
@@ -294,17 +296,24 @@ impl<D: Driver> Worker<D> {
     /// A turn that waits in the driver for as long as nothing happens.
     fn parked_turn(&mut self) -> io::Result<Turn> {
         self.counters.parks.add(1);
-        self.shared.load.rouse();
         let wait = self.next_wake();
         self.drive(wait)?;
         let now = self.driver.now();
         self.idle.asked = now;
-        self.idle.found(now);
+        self.idle.woken(now);
         self.lanes_ingress();
         self.stages.mark(Stage::Ingress);
         let turn = self.end_of_turn();
         self.stages.turn_over(true);
+        self.rouse_load();
         Ok(turn)
+    }
+
+    /// Something was done, and who looks after the load is to know.
+    fn rouse_load(&mut self) {
+        if std::mem::take(&mut self.idle.stirred) {
+            self.shared.load.rouse();
+        }
     }
 
     /// One poll of the driver, and everything that came of it.
@@ -368,6 +377,7 @@ impl<D: Driver> Worker<D> {
     }
 
     fn handle(&mut self, event: Event) {
+        self.idle.stirred |= !matches!(event, Event::Rung { .. } | Event::Woken);
         match event {
             Event::Accepted { tag, sock, peer } => {
                 if let Token::Listener(index) = Token::of(tag) {
@@ -605,33 +615,6 @@ impl<D: Driver> Worker<D> {
             call.on_socket = true;
             self.socket_calls += 1;
         }
-    }
-
-    /// Announces sleep on every hot lane; false if one of them has something after all.
-    fn park_lanes(&mut self) -> bool {
-        let lanes = &mut self.lanes;
-        let mut quiet = true;
-        for &key in &self.hot {
-            if let Some(lane) = lanes.get_mut(key) {
-                quiet &= lane.end.park(lane.blocked);
-            }
-        }
-        if !quiet {
-            for &key in &self.hot {
-                if let Some(lane) = lanes.get_mut(key) {
-                    lane.end.unpark();
-                }
-            }
-            return false;
-        }
-        // They stay parked until they ring: nobody looks at a cold lane.
-        for key in self.hot.drain(..) {
-            if let Some(lane) = lanes.get_mut(key) {
-                lane.hot = false;
-                lane.usage.rest();
-            }
-        }
-        true
     }
 
     pub(crate) fn head_limits(&self) -> HeadLimits {

@@ -228,6 +228,11 @@ impl Session {
     pub fn put(&mut self, header: &Header, parts: &[&[u8]]) {
         self.lane.put(header, parts).expect("there is room");
         self.lane.publish();
+        self.ring();
+    }
+
+    /// Rings with nothing to say, as one does who asks for a sign of life.
+    pub fn ring(&mut self) {
         self.dirty.mark(u16::from(self.info.worker), self.info.bit);
         doorbell::ring_worker(&self.worker).expect("a bell");
     }

@@ -3,16 +3,24 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use shmesh_shm::{Flags, Header, INLINE_KEY, Kind, Protocol};
 
 use super::death::learn;
+use super::handmade::Session;
 use super::{CONFIG, client, put};
 use crate::cgroup::Quota;
 use crate::process::until;
 use crate::service::noise_service;
 use crate::sidecar::{Driver, Sidecar};
 
-on_each_driver!(a_starved_sidecar_sends_calls_elsewhere_and_takes_them_back, what_the_sidecar_costs_is_shown);
+on_each_driver!(
+    a_starved_sidecar_sends_calls_elsewhere_and_takes_them_back,
+    what_the_sidecar_costs_is_shown,
+    a_sidecar_that_waits_for_its_one_caller_yields_nothing,
+    signs_of_life_rouse_nobody,
+);
 
 /// Cores that the starved sidecar has: less than calls without a pause take on any machine.
 const CORES: f64 = 0.05;
@@ -23,7 +31,9 @@ const ASKED_EVERY: Duration = Duration::from_millis(300);
 
 fn start(driver: Driver, more: &str, endpoint: &str) -> Sidecar {
     let words = [("up", endpoint), ("raw_cluster", "service")];
-    Sidecar::start_with(driver, &format!("{CONFIG}{more}"), &words, &["--workers", "1"])
+    // A call waits for as long as the machine may stand still.
+    let config = CONFIG.replace("first_byte: 10s", "first_byte: 10m");
+    Sidecar::start_with(driver, &format!("{config}{more}"), &words, &["--workers", "1"])
 }
 
 fn share(sidecar: &Sidecar, priority: &str) -> f64 {
@@ -88,6 +98,54 @@ fn a_starved_sidecar_sends_calls_elsewhere_and_takes_them_back(driver: Driver) {
     }
     until("they are counted", || through() >= before + 20.0);
     assert!(sidecar.log().contains("too little CPU") && sidecar.log().contains("for want of CPU any more"));
+}
+
+/// Its worker spins between calls, with all of a quota of one core.
+fn a_sidecar_that_waits_for_its_one_caller_yields_nothing(driver: Driver) {
+    const CALLED_FOR: Duration = Duration::from_secs(2);
+    let service = noise_service();
+    let sidecar = start(driver, "max_spin: 100us", &service.endpoint);
+    let client = client(&sidecar);
+    learn(&client, || put("service", b"x"));
+    let _quota = match Quota::of(sidecar.process.pid() as u32, 1.0) {
+        Ok(quota) => quota,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let began = Instant::now();
+    while began.elapsed() < CALLED_FOR {
+        assert_eq!(client.call(put("service", b"hello")).expect("an answer").body, b"hello");
+    }
+    let shown = sidecar.metrics();
+    assert_eq!(shown["shmesh_yields_total{reason=\"quota\"}"], 0.0);
+    assert!(shown["shmesh_worker_spin_nanoseconds_total"] > 0.0);
+}
+
+fn signs_of_life_rouse_nobody(driver: Driver) {
+    /// How often the app rings, and the pause between: longer than it takes the thread to fall asleep, altogether.
+    const RINGS: usize = 20;
+    const PAUSE: Duration = Duration::from_millis(100);
+    let sidecar = start(driver, "", "tcp:127.0.0.1:1");
+    let mut session = Session::attach(&sidecar);
+    let shown = |name: &str| sidecar.metric(name);
+    let key = b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n";
+    let mut generation = 0;
+    until("a call rouses it from its sleep", || {
+        thread::sleep(ASKED_EVERY);
+        generation += 1;
+        let mut open = Header::new(Kind::Open, 0, generation);
+        (open.code, open.flags, open.route) = (Protocol::Http as u16, Flags::END, INLINE_KEY);
+        open.head_len = key.len() as u32;
+        session.put(&open, &[key]);
+        assert_eq!(session.next().code, 404);
+        shown("shmesh_load_roused_total") > 0.0
+    });
+    let (roused, parks) = (shown("shmesh_load_roused_total"), shown("shmesh_worker_parks_total"));
+    for _ in 0..RINGS {
+        thread::sleep(PAUSE);
+        session.ring();
+    }
+    until("the worker heard it", || shown("shmesh_worker_parks_total") > parks);
+    assert_eq!(shown("shmesh_load_roused_total"), roused);
 }
 
 fn what_the_sidecar_costs_is_shown(driver: Driver) {
