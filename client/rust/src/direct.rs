@@ -15,11 +15,10 @@ use crate::http_answer::HttpAnswer;
 use crate::idle::Idle;
 use crate::own_connection::RAW_CALL;
 use crate::peer::Peer;
+use crate::raw_request::{LEN_BYTES, write_len};
 
 /// How long a connection may be silent in the middle of a message.
 pub(crate) const SILENCE: Duration = Duration::from_secs(60);
-/// Of the length of an app's raw answer.
-const RAW_LEN_BYTES: usize = size_of::<u64>();
 /// A body of so many bytes leaves together with its head.
 const TOGETHER_BYTES: usize = 16 << 10;
 
@@ -228,9 +227,10 @@ impl<'a> Conversation<'a> {
 
     fn raw(&mut self, bytes: &[u8], to_app: bool) -> io::Result<Response> {
         if to_app {
-            self.send(&[RAW_CALL])?;
+            self.send_pieces(bytes)?;
+        } else {
+            self.send(bytes)?;
         }
-        self.send(bytes)?;
         self.peer.shutdown(Shutdown::Write)?;
         while self.receive()? > 0 {
             self.check_len(self.received.len())?;
@@ -239,12 +239,29 @@ impl<'a> Conversation<'a> {
         if to_app {
             // An app that ends before its answer is whole has died, or refused the call.
             let len = body.first_chunk().map(|len| u64::from_le_bytes(*len));
-            body.drain(..RAW_LEN_BYTES.min(body.len()));
+            body.drain(..LEN_BYTES.min(body.len()));
             if len != Some(body.len() as u64) {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
         Ok(Response { status: 0, head: Vec::new(), body })
+    }
+
+    /// A raw request to the own socket of an app, as one piece.
+    fn send_pieces(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut out = vec![RAW_CALL];
+        if !bytes.is_empty() {
+            write_len(&mut out, bytes.len());
+        }
+        if bytes.len() > TOGETHER_BYTES {
+            self.send(&out)?;
+            self.send(bytes)?;
+            out.clear();
+        } else {
+            out.extend_from_slice(bytes);
+        }
+        write_len(&mut out, 0);
+        self.send(&out)
     }
 
     fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {

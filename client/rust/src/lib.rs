@@ -58,6 +58,7 @@ mod peer;
 mod policy_file;
 mod pool;
 mod pulse;
+mod raw_request;
 mod reattachment;
 mod routes;
 mod served;

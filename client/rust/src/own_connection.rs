@@ -15,11 +15,12 @@ use shmesh_proto::http1::{
 use shmesh_shm::{Protocol, Reset};
 
 use crate::clock;
+use crate::raw_request::{RawRequest, Taken, write_len};
 use crate::served::{Handler, Served, ServedResponse, StreamEvent, StreamId, StreamReply};
 use crate::server::REQUEST_BYTES_MAX;
 
-/// What a raw call begins with: bytes until the end. The answer has its length in front, as a u64.
-pub(crate) const RAW_CALL: u8 = 3;
+/// What a raw call begins with; a [`RawRequest`] follows. The answer has its length in front, as a u64.
+pub(crate) const RAW_CALL: u8 = 5;
 /// What a raw stream begins with.
 pub(crate) const RAW_STREAM: u8 = 4;
 /// Bytes of answers that wait for the peer; beyond, nothing more is read from it.
@@ -67,7 +68,7 @@ enum Speech {
     Unknown,
     Http(Option<Box<Incoming>>),
     Dubbo,
-    RawCall,
+    RawCall(RawRequest),
     RawStream(RawStream),
 }
 
@@ -117,7 +118,7 @@ impl OwnConnection {
     pub fn rests(&self) -> Option<bool> {
         let between = match &self.speech {
             Speech::Unknown | Speech::Http(None) | Speech::Dubbo => true,
-            Speech::Http(Some(_)) | Speech::RawCall => false,
+            Speech::Http(Some(_)) | Speech::RawCall(_) => false,
             Speech::RawStream(_) => return None,
         };
         Some(between && self.input.is_empty() && self.left() == 0)
@@ -214,7 +215,7 @@ impl OwnConnection {
                 self.http(incoming, answering, handler)
             }
             Speech::Dubbo => self.dubbo(answering, handler),
-            Speech::RawCall => self.raw_call(answering, handler),
+            Speech::RawCall(_) => self.raw_call(answering, handler),
             Speech::RawStream(_) => self.raw_stream(answering, handler),
         };
         // What ends in the middle of a message ends.
@@ -225,12 +226,12 @@ impl OwnConnection {
     fn begin(&mut self, answering: &mut Answering, handler: &mut impl Handler) -> bool {
         let Some(first) = self.input.first() else { return false };
         match *first {
-            RAW_CALL => self.speech = Speech::RawCall,
+            RAW_CALL => self.speech = Speech::RawCall(RawRequest::default()),
             RAW_STREAM => self.speech = Speech::RawStream(RawStream::default()),
             first if first == dubbo::MAGIC[0] => self.speech = Speech::Dubbo,
             _ => self.speech = Speech::Http(None),
         }
-        if matches!(self.speech, Speech::RawCall | Speech::RawStream(_)) {
+        if matches!(self.speech, Speech::RawCall(_) | Speech::RawStream(_)) {
             self.input.remove(0);
         }
         if matches!(self.speech, Speech::RawStream(_)) {
@@ -378,18 +379,23 @@ impl OwnConnection {
     }
 
     fn raw_call(&mut self, answering: &mut Answering, handler: &mut impl Handler) -> bool {
-        self.closing = self.input.len() > REQUEST_BYTES_MAX;
-        if !self.ended || self.closing {
-            return false;
+        let Speech::RawCall(request) = &mut self.speech else { return false };
+        match request.take(&mut self.input, REQUEST_BYTES_MAX) {
+            Taken::Whole => {}
+            Taken::Part => return false,
+            Taken::TooLong => {
+                self.closing = true;
+                return false;
+            }
         }
         let mut request =
-            Served { protocol: Protocol::Raw, head: &[], body: &mut self.input, timeout: None, one_way: false };
+            Served { protocol: Protocol::Raw, head: &[], body: &mut request.body, timeout: None, one_way: false };
         answering.response.clear();
         handler.call(&mut request, &mut answering.response);
         // Without its length an answer that broke off, or never came, would look like a shorter one.
         if answering.response.failure.take().is_none() {
             let body = &answering.response.body;
-            self.output.extend_from_slice(&(body.len() as u64).to_le_bytes());
+            write_len(&mut self.output, body.len());
             self.output.extend_from_slice(body);
         }
         self.closing = true;

@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -29,10 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Echo {
     streams: HashMap<StreamId, usize>,
     reset: Arc<Mutex<Vec<Reset>>>,
+    calls: Arc<AtomicUsize>,
 }
 
 impl Handler for Echo {
     fn call(&mut self, request: &mut Served<'_>, response: &mut ServedResponse) {
+        self.calls.fetch_add(1, SeqCst);
         match request.path() {
             b"/fail" => return response.fail(Reset::Overloaded, "too much"),
             b"/lies" => drop(response.header("content-length", "99").header("transfer-encoding", "chunked")),
@@ -73,6 +75,8 @@ struct App {
     sidecar: Option<FakeSidecar>,
     own: PathBuf,
     reset: Arc<Mutex<Vec<Reset>>>,
+    /// Calls that its handler was given.
+    calls: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<(), CallError>>>,
 }
@@ -83,11 +87,11 @@ impl App {
         let sidecar = FakeSidecar::start(&dir.path().join("s"), settings());
         let mut server = Server::attach(sidecar.path(), "echo").unwrap();
         let own = server.own_socket().unwrap().to_owned();
-        let (stop, reset) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let mut handler = Echo { reset: Arc::clone(&reset), ..Echo::default() };
+        let (stop, mut handler) = (Arc::new(AtomicBool::new(false)), Echo::default());
+        let (reset, calls) = (handler.reset.clone(), handler.calls.clone());
         let flag = stop.clone();
         let thread = std::thread::spawn(move || server.serve_until(&flag, &mut handler));
-        App { dir, sidecar: Some(sidecar), own, reset, stop, thread: Some(thread) }
+        App { dir, sidecar: Some(sidecar), own, reset, calls, stop, thread: Some(thread) }
     }
 
     fn connect(&self) -> UnixStream {
@@ -146,6 +150,20 @@ fn frame(id: u8, body: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(&(body.len() as u32).to_be_bytes());
     frame.extend_from_slice(body);
     frame
+}
+
+/// A raw call as it goes to the own socket of an app, in these pieces.
+fn raw(pieces: &[&[u8]]) -> Vec<u8> {
+    let mut sent = b"\x05".to_vec();
+    for piece in pieces.iter().chain([&&b""[..]]) {
+        sent.extend_from_slice(&(piece.len() as u64).to_le_bytes());
+        sent.extend_from_slice(piece);
+    }
+    sent
+}
+
+fn raw_answer(body: &[u8]) -> Vec<u8> {
+    [&(body.len() as u64).to_le_bytes(), body].concat()
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -242,12 +260,28 @@ fn dubbo_and_raw_are_answered() {
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(answer, expected);
 
-    assert_eq!(app.ask(b"\x03until the end"), b"\x0d\0\0\0\0\0\0\0until the end");
-    assert_eq!(app.ask(b"\x03"), [0; 8]);
+    assert_eq!(app.ask(&raw(&[b"piece by ", b"piece"])), raw_answer(b"piece by piece"));
+    assert_eq!(app.ask(&raw(&[])), raw_answer(b""));
     assert_eq!(app.ask(b"\x04stream"), b"stream|6");
     assert_eq!(app.ask(b""), b"");
     assert_eq!(app.ask(b"\xda"), b"", "what ends in the middle is not answered");
     assert_eq!(app.ask(b"\xda\xbc\xc2\x00\0\0\0\0\0\0\0\x07\0\0\0\x03abc"), b"", "no Dubbo");
+}
+
+/// Of a caller that dies in the middle of its request nothing is to be run.
+#[test]
+fn a_raw_request_that_is_cut_off_does_not_run() {
+    let app = App::start();
+    let whole = raw(&[b"hello", b"you"]);
+    for len in 0..whole.len() {
+        assert_eq!(app.ask(&whole[..len]), b"", "{len} bytes of it");
+    }
+    // One that is too long, and one of those that said nothing of their length.
+    assert_eq!(app.ask(&[&b"\x05"[..], &u64::MAX.to_le_bytes(), b"much"].concat()), b"");
+    assert!(app.ask(b"\x03until the end").starts_with(b"HTTP/1.1 400 "));
+    assert_eq!(app.calls.load(SeqCst), 0);
+    assert_eq!(app.ask(&whole), raw_answer(b"helloyou"));
+    assert_eq!(app.calls.load(SeqCst), 1);
 }
 
 #[test]
@@ -269,6 +303,7 @@ fn bodies_and_streams_of_any_size_pass() {
 
     let (_dir, client) = caller(&app);
     assert!(client.call(Request::http("PUT", "echo", "/").body(&body)).unwrap().body == body);
+    assert!(client.call(Request::raw("echo", &body)).unwrap().body == body);
 }
 
 #[test]
@@ -342,7 +377,7 @@ fn a_raw_answer_that_is_not_whole_is_an_error() {
             let (mut stream, _) = listener.accept().unwrap();
             let mut asked = Vec::new();
             stream.read_to_end(&mut asked).unwrap();
-            assert_eq!(asked, b"\x03once");
+            assert_eq!(asked, raw(&[b"once"]));
             stream.write_all(answer).unwrap();
         }
     });
@@ -436,7 +471,7 @@ fn streams_over_lanes_end_with_the_sidecar() {
     received.recv_timeout(PATIENCE).unwrap();
     sidecar.kill();
     // It was over already if its end came along; else the handler hears of it.
-    assert_eq!(app.ask(b"\x03still here"), b"\x0a\0\0\0\0\0\0\0still here");
+    assert_eq!(app.ask(&raw(&[b"still here"])), raw_answer(b"still here"));
     assert!(app.reset.lock().unwrap().iter().all(|why| *why == Reset::Died));
 }
 
