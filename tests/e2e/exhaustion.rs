@@ -4,7 +4,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use shmesh_client::{CallError, Client, ConnectError, Request};
+use shmesh_client::{CallError, Client, ConnectError, Ran, Request};
 
 use crate::process::{PATIENCE, until};
 use crate::service::{http, saying};
@@ -19,9 +19,11 @@ listeners:
 routes:
   - { match: { host: known }, cluster: known }
   - { match: { host: new }, cluster: new }
+  - { match: { host: anew }, cluster: anew }
 clusters:
   - { name: known, endpoints: [ \"$known\" ] }
   - { name: new, endpoints: [ \"$new\" ] }
+  - { name: anew, endpoints: [ \"$anew\" ] }
 ";
 
 /// A descriptor with a higher number than this, which it may have been started with, stays out of the count.
@@ -96,17 +98,28 @@ fn without_descriptors_it_refuses_by_name_and_keeps_what_it_has(driver: Driver) 
         wire.body(head, false, |_| ());
         let _ = wire.try_send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nnew");
     });
-    let words = [("known", &*known.endpoint), ("new", &*new.endpoint)];
+    // Each call to it needs a new connection.
+    let anew = http(|_, wire| {
+        let _ = wire.try_send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nanew");
+        wire.end();
+    });
+    let words = [("known", &*known.endpoint), ("new", &*new.endpoint), ("anew", &*anew.endpoint)];
     let sidecar = Sidecar::start_with(driver, CONFIG, &words, &["--workers", "1"]);
     let client = builder(&sidecar).connect().expect("it attaches");
+    let with_a_way_round = builder(&sidecar).fallback(true).connect().expect("it attaches");
+    until("it knows the way round", || {
+        assert_eq!(with_a_way_round.call(call("anew")).expect("an answer").status, 200);
+        with_a_way_round.knows_way_round(&call("anew"))
+    });
     let mut kept = sidecar.connect("web");
     let mut answers = |host: &str| {
         kept.send(get(host));
         let answer = kept.answer();
-        let shared = client.call(call(host)).expect("an answer");
-        assert_eq!(shared.status, answer.status());
-        let reason = shared.header("x-shmesh-reason").unwrap_or_default();
-        assert_eq!(String::from_utf8_lossy(reason), answer.reason());
+        match client.call(call(host)) {
+            Ok(shared) => assert_eq!((shared.status, ""), (answer.status(), answer.reason())),
+            Err(CallError::Overloaded { ran: Ran::No, .. }) => assert_eq!(answer.reason(), "exhausted"),
+            Err(error) => panic!("{error:?}"),
+        }
         (answer.status(), answer.reason().to_owned())
     };
     let fine = (200, String::new());
@@ -135,7 +148,8 @@ fn without_descriptors_it_refuses_by_name_and_keeps_what_it_has(driver: Driver) 
     for _ in 0..3 {
         assert_eq!(answers("known"), fine);
         assert_eq!(answers("new"), (503, "exhausted".to_owned()));
-        refused += 2;
+        assert_eq!(with_a_way_round.call(call("anew")).expect("an answer from the service itself").status, 200);
+        refused += 3;
     }
     match builder(&sidecar).connect() {
         Err(CallError::Connect(ConnectError::Refused { sentence, .. })) => {

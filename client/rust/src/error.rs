@@ -153,7 +153,12 @@ impl CallError {
         }
     }
 
-    /// Whether the sidecar is the reason, so that the way without it may work.
+    /// Whether the call may be made without the sidecar: that is the reason of the failure, or had no room for the call.
+    pub(crate) fn leads_round(&self) -> bool {
+        self.is_sidecar_lost() || matches!(self, CallError::Overloaded { ran: Ran::No, .. })
+    }
+
+    /// Whether the sidecar is the reason, and not to be used for a while.
     pub(crate) fn is_sidecar_lost(&self) -> bool {
         matches!(
             self,

@@ -138,7 +138,7 @@ impl Fallback {
 
     /// The paths of a call round the sidecar; as for [`Fallback::call`].
     pub fn detour(&self, request: &Request<'_>, met: Option<&CallError>, deadline: Option<u64>) -> Option<Detour> {
-        if met.is_some_and(|met| !met.is_sidecar_lost()) {
+        if met.is_some_and(|met| !met.leads_round()) {
             return None;
         }
         let listener_lives = self.listener_lives(met);
@@ -175,7 +175,7 @@ impl Fallback {
         cluster: &str,
         met: Option<&CallError>,
     ) -> Option<Result<Peer, CallError>> {
-        if met.is_some_and(|met| !met.is_sidecar_lost()) {
+        if met.is_some_and(|met| !met.leads_round()) {
             return None;
         }
         let listener_lives = self.listener_lives(met);

@@ -100,6 +100,39 @@ fn the_listener_of_a_sidecar_that_has_just_died_is_left_alone() {
     }
 }
 
+/// What the sidecar has no room for did not run. It is made elsewhere, and not by a listener of the same sidecar; the next one goes
+/// through it again.
+#[test]
+fn a_call_that_the_sidecar_has_no_room_for_goes_round_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listener, direct) = (Service::unix(&dir.path().join("l")), Service::tcp());
+    let policy = Policy { listeners: vec![listener.address.clone()], ..to(&[&direct]) };
+    let (_sidecar, client) = beside(&dir.path().join("s"), policy);
+    let until = Instant::now() + SOON;
+    while !client.knows_way_round(&get("/learn")) {
+        assert_eq!(client.call(get("/learn")).unwrap().status, 200);
+        assert!(Instant::now() < until, "the look-up is not answered");
+    }
+    const OVERLOADED: &str = "/turn-down/7";
+    for count in 1..=3 {
+        assert_eq!((client.call(post(OVERLOADED)).unwrap().status, direct.requests()), (202, 2 * count - 1));
+        let mut exchange = client.exchange(&post(OVERLOADED), None).unwrap();
+        exchange.finish().unwrap();
+        assert_eq!((exchange.head().unwrap().0, exchange.is_direct(), direct.requests()), (202, true, 2 * count));
+        assert_eq!(client.call(post("/")).unwrap().status, 200, "through it");
+    }
+    // What was forwarded may have run, and other refusals are those of the service, or of the routes.
+    let error = client.call(get("/reset/7")).unwrap_err();
+    assert!(matches!(error, CallError::Overloaded { ran: Ran::Maybe, .. }), "{error:?}");
+    let error = client.call(get("/turn-down/3")).unwrap_err();
+    assert!(matches!(error, CallError::Refused(_)), "{error:?}");
+    // Nobody knows another way.
+    let alone = Client::builder().socket(dir.path().join("s")).lanes(1).fallback(false).connect().unwrap();
+    let error = alone.call(post(OVERLOADED)).unwrap_err();
+    assert!(matches!(error, CallError::Overloaded { ran: Ran::No, .. }), "{error:?}");
+    assert_eq!((listener.requests(), direct.requests()), (0, 6));
+}
+
 #[test]
 fn paths_that_refuse_lead_on_and_come_last_for_a_while() {
     let dir = tempfile::tempdir().unwrap();

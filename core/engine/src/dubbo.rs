@@ -198,7 +198,7 @@ impl<D: Driver> Worker<D> {
                     self.dubbo_down_answered(key);
                 }
             }
-            Peer::Slot(at) if failure == Failure::Withdrawn => self.slot_reset(at, failure.reset(), failure.sentence()),
+            Peer::Slot(at) if failure.resets_apps() => self.slot_reset(at, failure.reset(), failure.sentence()),
             Peer::Slot(at) => self.dubbo_own_answer(at, request, failure),
         }
     }

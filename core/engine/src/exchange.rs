@@ -351,7 +351,7 @@ impl<D: Driver> Worker<D> {
                         self.own_response(conn, failure, exchange.head_only, exchange.request_ended);
                     }
                     Peer::Conn(conn) => self.cut_conn(conn),
-                    Peer::Slot(at) if exchange.http && !begun && failure != Failure::Withdrawn => {
+                    Peer::Slot(at) if exchange.http && !begun && !failure.resets_apps() => {
                         self.own_answer(at, failure, exchange.head_only);
                     }
                     Peer::Slot(at) => self.slot_reset(at, failure.reset(), failure.sentence()),

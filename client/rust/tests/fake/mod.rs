@@ -1,9 +1,9 @@
 //! A sidecar for the shim's tests: the real rings, handshake and doorbells, and answers of its own making.
 //!
 //! HTTP calls are echoed (status 200, the head's path in `x-path`), Dubbo and raw calls too, streams byte by byte. Paths
-//! that begin with one of these do something else: `/reset/CODE`, `/accepted` and `/forwarded` (no answer ever, in that
-//! state), `/die` (forwarded, then the sidecar dies), `/die-early` (accepted, then it dies), `/early` (answers before
-//! the request has ended).
+//! that begin with one of these do something else: `/reset/CODE`, `/turn-down/CODE` (the same before it is forwarded),
+//! `/accepted` and `/forwarded` (no answer ever, in that state), `/die` (forwarded, then the sidecar dies), `/die-early`
+//! (accepted, then it dies), `/early` (answers before the request has ended).
 #![allow(dead_code)]
 
 use std::collections::HashMap;
@@ -529,7 +529,7 @@ impl Lane {
         if !call.received_end {
             return;
         }
-        if path != "/accepted" && path != "/die-early" {
+        if path != "/accepted" && path != "/die-early" && !path.starts_with("/turn-down/") {
             self.end.set_state(slot, generation, CallState::Forwarded);
             LaneEnd::fence();
             if self.end.is_withdrawn(slot, generation) {
@@ -540,7 +540,7 @@ impl Lane {
             stop.store(true, Ordering::SeqCst);
             return;
         }
-        if let Some(code) = path.strip_prefix("/reset/") {
+        if let Some(code) = path.strip_prefix("/reset/").or(path.strip_prefix("/turn-down/")) {
             let why = Reset::from_u16(code.parse().unwrap()).unwrap();
             self.end.put(&Header::reset(slot, generation, why), &[b"as was asked"]).unwrap();
             self.calls.remove(&slot);
