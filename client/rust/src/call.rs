@@ -123,13 +123,24 @@ pub enum SubmitError {
 pub struct Request<'a> {
     pub(crate) kind: RequestKind<'a>,
     pub(crate) timeout: Option<Duration>,
-    /// By its method.
-    safe_twice: bool,
-    /// What the caller says.
-    idempotent: Option<bool>,
+    twice: Twice,
     /// What the caller says.
     priority: Option<Priority>,
     pub(crate) flaw: Option<&'static str>,
+}
+
+/// Whether a call may be made twice, as far as is known without its route.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Twice {
+    by_method: bool,
+    by_caller: Option<bool>,
+}
+
+impl Twice {
+    /// `by_route` is what its route says.
+    pub fn is_harmless(self, by_route: Option<bool>) -> bool {
+        self.by_caller.or(by_route).unwrap_or(self.by_method)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -169,9 +180,9 @@ impl<'a> Request<'a> {
         for piece in [method, " ", path, " HTTP/1.1\r\nHost: ", authority, "\r\n"] {
             head.extend_from_slice(piece.as_bytes());
         }
-        let safe_twice = matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE");
+        let by_method = matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE");
         let of = RequestKind::Http { head, body: &[] };
-        Request { safe_twice, ..Request::new(of, flaw) }
+        Request { twice: Twice { by_method, by_caller: None }, ..Request::new(of, flaw) }
     }
 
     /// A Dubbo2 request: `frame` is whole, with its header of 16 bytes; the answer's frame has the same id. One-way if the
@@ -187,7 +198,7 @@ impl<'a> Request<'a> {
     }
 
     fn new(kind: RequestKind<'a>, flaw: Option<&'static str>) -> Request<'a> {
-        Request { kind, timeout: None, safe_twice: false, idempotent: None, priority: None, flaw }
+        Request { kind, timeout: None, twice: Twice::default(), priority: None, flaw }
     }
 
     /// HTTP: adds a header. Host and framing headers (Content-Length, Transfer-Encoding, Connection …) are left out: the
@@ -229,7 +240,7 @@ impl<'a> Request<'a> {
     /// route says (`idempotent`), which counts more than the method.
     #[must_use]
     pub fn idempotent(mut self, idempotent: bool) -> Request<'a> {
-        self.idempotent = Some(idempotent);
+        self.twice.by_caller = Some(idempotent);
         self
     }
 
@@ -246,9 +257,9 @@ impl<'a> Request<'a> {
         self.priority.or(by_route).unwrap_or_default()
     }
 
-    /// Whether the call may be made twice; `by_route` is what its route says.
-    pub(crate) fn is_idempotent(&self, by_route: Option<bool>) -> bool {
-        self.idempotent.or(by_route).unwrap_or(self.safe_twice)
+    /// Whether the call may be made twice.
+    pub(crate) fn twice(&self) -> Twice {
+        self.twice
     }
 
     pub(crate) fn protocol(&self) -> Protocol {
@@ -326,11 +337,11 @@ mod tests {
             .header("HOST", "other")
             .body(b"hello");
         assert_eq!(key(&request), "PUT /a?b=c HTTP/1.1\r\nHost: reviews:9080\r\nx-trace: 1\r\n\r\n");
-        assert_eq!((request.payload(), request.is_idempotent(None), request.flaw), (&b"hello"[..], true, None));
-        assert!(!request.is_idempotent(Some(false)));
+        assert_eq!((request.payload(), request.twice().is_harmless(None), request.flaw), (&b"hello"[..], true, None));
+        assert!(!request.twice().is_harmless(Some(false)));
         let post = Request::http("POST", "h", "/");
-        assert_eq!((post.is_idempotent(None), post.is_idempotent(Some(true))), (false, true));
-        assert!(!post.idempotent(false).is_idempotent(Some(true)), "who calls knows best");
+        assert_eq!((post.twice().is_harmless(None), post.twice().is_harmless(Some(true))), (false, true));
+        assert!(!post.idempotent(false).twice().is_harmless(Some(true)), "who calls knows best");
     }
 
     #[test]

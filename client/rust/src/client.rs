@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use shmesh_shm::Protocol;
 use shmesh_shm::handshake::MAX_NAME_BYTES;
 use shmesh_shm::wait::default_max_spin;
-use shmesh_shm::{Priority, Protocol};
 
 use crate::call::{Call, CallId, Request, Response, SubmitError, Target, Wait};
 use crate::calls::{Calls, MAX_ANSWER_BYTES, Opening};
 use crate::clock;
 use crate::direct_stream::DirectStream;
-use crate::directory::Subject;
+use crate::errand::Errand;
 use crate::error::{CallError, Ran};
 use crate::exchange::{Exchange, OverLane};
-use crate::fallback::{Fallback, stream_subject, subject};
+use crate::fallback::Fallback;
 use crate::lane::Lane;
 use crate::lane_stream::LaneStream;
 use crate::peer::Peer;
@@ -123,26 +123,23 @@ impl Client {
         request: &Request<'_>,
         deadline: Option<u64>,
     ) -> Option<Result<Response, CallError>> {
-        let (lane, through) =
-            self.lane_through(fallback, || subject(request), |by_route| request.priority_by(by_route), deadline)?;
+        let (lane, through) = self.lane_through(fallback, &Errand::Call(request), deadline)?;
         let outcome = lane.and_then(|lane| self.call_through(lane, request, deadline));
         self.tell(through, outcome.as_ref().err());
         Some(outcome)
     }
 
-    /// A lane for a call that is to go through the sidecar now, and to be told of. None: it is to go round it. `priority` makes that of the call
-    /// from its route's.
+    /// A lane for what is to go through the sidecar now, and to be told of. None: it is to go round it.
     fn lane_through(
         &self,
         fallback: &Fallback,
-        subject: impl Fn() -> Subject,
-        priority: impl Fn(Option<Priority>) -> Priority,
+        errand: &Errand<'_>,
         deadline: Option<u64>,
     ) -> Option<(Result<Lane, CallError>, Through)> {
         let Shared { pool, ways, .. } = &*self.shared;
         let through = ways.choose()?;
         let lane = match pool.take_attached(deadline) {
-            Ok(Some(calls)) if self.is_to_go_round(&calls, || Some(priority(fallback.priority_told(&subject())?))) => {
+            Ok(Some(calls)) if self.is_to_go_round(fallback, &calls, errand) => {
                 ways.not_yet(through);
                 pool.give_back(calls);
                 return None;
@@ -150,7 +147,7 @@ impl Client {
             Ok(Some(calls)) => Ok(Lane::new(calls, pool.clone())),
             Ok(None) => {
                 ways.not_yet(through);
-                if fallback.knows(&subject()) {
+                if fallback.knows(&errand.subject()) {
                     return None;
                 }
                 self.lane_until(deadline)
@@ -171,7 +168,7 @@ impl Client {
 
     /// Whether the sidecar has said where such calls go without it. It is asked with the first of them.
     pub fn knows_way_round(&self, request: &Request<'_>) -> bool {
-        self.fallback().is_some_and(|fallback| fallback.priority_told(&subject(request)).is_some())
+        self.fallback().is_some_and(|fallback| fallback.priority_told(&Errand::Call(request).subject()).is_some())
     }
 
     /// A lane of one's own, for pipelined calls from one thread.
@@ -179,8 +176,8 @@ impl Client {
         Ok(Lane::new(self.shared.pool.take()?, self.shared.pool.clone()))
     }
 
-    /// An HTTP call whose bodies are streamed both ways; `total` is the length of the request's body if it is known. The body
-    /// of `request` itself is sent first. Goes round a sidecar that is gone as [`Client::call`] does.
+    /// A call whose bodies are streamed both ways; `total` is the length of the request's body if it is known. The body of `request`
+    /// itself is sent first: with Dubbo, whose frame is the body, at least its header; with raw, bytes or none. Goes round a sidecar that is gone as [`Client::call`] does.
     pub fn exchange(&self, request: &Request<'_>, total: Option<u64>) -> Result<Exchange, CallError> {
         if let Some(flaw) = request.flaw {
             return Err(CallError::BadRequest(flaw));
@@ -198,8 +195,7 @@ impl Client {
         let Some(fallback) = self.fallback() else {
             return Some(self.exchange_through(self.lane_until(deadline), request, total, deadline));
         };
-        let (lane, through) =
-            self.lane_through(fallback, || subject(request), |by_route| request.priority_by(by_route), deadline)?;
+        let (lane, through) = self.lane_through(fallback, &Errand::Call(request), deadline)?;
         let opened = self.exchange_through(lane, request, total, deadline);
         Some(match opened {
             Ok(opened) => Ok(OverLane { through: Some(through), ..opened }),
@@ -221,7 +217,7 @@ impl Client {
         let mut key = Vec::new();
         request.write_key(&mut key);
         if let Some(fallback) = self.fallback() {
-            fallback.note(&lane.calls().wire.session, request, &key);
+            fallback.note(&lane.calls().wire.session, &Errand::Call(request));
         }
         let payload = [request.payload()];
         let target = Target::Key(request.protocol(), &key);
@@ -258,7 +254,7 @@ impl Client {
         }
         let cluster = cluster.unwrap_or("");
         let Some(fallback) = self.fallback() else { return self.stream_through(self.lane(), protocol, cluster) };
-        match self.lane_through(fallback, || stream_subject(protocol, cluster).0, Option::unwrap_or_default, None) {
+        match self.lane_through(fallback, &Errand::Stream(protocol, cluster), None) {
             Some((lane, through)) => {
                 let opened = self.stream_through(lane, protocol, cluster);
                 self.tell(through, opened.as_ref().err());
@@ -288,7 +284,7 @@ impl Client {
             return Err(CallError::SidecarGone("its end of the session is closed".into()));
         }
         if let Some(fallback) = self.fallback() {
-            fallback.note_stream(session, protocol, cluster);
+            fallback.note(session, &Errand::Stream(protocol, cluster));
         }
         let target = Target::Key(protocol, cluster.as_bytes());
         let id = submit(lane.calls_mut(), &Call::new(target, &[]), Opening::Stream)?;
@@ -296,15 +292,25 @@ impl Client {
         Ok(Opened::Lane(lane, id))
     }
 
-    /// The sidecar says so, of this call as one of many. One for which no other way is known goes through it all the same.
-    /// `told` is the priority of the call, if the sidecar has said where such calls go.
-    fn is_to_go_round(&self, calls: &Calls, told: impl Fn() -> Option<Priority>) -> bool {
-        let shares = calls.wire.session.direct_shares();
+    /// The sidecar says so, of this one as one of many. What it has said no other way of goes through it all the same.
+    fn is_to_go_round(&self, fallback: &Fallback, calls: &Calls, errand: &Errand<'_>) -> bool {
+        let session = &calls.wire.session;
+        let shares = session.direct_shares();
         if shares.most() == 0 {
             return false;
         }
         let drawn = self.shared.ways.draw();
-        drawn < shares.most().into() && told().is_some_and(|priority| drawn < shares.of(priority).into())
+        if drawn >= shares.most().into() {
+            return false;
+        }
+        let Some(by_route) = fallback.priority_told(&errand.subject()) else { return false };
+        let goes_round = drawn < shares.of(errand.priority(by_route)).into();
+        if goes_round {
+            // An earlier session may have told that. Where nothing goes through this one, nothing else would ask there, and it is not said what
+            // changed since.
+            fallback.note(session, errand);
+        }
+        goes_round
     }
 
     /// A lane, for a call that has time until then.
@@ -328,7 +334,7 @@ impl Client {
         if let Some(fallback) = &self.shared.fallback
             && !lane.calls().knows(protocol, &key)
         {
-            fallback.note(&lane.calls().wire.session, request, &key);
+            fallback.note(&lane.calls().wire.session, &Errand::Call(request));
         }
         let target = match lane.calls_mut().route_of(protocol, &key) {
             Some(route) => Target::Route(route),

@@ -74,7 +74,7 @@ impl Answer {
 
 impl Directory {
     /// Asks about a subject through this session, unless it was asked already. `key` as in DEFINE.
-    pub fn ask(&self, session: &Arc<Session>, subject: Subject, key: &[u8]) {
+    pub fn ask(&self, session: &Arc<Session>, subject: Subject, key: impl FnOnce() -> Vec<u8>) {
         let protocol = subject.protocol;
         let mut state = self.lock();
         let Some(id) = state.id_of(subject) else { return };
@@ -84,7 +84,7 @@ impl Directory {
         }
         entry.asked = Arc::downgrade(session);
         drop(state);
-        if !session.lookup(id, protocol, key) {
+        if !session.lookup(id, protocol, key()) {
             self.lock().entries[id as usize].asked = Weak::new();
         }
     }

@@ -8,6 +8,7 @@ use crate::client::Client;
 use crate::detour::{By, Detour, Path};
 use crate::direct::{Failed, Place};
 use crate::direct_exchange::DirectExchange;
+use crate::errand::Errand;
 use crate::error::{CallError, Ran};
 use crate::lane::Lane;
 use crate::ways::Through;
@@ -275,7 +276,9 @@ impl Again {
     /// Goes round the sidecar. None: there is no way, or none that may be taken.
     fn round(&mut self, met: Option<&CallError>) -> Option<Result<Way, CallError>> {
         self.body.as_ref()?;
-        let detour = self.client.fallback()?.detour(self.request.as_ref()?, met, self.deadline)?;
+        let request = self.request.as_ref()?;
+        let subject = Errand::Call(request).subject();
+        let detour = self.client.fallback()?.detour(&subject, request.twice(), met, self.deadline)?;
         self.walk(detour).ok()
     }
 

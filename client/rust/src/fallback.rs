@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use shmesh_policy::{Address, Timeouts};
 use shmesh_shm::handshake::Policy;
-use shmesh_shm::key::DubboKey;
 use shmesh_shm::{Priority, Protocol};
 
 use crate::back_off::BackOff;
-use crate::call::{Request, RequestKind, Response};
+use crate::call::{Request, Response, Twice};
 use crate::clock;
 use crate::detour::{By, Detour, Path};
 use crate::direct::{self, Failed, Place, Rules, Why};
 use crate::directory::{Answer, Directory, Subject};
+use crate::errand::Errand;
 use crate::error::{CallError, ConnectError, Ran, Retry};
 use crate::idle::Idle;
 use crate::own_connection::RAW_STREAM;
@@ -67,9 +67,9 @@ impl Fallback {
         }
     }
 
-    /// A request is about to be sent with this key: makes sure that the sidecar was asked about it.
-    pub fn note(&self, session: &Arc<Session>, request: &Request<'_>, key: &[u8]) {
-        self.directory.ask(session, subject(request), key);
+    /// Makes sure that the sidecar was asked about it through this session.
+    pub fn note(&self, session: &Arc<Session>, errand: &Errand<'_>) {
+        self.directory.ask(session, errand.subject(), || errand.key());
     }
 
     /// Whether there is a way for such calls without the sidecar, as far as is known.
@@ -81,12 +81,6 @@ impl Fallback {
     pub fn priority_told(&self, subject: &Subject) -> Option<Option<Priority>> {
         let told = self.directory.exact(subject).filter(|answer| leads(subject, answer))?;
         Some(told.policy.priority)
-    }
-
-    /// A stream is opened: makes sure that the sidecar was asked where such streams go.
-    pub fn note_stream(&self, session: &Arc<Session>, protocol: Protocol, cluster: &str) {
-        let (subject, key) = stream_subject(protocol, cluster);
-        self.directory.ask(session, subject, &key);
     }
 
     /// The sidecar answered a look-up.
@@ -120,7 +114,7 @@ impl Fallback {
         met: Option<&CallError>,
         deadline: Option<u64>,
     ) -> Option<Result<Response, CallError>> {
-        let mut detour = self.detour(request, met, deadline)?;
+        let mut detour = self.detour(&Errand::Call(request).subject(), request.twice(), met, deadline)?;
         let mut last = None;
         while let Some(Path { place, by }) = detour.next() {
             let failed = match direct::call(&place, request, &detour.rules, &self.idle) {
@@ -137,22 +131,27 @@ impl Fallback {
     }
 
     /// The paths of a call round the sidecar; as for [`Fallback::call`].
-    pub fn detour(&self, request: &Request<'_>, met: Option<&CallError>, deadline: Option<u64>) -> Option<Detour> {
+    pub fn detour(
+        &self,
+        subject: &Subject,
+        twice: Twice,
+        met: Option<&CallError>,
+        deadline: Option<u64>,
+    ) -> Option<Detour> {
         if met.is_some_and(|met| !met.leads_round()) {
             return None;
         }
         let listener_lives = self.listener_lives(met);
-        let subject = subject(request);
-        let known = self.directory.answer(&subject);
+        let known = self.directory.answer(subject);
         let proxies = known.clone().or_else(|| self.directory.proxies(subject.protocol));
         let policy = known.as_ref().map(|known| &known.policy);
-        let idempotent = request.is_idempotent(policy.and_then(|policy| policy.idempotent));
+        let idempotent = twice.is_harmless(policy.and_then(|policy| policy.idempotent));
         let ran = match met.map_or(Retry::Safe, CallError::retry) {
             Retry::Safe => Ran::No,
             Retry::IfIdempotent if idempotent => Ran::Maybe,
             Retry::IfIdempotent | Retry::No => return None,
         };
-        let authority = if known.is_none() { authority_place(request) } else { None };
+        let authority = if known.is_none() { authority_place(subject) } else { None };
         let paths = self.paths(known.as_deref(), proxies.as_deref(), authority, listener_lives);
         let rules = self.rules(policy, idempotent, deadline);
         let attempts = policy.and_then(|policy| policy.attempts).unwrap_or(ATTEMPTS);
@@ -179,7 +178,7 @@ impl Fallback {
             return None;
         }
         let listener_lives = self.listener_lives(met);
-        let known = self.directory.answer(&stream_subject(protocol, cluster).0);
+        let known = self.directory.answer(&Errand::Stream(protocol, cluster).subject());
         let proxies = known.clone().or_else(|| self.directory.proxies(protocol));
         let places = if protocol == Protocol::Raw { known.as_deref() } else { None };
         let rules = self.rules(known.as_ref().map(|known| &known.policy), false, None);
@@ -273,48 +272,9 @@ impl Drop for Fallback {
     }
 }
 
-/// What the sidecar is asked about a stream, and how. What comes in streams of HTTP and Dubbo is routed message by message, so that
-/// any key tells who does that.
-pub(crate) fn stream_subject(protocol: Protocol, cluster: &str) -> (Subject, Vec<u8>) {
-    let mut key = Vec::new();
-    match protocol {
-        Protocol::Http => key.extend_from_slice(b"GET / HTTP/1.1\r\nHost: any.invalid\r\n\r\n"),
-        Protocol::Dubbo2 => {
-            DubboKey { service: "any", method: "any", group: None, version: None, tag: None }.encode(&mut key);
-        }
-        Protocol::Raw => key.extend_from_slice(cluster.as_bytes()),
-    }
-    // No request has an empty authority or service.
-    (Subject { protocol, of: cluster.into(), detail: Vec::new() }, key)
-}
-
-/// What the sidecar routes a request by.
-pub(crate) fn subject(request: &Request<'_>) -> Subject {
-    let (of, detail) = match &request.kind {
-        RequestKind::Http { head, .. } => http_subject(head),
-        RequestKind::Dubbo { key, .. } => {
-            let mut detail = Vec::new();
-            key.encode(&mut detail);
-            (key.service.as_bytes().to_vec(), detail)
-        }
-        RequestKind::Raw { cluster, .. } => (cluster.as_bytes().to_vec(), Vec::new()),
-    };
-    Subject { protocol: request.protocol(), of, detail }
-}
-
-/// Authority, and method and path without the query, of a head that `Request::http` wrote.
-fn http_subject(head: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
-    let line = lines.next().unwrap_or_default().strip_suffix(b" HTTP/1.1").unwrap_or_default();
-    let host = lines.next().and_then(|line| line.strip_prefix(b"Host: ")).unwrap_or_default();
-    let path = line.split(|byte| *byte == b'?').next().unwrap_or_default();
-    (host.to_ascii_lowercase(), path.to_vec())
-}
-
 /// Where an HTTP request goes of which nothing is known: to its authority, if that says it all (host and port, or an address).
-fn authority_place(request: &Request<'_>) -> Option<Place> {
-    let RequestKind::Http { head, .. } = &request.kind else { return None };
-    let authority = String::from_utf8(http_subject(head).0).ok()?;
+fn authority_place(subject: &Subject) -> Option<Place> {
+    let authority = std::str::from_utf8(&subject.of).ok().filter(|_| subject.protocol == Protocol::Http)?;
     let is_address = || authority.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
     let with_port = format!("tcp:{authority}").parse::<Address>();
     let address =
@@ -327,18 +287,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn http_is_asked_about_by_method_authority_and_path() {
-        let of = |request: Request<'_>| subject(&request);
-        let subject = of(Request::http("GET", "Reviews:80", "/a/b?c=d").header("x", "y"));
-        assert_eq!((&subject.of[..], &subject.detail[..]), (&b"reviews:80"[..], &b"GET /a/b"[..]));
-        assert_eq!(subject, of(Request::http("GET", "reviews:80", "/a/b?e")));
-        assert_ne!(subject, of(Request::http("PUT", "reviews:80", "/a/b")));
-    }
-
-    #[test]
     fn an_authority_that_says_it_all_is_a_place() {
         let place = |authority: &str| {
-            authority_place(&Request::http("GET", authority, "/")).map(|place| place.address.to_string())
+            let request = Request::http("GET", authority, "/");
+            authority_place(&Errand::Call(&request).subject()).map(|place| place.address.to_string())
         };
         assert_eq!(place("Reviews:9080").as_deref(), Some("tcp:reviews:9080"));
         assert_eq!(place("10.0.0.1").as_deref(), Some("tcp:10.0.0.1:80"));

@@ -43,6 +43,7 @@ mod direct;
 mod direct_exchange;
 mod direct_stream;
 mod directory;
+mod errand;
 mod error;
 mod exchange;
 mod fallback;

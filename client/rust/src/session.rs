@@ -227,8 +227,8 @@ impl Session {
     }
 
     /// Asks where calls with this key go. False = not now (the socket is full), or never (the session is gone).
-    pub fn lookup(&self, id: u32, protocol: Protocol, key: &[u8]) -> bool {
-        self.say(&Message::Lookup(Lookup { id, protocol, key: key.to_vec() }))
+    pub fn lookup(&self, id: u32, protocol: Protocol, key: Vec<u8>) -> bool {
+        self.say(&Message::Lookup(Lookup { id, protocol, key }))
     }
 
     /// Tells on which socket of its own the app listens, if the sidecar wants to know.

@@ -6,11 +6,13 @@ mod service;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use fake::{FakeSidecar, Settings};
 use service::Service;
 use shmesh_client::{CallError, Client, DubboKey, Ran, Request};
+use shmesh_shm::DirectShares;
 use shmesh_shm::handshake::{Policy, Refused};
 use tempfile::TempDir;
 
@@ -98,6 +100,28 @@ fn the_listener_of_a_sidecar_that_has_just_died_is_left_alone() {
     if began.elapsed() < Duration::from_millis(200) {
         assert_eq!((listener.requests(), central.requests()), (0, 1));
     }
+}
+
+/// Calls that go round a sidecar that is there go by what it says, not by what the one before said.
+#[test]
+fn while_the_switch_is_on_the_sidecar_is_asked_where_calls_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (Service::tcp(), Service::tcp());
+    let (sidecar, client) = beside(&dir.path().join("s"), to(&[&old]));
+    sidecar.kill();
+    let settings = Settings { policy: Some(to(&[&new])), direct: Some(DirectShares::all(1000)), ..Settings::default() };
+    let sidecar = FakeSidecar::start(&dir.path().join("s"), settings);
+    let until = Instant::now() + SOON;
+    while new.requests() == 0 {
+        assert_eq!(client.call(get("/learn")).unwrap().status, 202, "never through it");
+        assert!(Instant::now() < until, "calls still go where the one before said");
+    }
+    let before = old.requests();
+    for _ in 0..20 {
+        assert_eq!(client.call(get("/learn")).unwrap().status, 202);
+    }
+    assert_eq!(old.requests(), before);
+    assert_eq!(sidecar.counts.opens.load(SeqCst), 0);
 }
 
 /// What the sidecar has no room for did not run. It is made elsewhere, and not by a listener of the same sidecar; the next one goes
