@@ -171,7 +171,7 @@ impl Client {
         self.fallback().is_some_and(|fallback| fallback.priority_told(&Errand::Call(request).subject()).is_some())
     }
 
-    /// A lane of one's own, for pipelined calls from one thread.
+    /// A lane of one's own, for pipelined calls from one thread. It leads through the sidecar, and takes no calls while all are to go round it.
     pub fn lane(&self) -> Result<Lane, CallError> {
         Ok(Lane::new(self.shared.pool.take()?, self.shared.pool.clone()))
     }

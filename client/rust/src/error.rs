@@ -69,6 +69,11 @@ pub enum CallError {
     /// The call was withdrawn; nothing was forwarded.
     #[error("the call was withdrawn before it was forwarded")]
     Withdrawn,
+    /// Every call is to go round the sidecar, and a lane leads through it.
+    #[error(
+        "all calls are to go round the sidecar now (`shmesh direct`), and a lane leads through it: use Client::call"
+    )]
+    ToldToGoRound,
     /// The sidecar went away after the call was forwarded: it may have run.
     #[error("the sidecar went away and the call may have been executed: {0}")]
     MaybeExecuted(String),
@@ -111,6 +116,7 @@ impl CallError {
             | CallError::Overloaded { .. }
             | CallError::Draining { .. }
             | CallError::Withdrawn
+            | CallError::ToldToGoRound
             | CallError::MaybeExecuted(_)
             | CallError::StreamReset { .. }
             | CallError::SidecarGone(_)
@@ -135,6 +141,7 @@ impl CallError {
             | CallError::Forked => Retry::No,
             CallError::Refused(_)
             | CallError::Withdrawn
+            | CallError::ToldToGoRound
             | CallError::SidecarGone(_)
             | CallError::NoLane { .. }
             | CallError::Connect(_) => Retry::Safe,

@@ -47,8 +47,13 @@ impl Lane {
     }
 
     /// Begins a call. The payload is copied before this returns: into shared memory as far as it goes, the rest is kept and
-    /// sent while receiving. The sidecar sees it with the next [`Lane::flush`] or [`Lane::receive`].
+    /// sent while receiving. The sidecar sees it with the next [`Lane::flush`] or [`Lane::receive`]. Fails with
+    /// [`CallError::ToldToGoRound`] while all calls are to go round the sidecar (`shmesh direct on`), which
+    /// [`Client::call`](crate::Client::call) does; what is in flight is answered all the same.
     pub fn submit(&mut self, call: &Call<'_>) -> Result<CallId, SubmitError> {
+        if self.calls().wire.session.direct_shares().is_all() {
+            return Err(CallError::ToldToGoRound.into());
+        }
         self.calls_mut().submit(call, Opening::Whole)
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fake::{FakeSidecar, Settings};
 use service::Service;
-use shmesh_client::{Client, Priority, Request};
+use shmesh_client::{Call, CallError, Client, Priority, Protocol, Request, SubmitError, Target, Wait};
 use shmesh_shm::DirectShares;
 use shmesh_shm::handshake::Policy;
 
@@ -51,6 +51,27 @@ fn the_caller_says_then_the_route() {
     assert_eq!(through(low, None), [true, false, true, true]);
     assert_eq!(through(low, Some(Priority::Low)), [false, false, true, true]);
     assert_eq!(through(low, Some(Priority::High)), [true, false, true, true]);
+}
+
+/// Who has a lane has no other way in hand: it is refused where every call is to go round, and not for a share of them.
+#[test]
+fn a_lane_takes_no_calls_while_all_are_to_go_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let some = DirectShares { low: 1000, default: 1000, high: 999 };
+    for (number, direct, is_taken) in [(0, DirectShares::all(1000), false), (1, some, true)] {
+        let settings = Settings { direct: Some(direct), ..Settings::default() };
+        let sidecar = FakeSidecar::start(&dir.path().join(number.to_string()), settings);
+        let client = Client::builder().hang_timeout(SOON).socket(sidecar.path()).lanes(1).connect().unwrap();
+        let mut lane = client.lane().unwrap();
+        let target = Target::Key(Protocol::Http, b"GET / HTTP/1.1\r\nHost: reviews\r\n\r\n");
+        match lane.submit(&Call::new(target, &[])) {
+            Ok(_) => assert!(is_taken && lane.receive(Wait::Forever).unwrap().unwrap().outcome.is_ok()),
+            Err(error) => assert_eq!((error, is_taken), (SubmitError::Failed(CallError::ToldToGoRound), false)),
+        }
+        drop(lane);
+        // Nobody said another way of it.
+        assert_eq!(client.call(request(None)).unwrap().status, THROUGH);
+    }
 }
 
 #[test]

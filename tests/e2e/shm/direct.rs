@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
-use shmesh_client::{Client, Exchange, Protocol, Request, Stream};
+use shmesh_client::{Call, CallError, Client, Exchange, Lane, Protocol, Request, Stream, SubmitError, Target, Wait};
 
 use super::death::learn;
-use super::{before, client, put};
-use crate::process::{shmesh, shmesh_ok, until};
+use super::{CONFIG, before, client, put};
+use crate::process::{PATIENCE, shmesh, shmesh_ok, until};
 use crate::service::{Gate, http, noise_service, saying};
 use crate::sidecar::{Driver, Sidecar};
 
@@ -18,6 +18,8 @@ on_each_driver!(
     the_switch_survives_a_restart_of_the_sidecar,
     a_call_in_flight_finishes_where_it_is,
     new_exchanges_and_streams_obey_it,
+    a_lane_obeys_it,
+    calls_that_go_round_go_where_the_sidecar_says_now,
     ready_is_waited_for,
 );
 
@@ -54,10 +56,8 @@ fn expect_way(sidecar: &Sidecar, client: &Client, through: bool) {
 fn one_command_sends_all_calls_round_and_back(driver: Driver) {
     let service = noise_service();
     let sidecar = before(driver, &service.endpoint);
-    let (client, others) = (
-        client(&sidecar),
-        Client::builder().hang_timeout(crate::process::PATIENCE).socket(sidecar.path("apps.sock")).name("other"),
-    );
+    let (client, others) =
+        (client(&sidecar), Client::builder().hang_timeout(PATIENCE).socket(sidecar.path("apps.sock")).name("other"));
     let other = others.connect().expect("it attaches");
     for client in [&client, &other] {
         learn(client, || put("service", b"x"));
@@ -103,6 +103,31 @@ fn the_switch_survives_a_restart_of_the_sidecar(driver: Driver) {
     assert_eq!(direct(&sidecar, &[])["apps"].as_object().map(|apps| apps.len()), Some(0));
     assert!(sidecar.log().contains("direct mode cannot be read"), "{}", sidecar.log());
     until("calls come back", || is_through(&sidecar, &client));
+}
+
+fn calls_that_go_round_go_where_the_sidecar_says_now(driver: Driver) {
+    let (one, other) = (saying("one"), saying("other"));
+    let mut sidecar = before(driver, &one.endpoint);
+    let config = |endpoint: &str| CONFIG.replace("$up", endpoint).replace("$raw_cluster", "service");
+    let client = client(&sidecar);
+    learn(&client, || put("service", b"x"));
+    let goes_to = |text: &str| {
+        until("calls go there", || client.call(put("service", b"x")).expect("an answer").body == text.as_bytes());
+    };
+    direct(&sidecar, &["on"]);
+    expect_way(&sidecar, &client, false);
+    goes_to("one");
+    // The sidecar that told it says what changed.
+    sidecar.write_config(&config(&other.endpoint));
+    goes_to("other");
+    // The next one is asked, though no call goes through it.
+    sidecar.process.signal(Signal::SIGKILL);
+    sidecar.process.wait();
+    sidecar.write_config(&config(&one.endpoint));
+    sidecar.start_again();
+    goes_to("one");
+    expect_way(&sidecar, &client, false);
+    assert_eq!(sidecar.requests("apps", "service", 200), 0.0);
 }
 
 fn a_call_in_flight_finishes_where_it_is(driver: Driver) {
@@ -171,6 +196,42 @@ fn new_exchanges_and_streams_obey_it(driver: Driver) {
     until("both go through", || !stream().is_direct() && !exchange().is_direct());
     answer(exchange());
     echoed(&mut stream());
+}
+
+fn a_lane_obeys_it(driver: Driver) {
+    let gate = Gate::default();
+    let open = gate.clone();
+    let service = http(move |head, wire| {
+        wire.body(head, false, |_| ());
+        open.pass();
+        let _ = wire.try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let sidecar = before(driver, &service.endpoint);
+    let client = client(&sidecar);
+    let mut lane = client.lane().expect("a lane");
+    let submit = |lane: &mut Lane| {
+        let target = Target::Key(Protocol::Http, b"GET / HTTP/1.1\r\nHost: service\r\n\r\n");
+        lane.submit(&Call::new(target, &[]))
+    };
+    submit(&mut lane).expect("a slot");
+    lane.flush();
+    direct(&sidecar, &["on"]);
+    until("the lane takes no more", || match submit(&mut lane) {
+        Ok(_) | Err(SubmitError::Full) => false,
+        Err(SubmitError::Failed(error)) => {
+            assert_eq!(error, CallError::ToldToGoRound);
+            true
+        }
+    });
+    gate.open();
+    while lane.in_flight() > 0 {
+        let answer = lane.receive(Wait::For(PATIENCE)).expect("the sidecar is there").expect("an answer in time");
+        assert_eq!(answer.outcome.expect("what was in flight is answered").body, b"ok");
+    }
+    direct(&sidecar, &["off"]);
+    until("it takes calls again", || submit(&mut lane).is_ok());
+    let answer = lane.receive(Wait::For(PATIENCE)).expect("the sidecar is there").expect("an answer in time");
+    assert_eq!(answer.outcome.expect("an answer").body, b"ok");
 }
 
 fn ready_is_waited_for(driver: Driver) {

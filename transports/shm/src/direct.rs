@@ -16,6 +16,9 @@ impl Priority {
     }
 }
 
+/// A share that is all calls.
+const ALL: u16 = 1000;
+
 /// Of a thousand calls of each priority so many are to go round the sidecar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DirectShares {
@@ -53,6 +56,11 @@ impl DirectShares {
         self.low.max(self.default).max(self.high)
     }
 
+    /// Every call is to go round.
+    pub fn is_all(self) -> bool {
+        self.low.min(self.default).min(self.high) >= ALL
+    }
+
     /// As the word has it; `priorities`: both sides know feature bit 2.
     pub fn word(self, priorities: bool) -> u64 {
         let others = u64::from(self.low) << 16 | u64::from(self.high) << 32;
@@ -80,7 +88,8 @@ mod tests {
         assert_eq!(shares.word(true), 0x0003_03e8_0102);
         assert_eq!(DirectShares::from_word(shares.word(true) | 7 << 48, true), shares);
         assert_eq!([Priority::Low, Priority::Default, Priority::High].map(|of| shares.of(of)), [1000, 0x0102, 3]);
-        assert_eq!(shares.most(), 1000);
+        assert_eq!((shares.most(), shares.is_all()), (1000, false));
+        assert!(DirectShares::all(1000).is_all() && !DirectShares::all(999).is_all());
     }
 
     #[test]
