@@ -270,20 +270,6 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The head of an HTTP request, without its empty line.
-    pub(crate) fn http_head(&self) -> Option<&[u8]> {
-        match &self.kind {
-            RequestKind::Http { head, .. } => Some(head),
-            RequestKind::Dubbo { .. } | RequestKind::Raw { .. } => None,
-        }
-    }
-
-    /// An HTTP request without its body.
-    pub(crate) fn head_alone(&self) -> Option<Request<'static>> {
-        let kind = RequestKind::Http { head: self.http_head()?.to_vec(), body: &[] };
-        Some(Request { kind, ..*self })
-    }
-
     pub(crate) fn payload(&self) -> &'a [u8] {
         match self.kind {
             RequestKind::Http { body, .. } => body,

@@ -177,7 +177,8 @@ impl Client {
     }
 
     /// A call whose bodies are streamed both ways; `total` is the length of the request's body if it is known. The body of `request`
-    /// itself is sent first: with Dubbo, whose frame is the body, at least its header; with raw, bytes or none. Goes round a sidecar that is gone as [`Client::call`] does.
+    /// itself is sent first: of a Dubbo frame, all of which is body, at least its header. Goes round a sidecar that is gone as
+    /// [`Client::call`] does.
     pub fn exchange(&self, request: &Request<'_>, total: Option<u64>) -> Result<Exchange, CallError> {
         if let Some(flaw) = request.flaw {
             return Err(CallError::BadRequest(flaw));

@@ -1,17 +1,18 @@
 //! A call whose bodies are streamed, over a connection of its own that goes round the sidecar.
 
 use std::io;
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
-use shmesh_proto::http1::{CHUNK_END, Framing, chunk_line, end_head, write_last_chunk};
 
 use crate::clock;
-use crate::direct::{Failed, Place, Rules, SILENCE, Why, has_no_body_by_nature};
+use crate::direct::{Failed, Place, Rules, SILENCE, Why};
+use crate::direct_answer::DirectAnswer;
+use crate::direct_request::{DirectRequest, Message};
 use crate::error::Ran;
-use crate::http_answer::HttpAnswer;
 use crate::peer::Peer;
 
 /// Bytes of a request's body that are written together.
@@ -25,11 +26,7 @@ pub(crate) struct DirectExchange {
     peer: Peer,
     place: Arc<Place>,
     rules: Rules,
-    /// Without its framing and the empty line; until it is written.
-    head: Option<Vec<u8>>,
-    framing: Framing,
-    /// Bytes of a request's body of known length that were not written yet.
-    body_left: u64,
+    request: DirectRequest,
     /// Bytes of the request that are to be written, and how many of them were.
     out: Vec<u8>,
     written: usize,
@@ -40,7 +37,7 @@ pub(crate) struct DirectExchange {
     is_refused: bool,
     /// When something was written last.
     asked: u64,
-    answer: HttpAnswer,
+    answer: DirectAnswer,
     /// Bytes of the answer that were not looked at yet.
     received: Vec<u8>,
     /// Bytes of its body, and how many of them were read.
@@ -52,8 +49,13 @@ pub(crate) struct DirectExchange {
 }
 
 impl DirectExchange {
-    /// Connects. `head` without its empty line; `total`: bytes of the request's body, if known.
-    pub fn open(place: &Arc<Place>, head: &[u8], total: Option<u64>, rules: Rules) -> Result<DirectExchange, Failed> {
+    /// Connects. `total`: bytes of the request's body, if known.
+    pub fn open(
+        place: &Arc<Place>,
+        message: &Message,
+        total: Option<u64>,
+        rules: Rules,
+    ) -> Result<DirectExchange, Failed> {
         let connect = || {
             let left = rules.left()?.unwrap_or(rules.connect_timeout);
             Peer::connect(&place.address, left.min(rules.connect_timeout))
@@ -68,10 +70,8 @@ impl DirectExchange {
             peer: connect().map_err(refused)?,
             place: place.clone(),
             rules,
-            answer: HttpAnswer::new(head.starts_with(b"HEAD ")),
-            head: Some(head.to_vec()),
-            framing: total.map_or(Framing::Chunked, Framing::Length),
-            body_left: total.unwrap_or(0),
+            request: DirectRequest::new(message, total, place.of_app),
+            answer: DirectAnswer::new(message, place.of_app),
             out: Vec::new(),
             written: 0,
             was_sent: false,
@@ -119,18 +119,8 @@ impl DirectExchange {
         if bytes.is_empty() || self.finished || !self.flush()? {
             return Ok(0);
         }
-        self.begin();
         let piece = &bytes[..bytes.len().min(PIECE_BYTES)];
-        if let Framing::Length(_) = self.framing {
-            let left = self.body_left.checked_sub(piece.len() as u64);
-            self.body_left = left.ok_or_else(|| invalid("more body than was announced"))?;
-            self.out.extend_from_slice(piece);
-        } else {
-            let (line, len) = chunk_line(piece.len());
-            self.out.extend_from_slice(&line[..len]);
-            self.out.extend_from_slice(piece);
-            self.out.extend_from_slice(CHUNK_END);
-        }
+        self.request.put(piece, &mut self.out)?;
         self.flush()?;
         Ok(piece.len())
     }
@@ -139,28 +129,20 @@ impl DirectExchange {
         if self.finished {
             return Ok(());
         }
-        // Nothing was written: the body is empty, which needs no chunk to say so.
-        if let Some(head) = &self.head
-            && self.framing == Framing::Chunked
-        {
-            self.framing = if has_no_body_by_nature(head) { Framing::None } else { Framing::Length(0) };
-        }
-        self.begin();
-        if self.body_left > 0 {
-            return Err(invalid("less body than was announced"));
-        }
-        if let Framing::Chunked = self.framing {
-            write_last_chunk(&mut self.out, &[]);
-        }
+        self.request.end(&mut self.out)?;
         self.flush()?;
+        if self.request.ends_connection() && !self.is_refused {
+            self.peer.shutdown(Shutdown::Write)?;
+        }
+        self.answer.asked(&mut self.out);
         self.finished = true;
         Ok(())
     }
 
     fn wait_head(&mut self) -> io::Result<(u16, Vec<u8>)> {
         self.begin();
-        self.flush()?;
         loop {
+            self.flush()?;
             if let Some((status, head)) = self.answer.head() {
                 return Ok((status, head.to_vec()));
             }
@@ -170,8 +152,8 @@ impl DirectExchange {
 
     fn get(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.begin();
-        self.flush()?;
         loop {
+            self.flush()?;
             let unread = &self.body[self.read..];
             let len = unread.len().min(into.len());
             if len > 0 || into.is_empty() {
@@ -188,12 +170,9 @@ impl DirectExchange {
         }
     }
 
-    /// The head goes before everything else.
+    /// The head goes before everything else, also where nothing follows.
     fn begin(&mut self) {
-        if let Some(mut head) = self.head.take() {
-            end_head(&mut head, self.framing);
-            self.out = head;
-        }
+        self.request.begin(&mut self.out);
     }
 
     /// Writes what waits to be written. What the peer says meanwhile is taken, as it may not read on before it has said it. False: it wants
@@ -204,7 +183,10 @@ impl DirectExchange {
                 Ok(len) => {
                     self.written += len;
                     self.was_sent = true;
-                    self.asked = clock::now();
+                    // What is said behind the request does not stretch the time for an answer.
+                    if !self.finished {
+                        self.asked = clock::now();
+                    }
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
@@ -214,7 +196,8 @@ impl DirectExchange {
                         self.receive()?;
                     }
                 }
-                // A server may answer before it has read everything, and close: its answer counts.
+                // A server may answer before it has read everything, and close: its answer counts. Bytes that simply end are none then.
+                Err(errno) if !matches!(self.answer, DirectAnswer::Http(_)) => return Err(errno.into()),
                 Err(errno) => {
                     while self.answer.head().is_none() {
                         self.wait_more().map_err(|_| io::Error::from(errno))?;
@@ -268,11 +251,17 @@ impl DirectExchange {
     fn receive(&mut self) -> io::Result<()> {
         let mut piece = [0; PIECE_BYTES];
         match self.peer.try_read(&mut piece) {
-            Ok(0) => self.ended = true,
+            Ok(0) => {
+                self.ended = true;
+                self.answer.end();
+            }
             Ok(len) => {
-                self.answered = true;
                 self.received.extend_from_slice(&piece[..len]);
                 self.answer.take(&mut self.received, &mut self.body)?;
+                self.answered |= self.answer.is_coming();
+                if self.finished {
+                    self.answer.asked(&mut self.out);
+                }
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -289,8 +278,4 @@ impl DirectExchange {
             sentence: format!("{}: {error}", self.place.address),
         }
     }
-}
-
-fn invalid(sentence: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, sentence)
 }

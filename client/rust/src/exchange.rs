@@ -2,12 +2,14 @@
 
 use std::io::{self, Read, Write};
 
-use crate::call::{CallId, Request};
+use crate::call::{CallId, Request, Twice};
 use crate::calls::ReadOutcome;
 use crate::client::Client;
 use crate::detour::{By, Detour, Path};
 use crate::direct::{Failed, Place};
 use crate::direct_exchange::DirectExchange;
+use crate::direct_request::Message;
+use crate::directory::Subject;
 use crate::errand::Errand;
 use crate::error::{CallError, Ran};
 use crate::lane::Lane;
@@ -47,8 +49,9 @@ pub(crate) struct OverLane {
 #[derive(Debug)]
 struct Again {
     client: Client,
-    /// Without its body. None: it is no HTTP, and stays where it is.
-    request: Option<Request<'static>>,
+    subject: Subject,
+    twice: Twice,
+    message: Message,
     total: Option<u64>,
     deadline: Option<u64>,
     /// What was written of the body; none if that is too much, or the app knows something of the answer.
@@ -74,7 +77,9 @@ impl Exchange {
         let body = request.payload();
         let mut again = Again {
             client: client.clone(),
-            request: request.head_alone(),
+            subject: Errand::Call(request).subject(),
+            twice: request.twice(),
+            message: Message::of(request).ok_or(CallError::BadRequest("not a Dubbo2 frame"))?,
             total,
             deadline,
             body: (body.len() <= REPLAY_MAX).then(|| body.to_vec()),
@@ -276,9 +281,7 @@ impl Again {
     /// Goes round the sidecar. None: there is no way, or none that may be taken.
     fn round(&mut self, met: Option<&CallError>) -> Option<Result<Way, CallError>> {
         self.body.as_ref()?;
-        let request = self.request.as_ref()?;
-        let subject = Errand::Call(request).subject();
-        let detour = self.client.fallback()?.detour(&subject, request.twice(), met, self.deadline)?;
+        let detour = self.client.fallback()?.detour(&self.subject, self.twice, met, self.deadline)?;
         self.walk(detour).ok()
     }
 
@@ -305,8 +308,7 @@ impl Again {
         let body = self.body.as_deref().unwrap_or_default();
         // All of a body that is complete may as well be announced.
         let total = self.total.or(self.finished.then_some(body.len() as u64).filter(|len| *len > 0));
-        let head = self.request.as_ref().and_then(Request::http_head).unwrap_or_default();
-        let mut direct = DirectExchange::open(&path.place, head, total, detour.rules)?;
+        let mut direct = DirectExchange::open(&path.place, &self.message, total, detour.rules)?;
         let mut sent = 0;
         while sent < body.len() {
             match direct.write(&body[sent..])? {

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 
 use fake::{FakeSidecar, Settings, pattern};
 use service::Service;
-use shmesh_client::{CallError, Client, Exchange, Ran, Request};
+use shmesh_client::{CallError, Client, DubboKey, Exchange, Ran, Request};
 use shmesh_shm::handshake::Policy;
 use tempfile::TempDir;
 
@@ -138,6 +138,127 @@ fn while_the_sidecar_is_away_they_go_direct_at_once() {
         assert!(exchange.is_direct());
     }
     assert_eq!(service.requests(), 6);
+}
+
+/// A provider that has more to say than the answer, and says it when it likes.
+fn provider() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            std::thread::spawn(move || {
+                stream.write_all(&frame(0xe2, 0, 9, b"N")).unwrap();
+                let mut asked = vec![0; 16];
+                if stream.read_exact(&mut asked).is_err() {
+                    return;
+                }
+                let len = u32::from_be_bytes(asked[12..].try_into().unwrap()) as usize;
+                let mut body = vec![0; len];
+                if stream.read_exact(&mut body).is_err() || asked[2] & 0x40 == 0 {
+                    return;
+                }
+                // The heartbeat is answered behind the request, and never in the middle of it.
+                let mut reply = [0; 17];
+                stream.read_exact(&mut reply).unwrap();
+                assert_eq!((&reply[..4], reply[11]), (&b"\xda\xbb\x22\x14"[..], 9));
+                stream.write_all(&frame(0x02, 20, asked[11] + 1, b"for somebody else")).unwrap();
+                for piece in frame(0x02, 30, asked[11], &body).chunks(30_001) {
+                    stream.write_all(piece).unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+fn frame(flags: u8, status: u8, id: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0xda, 0xbb, flags, status, 0, 0, 0, 0, 0, 0, 0, id];
+    frame.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    frame.extend_from_slice(body);
+    frame
+}
+
+/// A client of a sidecar that said this of everything, and died.
+fn after_dubbo_and_raw(policy: Policy) -> (TempDir, Client) {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { policy: Some(policy), ..Settings::default() };
+    let sidecar = FakeSidecar::start(&dir.path().join("s"), settings);
+    let client = Client::builder().socket(sidecar.path()).lanes(2).connect().unwrap();
+    client.call(Request::dubbo(KEY, &frame(0xc2, 0, 1, b"learn"))).unwrap();
+    client.call(Request::raw("bytes", b"learn")).unwrap();
+    sidecar.wait_for_lookups(2);
+    sidecar.kill();
+    (dir, client)
+}
+
+const KEY: DubboKey<'static> = DubboKey { service: "s", method: "m", group: None, version: None, tag: None };
+
+#[test]
+fn dubbo_goes_round_as_well() {
+    let address = provider();
+    let (_dir, client) = after_dubbo_and_raw(to(&["tcp:127.0.0.1:1", &address]));
+    for len in [0, 5, 100_000] {
+        let body = pattern(7, len);
+        let whole = frame(0xc2, 0, 7, &body);
+        let mut exchange = client.exchange(&Request::dubbo(KEY, &whole[..16]), None).unwrap();
+        assert!(run(&mut exchange, &whole[16..]).unwrap() == (30, frame(0x02, 30, 7, &body)), "{len}");
+        assert!(exchange.is_direct());
+    }
+    // Nothing is waited for where no answer is wanted.
+    let one_way = frame(0x82, 0, 8, b"nobody waits");
+    assert_eq!(run(&mut client.exchange(&Request::dubbo(KEY, &one_way), None).unwrap(), b"").unwrap(), (0, vec![]));
+    // Whose header says something else than what follows.
+    let whole = frame(0xc2, 0, 7, b"five5");
+    for wrong in [&b"four"[..], b"sixsix"] {
+        let mut exchange = client.exchange(&Request::dubbo(KEY, &whole[..16]), None).unwrap();
+        let error = run(&mut exchange, wrong).unwrap_err();
+        assert!(error.to_string().contains("body than was announced"), "{error}");
+    }
+}
+
+/// Bytes end with their connection, in both directions.
+#[test]
+fn raw_goes_round_as_well() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut asked = Vec::new();
+            stream.read_to_end(&mut asked).unwrap();
+            stream.write_all(&asked).unwrap();
+        }
+    });
+    let (_dir, client) = after_dubbo_and_raw(to(&["tcp:127.0.0.1:1", &address]));
+    for len in [0, 5, 300_000] {
+        let body = pattern(8, len);
+        let mut exchange = client.exchange(&Request::raw("bytes", b"and "), None).unwrap();
+        assert!(run(&mut exchange, &body).unwrap() == (0, [b"and ", &body[..]].concat()), "{len}");
+        assert!(exchange.is_direct());
+    }
+}
+
+/// As with HTTP: what was not forwarded goes on elsewhere, with what was written so far.
+#[test]
+fn raw_in_the_middle_of_its_request_takes_what_was_written_along() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    let service = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut asked = Vec::new();
+        stream.read_to_end(&mut asked).unwrap();
+        stream.write_all(b"heard").unwrap();
+        asked
+    });
+    let (_dir, sidecar, client) = beside(to(&[&address]));
+    client.call(Request::raw("bytes", b"learn")).unwrap();
+    sidecar.wait_for_lookups(2);
+    let mut exchange = client.exchange(&Request::raw("bytes", b"one "), None).unwrap();
+    exchange.write_all(b"two ").unwrap();
+    assert!(!exchange.is_direct());
+    sidecar.kill();
+    assert_eq!(run(&mut exchange, b"three").unwrap(), (0, b"heard".to_vec()));
+    assert!(exchange.is_direct());
+    assert_eq!(service.join().unwrap(), b"one two three");
 }
 
 #[test]

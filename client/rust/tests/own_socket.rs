@@ -166,6 +166,20 @@ fn raw_answer(body: &[u8]) -> Vec<u8> {
     [&(body.len() as u64).to_le_bytes(), body].concat()
 }
 
+/// The answer to an exchange whose body goes on like this.
+fn exchanged(client: &Client, request: &Request<'_>, more: &[u8]) -> Vec<u8> {
+    let mut exchange = client.exchange(request, None).unwrap();
+    for piece in more.chunks(3) {
+        exchange.write_all(piece).unwrap();
+    }
+    exchange.finish().unwrap();
+    exchange.head().unwrap();
+    let mut body = Vec::new();
+    exchange.read_to_end(&mut body).unwrap();
+    assert!(exchange.is_direct());
+    body
+}
+
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
@@ -328,6 +342,9 @@ fn callers_reach_an_app_whose_sidecar_is_gone_and_it_comes_back() {
         assert_eq!((response.status, &response.body[..]), (200, &b"http"[..]));
         assert_eq!(client.call(Request::dubbo(key(), &frame(5, b"dubbo"))).unwrap().body[16..], *b"dubbo");
         assert_eq!(client.call(Request::raw("echo", b"raw")).unwrap().body, b"raw");
+        assert_eq!(exchanged(client, &Request::dubbo(key(), &frame(6, b"dubbo")[..16]), b"dubbo")[16..], *b"dubbo");
+        assert_eq!(exchanged(client, &Request::raw("echo", b"some "), b"more"), b"some more");
+        assert_eq!(exchanged(client, &Request::raw("echo", b""), b""), b"");
         let mut stream = client.stream(Protocol::Raw, Some("echo")).unwrap();
         stream.write_all(b"stream").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -352,6 +369,21 @@ fn callers_reach_an_app_whose_sidecar_is_gone_and_it_comes_back() {
     app.sidecar = Some(again);
 }
 
+/// Whoever gives a raw exchange up, or dies in the middle of it, has asked for nothing.
+#[test]
+fn a_raw_exchange_that_is_not_finished_does_not_run() {
+    let app = App::start();
+    let (_dir, client) = caller(&app);
+    assert_eq!(exchanged(&client, &Request::raw("echo", b"first"), b""), b"first");
+    let before = app.calls.load(SeqCst);
+    let mut exchange = client.exchange(&Request::raw("echo", b"half"), None).unwrap();
+    exchange.write_all(b" of it").unwrap();
+    assert!(exchange.is_direct());
+    drop(exchange);
+    assert_eq!(exchanged(&client, &Request::raw("echo", b"whole"), b""), b"whole");
+    assert_eq!(app.calls.load(SeqCst) - before, 1);
+}
+
 /// A raw answer says how long it is: what ends before is none.
 #[test]
 fn a_raw_answer_that_is_not_whole_is_an_error() {
@@ -373,7 +405,7 @@ fn a_raw_answer_that_is_not_whole_is_an_error() {
         b"\0\0\0\0\0\0\0\0",
     ];
     std::thread::spawn(move || {
-        for answer in answers {
+        for answer in answers.into_iter().chain(answers) {
             let (mut stream, _) = listener.accept().unwrap();
             let mut asked = Vec::new();
             stream.read_to_end(&mut asked).unwrap();
@@ -386,6 +418,15 @@ fn a_raw_answer_that_is_not_whole_is_an_error() {
             Ok(response) => assert_eq!((number >= 4, &response.body[..]), (true, &answer[8..])),
             Err(CallError::Direct { ran: Ran::Maybe, .. }) => assert!(number < 4),
             other => panic!("{other:?}"),
+        }
+    }
+    for (number, answer) in answers.into_iter().enumerate() {
+        let mut exchange = client.exchange(&Request::raw("echo", b"once").timeout(PATIENCE), None).unwrap();
+        exchange.finish().unwrap();
+        let mut body = Vec::new();
+        match exchange.read_to_end(&mut body) {
+            Ok(_) => assert_eq!((number >= 4, &body[..]), (true, &answer[8..])),
+            Err(error) => assert!(number < 4, "{error}"),
         }
     }
 }
