@@ -21,8 +21,8 @@ use shmesh_client::{
 use shmesh_shm::handshake::Policy;
 use tempfile::TempDir;
 
-/// Longer than anything takes that is not stuck.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than anything takes that is not stuck, also on a machine that stands still for a while.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Echoes calls and streams. `/fail` fails, `/lies` says something of its own about framing; a stream ends with its length.
 #[derive(Default)]

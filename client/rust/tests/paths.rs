@@ -18,6 +18,8 @@ use tempfile::TempDir;
 
 /// Generous: what is bounded by less than this did not wait for ever.
 const SOON: Duration = Duration::from_secs(20);
+/// Longer than anything takes that is not stuck, also on a machine that stands still for a while.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// A good while longer than the listeners of a sidecar that died are left alone.
 const SETTLED: Duration = Duration::from_millis(600);
 
@@ -111,7 +113,7 @@ fn while_the_switch_is_on_the_sidecar_is_asked_where_calls_go() {
     sidecar.kill();
     let settings = Settings { policy: Some(to(&[&new])), direct: Some(DirectShares::all(1000)), ..Settings::default() };
     let sidecar = FakeSidecar::start(&dir.path().join("s"), settings);
-    let until = Instant::now() + SOON;
+    let until = Instant::now() + PATIENCE;
     while new.requests() == 0 {
         assert_eq!(client.call(get("/learn")).unwrap().status, 202, "never through it");
         assert!(Instant::now() < until, "calls still go where the one before said");
@@ -132,7 +134,7 @@ fn a_call_that_the_sidecar_has_no_room_for_goes_round_it() {
     let (listener, direct) = (Service::unix(&dir.path().join("l")), Service::tcp());
     let policy = Policy { listeners: vec![listener.address.clone()], ..to(&[&direct]) };
     let (_sidecar, client) = beside(&dir.path().join("s"), policy);
-    let until = Instant::now() + SOON;
+    let until = Instant::now() + PATIENCE;
     while !client.knows_way_round(&get("/learn")) {
         assert_eq!(client.call(get("/learn")).unwrap().status, 200);
         assert!(Instant::now() < until, "the look-up is not answered");
