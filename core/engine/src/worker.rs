@@ -124,6 +124,8 @@ pub struct Worker<D: Driver> {
     rest_order: Option<(RestOrder<Handover>, Known)>,
     /// Until then another process may have copies of sockets.
     pub(crate) copied_until: Nanos,
+    /// Conns that another process had and that have not begun to work here, the next one last.
+    pub(crate) beginning: Vec<Key<Conn>>,
     pub(crate) idle: Idle,
     pub(crate) stages: Stages,
     pub(crate) date: DateNow,
@@ -210,6 +212,7 @@ impl<D: Driver> Worker<D> {
             stopping: false,
             rest_order: None,
             copied_until: 0,
+            beginning: Vec::new(),
             idle: Idle::new(now),
             stages,
             date: DateNow::default(),
@@ -346,6 +349,9 @@ impl<D: Driver> Worker<D> {
         }
         self.fire_timers();
         self.close_listeners();
+        if !self.beginning.is_empty() {
+            self.begin_conns();
+        }
         for _ in 0..2 {
             let mut again = std::mem::take(&mut self.revisit);
             for key in again.drain(..) {
@@ -500,7 +506,7 @@ impl<D: Driver> Worker<D> {
     /// by the flush that ends a turn, and what that flush makes possible nobody would wake us for.
     fn next_wake(&self) -> Wait {
         let lanes = self.dirty_lanes.len() + self.deferred.len();
-        if lanes + self.revisit.len() + self.ready.len() + self.dirty_conns.len() > 0
+        if lanes + self.revisit.len() + self.ready.len() + self.dirty_conns.len() + self.beginning.len() > 0
             || self.has_returns()
             || self.awaits_send
         {

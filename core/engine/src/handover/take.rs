@@ -47,6 +47,9 @@ pub enum Refusal {
     Io(#[from] io::Error),
 }
 
+/// Conns that begin to work before lanes are looked at again.
+const CONNS_BEGUN_AT_ONCE: usize = 256;
+
 /// The address of a socket.
 pub(super) fn target(text: &str) -> Result<Target, Refusal> {
     match text.parse() {
@@ -78,11 +81,12 @@ impl<D: Driver> Worker<D> {
         self.take_lanes(&state.lanes, &state.sessions, sessions, lanes, bells)?;
 
         let mut leases = Leases::new();
-        for conn in &state.conns {
+        let turns: Vec<(u64, Vec<u64>)> = state.conns.iter().filter_map(turns_of).collect();
+        for conn in state.conns {
             self.take_conn(conn, &addresses, &mut socks, &mut descriptors, &mut leases)?;
         }
         // Of those that have changed there is something by now, and those that are gone have no place.
-        for conn in &draft.conns {
+        for conn in draft.conns {
             if self.conns.is_vacant(Key::from_bits(conn.key)) {
                 self.take_conn(conn, &addresses, &mut socks, &mut descriptors, &mut leases)?;
             }
@@ -92,22 +96,22 @@ impl<D: Driver> Worker<D> {
         // Now that it is known which addresses are used: what is left out may take the place of one that is not.
         self.take_names(&state.names)?;
         self.take_clusters(&state.clusters)?;
-        for call in &state.calls {
+        for call in state.calls {
             self.take_call_state(call, &mut leases)?;
         }
-        for call in &draft.calls {
+        for call in draft.calls {
             if self.calls.is_vacant(Key::from_bits(call.key)) {
                 self.take_call_state(call, &mut leases)?;
             }
         }
-        for lane in &state.lanes {
+        for lane in state.lanes {
             self.take_slots(lane, &mut leases)?;
         }
         self.conns.go_on();
         self.calls.go_on();
         self.lanes.go_on();
-        for conn in &state.conns {
-            self.take_turns(conn);
+        for (conn, calls) in turns {
+            self.take_turns(Key::from_bits(conn), &calls);
         }
         Ok(())
     }
@@ -122,26 +126,12 @@ impl<D: Driver> Worker<D> {
             },
         );
         // What was used last is waited for most.
-        let mut conns = self.conns.keys();
-        conns.sort_by_cached_key(|key| std::cmp::Reverse(self.conns.get(*key).map(|conn| conn.active)));
-        for key in conns {
-            let Some(conn) = self.conns.get_mut(key) else { continue };
-            let (receiving, deadline) = (std::mem::take(&mut conn.receiving), conn.deadline);
-            if let (conn::Pipe::Socket(sock), conn::Role::HttpUp(up)) = (conn.pipe, &conn.role) {
-                self.driver.receive_alone(sock, up.for_app);
-            }
-            if receiving {
-                self.start_recv(key);
-            }
-            self.set_conn_deadline(key, deadline);
-            self.touch_conn(key);
-        }
+        self.beginning = self.conns.keys();
+        self.beginning.sort_by_cached_key(|key| self.conns.get(*key).map(|conn| conn.active));
+        self.begin_conns();
         for key in self.lanes.keys() {
             self.warm(key);
             self.timers.arm(Owner::Lane(key.index() as u32), self.driver.now());
-            let Some(lane) = self.lanes.get_mut(key) else { continue };
-            let busy: Vec<u32> = (0..).zip(&lane.slots).filter(|(_, slot)| slot.has_output()).map(|(i, _)| i).collect();
-            busy.into_iter().for_each(|slot| lane.enqueue(slot));
             self.touch_lane(key);
         }
         for key in self.calls.keys() {
@@ -154,6 +144,23 @@ impl<D: Driver> Worker<D> {
         }
         for session in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.session_rung(session);
+        }
+    }
+
+    /// The next of the conns that were taken begin to work. They are many, and not all of them have something to do.
+    pub(crate) fn begin_conns(&mut self) {
+        for _ in 0..CONNS_BEGUN_AT_ONCE {
+            let Some(key) = self.beginning.pop() else { return };
+            let Some(conn) = self.conns.get_mut(key) else { continue };
+            let (receiving, deadline) = (std::mem::take(&mut conn.receiving), conn.deadline);
+            if let (conn::Pipe::Socket(sock), conn::Role::HttpUp(up)) = (conn.pipe, &conn.role) {
+                self.driver.receive_alone(sock, up.for_app);
+            }
+            if receiving {
+                self.start_recv(key);
+            }
+            self.set_conn_deadline(key, deadline);
+            self.touch_conn(key);
         }
     }
 
@@ -273,15 +280,15 @@ impl<D: Driver> Worker<D> {
 
     fn take_conn(
         &mut self,
-        state: &ConnState,
+        state: ConnState,
         addresses: &[AddressId],
         ahead: &mut HashMap<u64, SockId>,
         sockets: &mut impl Iterator<Item = OwnedFd>,
         leases: &mut Leases,
     ) -> Result<(), Refusal> {
         let key: Key<Conn> = Key::from_bits(state.key);
-        let pipe = match &state.pipe {
-            Some(Pipe::Stream(at)) => conn::Pipe::Stream(slot_ref(*at)),
+        let pipe = match state.pipe {
+            Some(Pipe::Stream(at)) => conn::Pipe::Stream(slot_ref(at)),
             Some(Pipe::Socket(socket)) => {
                 const MISSING: Refusal = Refusal::Inconsistent("fewer descriptors than connections");
                 let sock = if socket.ahead {
@@ -290,7 +297,7 @@ impl<D: Driver> Worker<D> {
                     let tag = Token::Conn(key.to_tag()).tag();
                     self.driver.adopt(sockets.next().ok_or(MISSING)?, tag)?
                 };
-                let arrived = socket.arrived.iter().cloned().map(Slice::from_vec).collect();
+                let arrived = socket.arrived.into_iter().map(Slice::from_vec).collect();
                 let end = socket.end.map(|errno| (errno > 0).then(|| io::Error::from_raw_os_error(errno as i32)));
                 self.driver.precede(sock, arrived, end);
                 conn::Pipe::Socket(sock)
@@ -298,9 +305,9 @@ impl<D: Driver> Worker<D> {
             None => return Err(Refusal::Inconsistent("a connection without a carrier")),
         };
         let role = self.make_role(key, state.role.as_ref(), addresses)?;
-        let out = self.chunks(&state.out, leases)?;
+        let out = self.chunks(state.out, leases)?;
         let conn = Conn {
-            input: Slice::from_vec(state.input.clone()),
+            input: Slice::from_vec(state.input),
             flushes: state.flushes,
             receiving: state.receiving,
             ended: state.ended,
@@ -430,17 +437,17 @@ impl<D: Driver> Worker<D> {
         })
     }
 
-    fn take_call_state(&mut self, state: &CallState, leases: &mut Leases) -> Result<(), Refusal> {
+    fn take_call_state(&mut self, state: CallState, leases: &mut Leases) -> Result<(), Refusal> {
         let origin = state.origin.and_then(peer).ok_or(Refusal::Inconsistent("a call that nobody made"))?;
-        let kind = match &state.kind {
+        let kind = match state.kind {
             Some(Kind::Exchange(exchange)) => call::Kind::Exchange(self.make_exchange(exchange, leases)?),
             Some(Kind::Dubbo(dubbo)) => call::Kind::Dubbo(Dubbo {
                 header: frame_header(&dubbo.header)?,
                 idempotent: dubbo.idempotent,
-                replay: if dubbo.replayable { Some(self.chunks(&dubbo.replay, leases)?) } else { None },
-                body: self.chunks(&dubbo.body, leases)?,
+                replay: if dubbo.replayable { Some(self.chunks(dubbo.replay, leases)?) } else { None },
+                body: self.chunks(dubbo.body, leases)?,
                 turn: None,
-                told: Slice::from_vec(dubbo.told.clone()),
+                told: Slice::from_vec(dubbo.told),
                 held: self.held(origin, dubbo.held),
             }),
             None => return Err(Refusal::Inconsistent("a call of a kind that is not known here")),
@@ -467,20 +474,20 @@ impl<D: Driver> Worker<D> {
         Ok(())
     }
 
-    fn make_exchange(&mut self, state: &ExchangeState, leases: &mut Leases) -> Result<Exchange, Refusal> {
+    fn make_exchange(&mut self, state: ExchangeState, leases: &mut Leases) -> Result<Exchange, Refusal> {
         Ok(Exchange {
             http: state.http,
             tunnel: state.tunnel,
             connect: state.connect,
-            head: Slice::from_vec(state.head.clone()),
+            head: Slice::from_vec(state.head),
             upgrade: state.upgrade.as_deref().map(Into::into),
             head_only: state.head_only,
             idempotent: state.idempotent,
             request_length: state.request_length,
             request_has_body: state.request_has_body,
-            request_trailers: state.request_trailers.clone(),
-            pending: self.chunks(&state.pending, leases)?,
-            replay: if state.replayable { Some(self.chunks(&state.replay, leases)?) } else { None },
+            request_trailers: state.request_trailers,
+            pending: self.chunks(state.pending, leases)?,
+            replay: if state.replayable { Some(self.chunks(state.replay, leases)?) } else { None },
             request_ended: state.request_ended,
             response_chunked: state.response_chunked,
             head_put_at: state.head_put_at,
@@ -492,9 +499,10 @@ impl<D: Driver> Worker<D> {
         })
     }
 
-    fn take_slots(&mut self, state: &LaneState, leases: &mut Leases) -> Result<(), Refusal> {
+    fn take_slots(&mut self, state: LaneState, leases: &mut Leases) -> Result<(), Refusal> {
         let key = Key::from_bits(state.key);
-        for slot in &state.slots {
+        for slot in state.slots {
+            let index = slot.slot;
             let made = self.make_slot(key, slot, leases)?;
             let quotas = &self.snapshot.session.quotas;
             let lane = self.lanes.get_mut(key).ok_or(Refusal::Inconsistent("slots of a lane that is not there"))?;
@@ -502,15 +510,19 @@ impl<D: Driver> Worker<D> {
             if lane.serves.is_none() && made.user != User::Free {
                 let _ = lane.usage.begin_call(quotas);
             }
-            let place = lane.slots.get_mut(slot.slot as usize);
+            let sends = made.has_output();
+            let place = lane.slots.get_mut(index as usize);
             *place.ok_or(Refusal::Inconsistent("a slot that its lane does not have"))? = made;
+            if sends {
+                lane.enqueue(index);
+            }
         }
         Ok(())
     }
 
-    fn make_slot(&mut self, lane: Key<Lane>, state: &SlotState, leases: &mut Leases) -> Result<Slot, Refusal> {
+    fn make_slot(&mut self, lane: Key<Lane>, state: SlotState, leases: &mut Leases) -> Result<Slot, Refusal> {
         let at = SlotRef { lane, slot: state.slot, generation: state.generation };
-        let partial = match &state.partial {
+        let partial = match state.partial {
             Some(partial) => Some(Box::new(Partial {
                 terms: Terms {
                     key: partial.key.as_ref().map(|key| self.make_route(key)).transpose()?,
@@ -519,7 +531,7 @@ impl<D: Driver> Worker<D> {
                     hard_deadline: partial.hard_deadline,
                     held: self.held(Peer::Slot(at), partial.held),
                 },
-                frame: partial.frame.clone(),
+                frame: partial.frame,
                 until: partial.until,
             })),
             None => None,
@@ -538,16 +550,16 @@ impl<D: Driver> Worker<D> {
             grant: state.grant,
             received_end: state.received_end,
             partial,
-            first: state.first.as_ref().map(|first| First {
+            first: state.first.map(|first| First {
                 open: first.open,
                 stream: first.stream,
                 code: first.code as u16,
-                head: Slice::from_vec(first.head.clone()),
+                head: Slice::from_vec(first.head),
                 total: first.total,
                 one_way: first.one_way,
                 deadline_us: first.deadline_us,
             }),
-            out: self.chunks(&state.out, leases)?,
+            out: self.chunks(state.out, leases)?,
             end: state.end,
             sent_end: state.sent_end,
             reset: Reset::from_u16(state.reset as u16).map(|reset| (reset, ENDED_BEFORE)),
@@ -557,12 +569,11 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Calls that wait for their turn on a provider's connection do so again, in the same order.
-    fn take_turns(&mut self, state: &ConnState) {
-        let Some(Role::DubboUp(given)) = &state.role else { return };
-        for &bits in &given.turns {
+    fn take_turns(&mut self, conn: Key<Conn>, calls: &[u64]) {
+        for &bits in calls {
             let key = Key::from_bits(bits);
             let Some(call) = self.calls.get_mut(key) else { continue };
-            let Some(Conn { role: conn::Role::DubboUp(up), .. }) = self.conns.get_mut(Key::from_bits(state.key)) else {
+            let Some(Conn { role: conn::Role::DubboUp(up), .. }) = self.conns.get_mut(conn) else {
                 return;
             };
             let sender = Sender::from(call.origin);
@@ -583,11 +594,11 @@ impl<D: Driver> Worker<D> {
         Some(held)
     }
 
-    fn chunks(&mut self, pieces: &[Piece], leases: &mut Leases) -> Result<Chunks, Refusal> {
+    fn chunks(&mut self, pieces: Vec<Piece>, leases: &mut Leases) -> Result<Chunks, Refusal> {
         let mut chunks = Chunks::new();
         for piece in pieces {
             match piece.lent {
-                None => chunks.push(Slice::from_vec(piece.bytes.clone())),
+                None => chunks.push(Slice::from_vec(piece.bytes)),
                 Some(lent) => chunks.push(self.lent(lent, leases)?),
             }
         }
@@ -617,6 +628,14 @@ impl<D: Driver> Worker<D> {
         let mut rest = whole;
         rest.advance(at.from as usize);
         Ok(Chunk::Shared(rest.split_to(at.len as usize)))
+    }
+}
+
+/// The calls that wait for their turn on a connection to a provider, in their order.
+fn turns_of(conn: &ConnState) -> Option<(u64, Vec<u64>)> {
+    match &conn.role {
+        Some(Role::DubboUp(up)) => Some((conn.key, up.turns.clone())),
+        _ => None,
     }
 }
 
