@@ -41,6 +41,10 @@ const SAY_WITHIN: Duration = Duration::from_secs(1);
 /// How long a process that was told that it does not take over may hold copies of everything.
 pub const SEE_OFF_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long the old process waits until it ends: the system takes down what it had at the cost of whoever runs on that CPU, and the new one has
+/// calls to go on with that have waited already.
+const END_AFTER: Duration = Duration::from_millis(50);
+
 /// Mode of the upgrade socket: nobody else's.
 const MODE: u32 = 0o600;
 
@@ -154,6 +158,7 @@ impl Giver {
                     pause_us = over.pause.as_micros() as u64,
                     "handed over: the new process goes on, this one ends"
                 );
+                thread::sleep(END_AFTER);
                 // It stays busy: there is nothing left to give.
                 (self.over)(over);
             }
