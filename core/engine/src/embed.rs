@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 
 use arc_swap::ArcSwap;
 use shmesh_io::Driver;
@@ -136,7 +137,12 @@ impl<D: Driver> LoneWorker<D> {
 
     /// Gives what it can give before it rests.
     pub fn give_ahead(&mut self) -> io::Result<Ahead> {
-        self.0.give_ahead()
+        let (asked, ahead) = channel();
+        self.0.give_ahead(asked);
+        while self.0.giving.is_some() {
+            self.0.give_slice();
+        }
+        ahead.recv().map_err(io::Error::other)?
     }
 
     /// Comes to rest and gives away everything that it did not give ahead; `None` if it did not come to rest in time. Either way it can go on.

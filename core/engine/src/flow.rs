@@ -408,15 +408,15 @@ impl<D: Driver> Worker<D> {
         self.end_landing(key);
         let Some(conn) = self.conns.remove(key) else { return };
         self.end_role(key, conn.role);
+        if let Pipe::Socket(sock) = conn.pipe
+            && self.driver.now() < self.copied_until
+        {
+            // The other process's copy would keep the connection open.
+            self.driver.sever(sock, cut);
+        }
         match conn.pipe {
             Pipe::Socket(sock) if cut => self.driver.close_reset(sock),
-            Pipe::Socket(sock) => {
-                // The other process's copy would keep the connection open.
-                if self.driver.now() < self.copied_until {
-                    self.driver.shutdown_write(sock);
-                }
-                self.driver.close(sock);
-            }
+            Pipe::Socket(sock) => self.driver.close(sock),
             Pipe::Stream(at) => self.end_stream(at, cut),
         }
     }

@@ -34,7 +34,8 @@ impl<D: Driver> Worker<D> {
 
     /// All that an answer had so far is put: what comes next may go into a block.
     pub(crate) fn land_next(&mut self, call: Key<Call>) {
-        if self.resting {
+        // Of a conn that has not begun yet the driver receives nothing.
+        if self.resting || !self.beginning.is_empty() {
             return;
         }
         let Some(Call { origin: Peer::Slot(at), dest: Some(Peer::Conn(key)), .. }) = self.calls.get(call) else {

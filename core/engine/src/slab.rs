@@ -20,6 +20,11 @@ impl<T> Key<T> {
         self.index as usize
     }
 
+    /// Whether its place is not used again after it.
+    pub fn is_last(self) -> bool {
+        self.generation == u32::MAX
+    }
+
     /// The key as 64 bits.
     pub fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)

@@ -116,6 +116,11 @@ impl Addresses {
         None
     }
 
+    /// What is known of each address.
+    pub fn states_mut(&mut self) -> impl Iterator<Item = &mut AddressState> {
+        self.states.iter_mut()
+    }
+
     /// The addresses in the order of their ids.
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
         self.states.iter().map(|state| &state.target)

@@ -21,7 +21,7 @@ use crate::counters::{CallCounters, WorkerCounters};
 use crate::date::DateNow;
 use crate::dubbo_route::Attachments;
 use crate::engine::Sockets;
-use crate::handover::{Handover, Known, RestOrder};
+use crate::handover::{Giving, Handover, Known, RestOrder};
 use crate::host::HostState;
 use crate::idle::Idle;
 use crate::known_front::KnownFronts;
@@ -126,6 +126,8 @@ pub struct Worker<D: Driver> {
     pub(crate) copied_until: Nanos,
     /// Conns that another process had and that have not begun to work here, the next one last.
     pub(crate) beginning: Vec<Key<Conn>>,
+    /// What is being given to another process ahead of the rest.
+    pub(crate) giving: Option<Giving>,
     pub(crate) idle: Idle,
     pub(crate) stages: Stages,
     pub(crate) date: DateNow,
@@ -213,6 +215,7 @@ impl<D: Driver> Worker<D> {
             rest_order: None,
             copied_until: 0,
             beginning: Vec::new(),
+            giving: None,
             idle: Idle::new(now),
             stages,
             date: DateNow::default(),
@@ -352,6 +355,9 @@ impl<D: Driver> Worker<D> {
         if !self.beginning.is_empty() {
             self.begin_conns();
         }
+        if self.giving.is_some() {
+            self.give_slice();
+        }
         for _ in 0..2 {
             let mut again = std::mem::take(&mut self.revisit);
             for key in again.drain(..) {
@@ -451,7 +457,7 @@ impl<D: Driver> Worker<D> {
                 Mail::Attach(lanes) => self.attach(*lanes),
                 Mail::Detach { session } => self.detach(session),
                 Mail::Resolved(answer) => self.resolved(answer),
-                Mail::Ahead(asked) => drop(asked.send(self.give_ahead())),
+                Mail::Ahead(asked) => self.give_ahead(asked),
                 Mail::Rest(order, known) => self.rest_order = Some((order, known)),
                 Mail::Drain => self.drain(),
                 Mail::Stop => self.stopping = true,
@@ -509,6 +515,7 @@ impl<D: Driver> Worker<D> {
         if lanes + self.revisit.len() + self.ready.len() + self.dirty_conns.len() + self.beginning.len() > 0
             || self.has_returns()
             || self.awaits_send
+            || self.giving.is_some()
         {
             return Wait::Now;
         }

@@ -49,8 +49,8 @@ impl Half {
 
     /// Asks, as one that reads these formats. The refusal's sentence is the error.
     pub fn take(&mut self, format_min: u8, format_max: u8) -> Result<(), String> {
-        // Fields 1 and 2 of a protobuf message, as varints.
-        self.say(TAKE, &[8, format_min, 16, format_max]);
+        // Fields 1, 2 and 4 of a protobuf message, as varints: the last one takes descriptors ahead.
+        self.say(TAKE, &[8, format_min, 16, format_max, 32, 1]);
         let (kind, bytes) = self.hear().expect("an answer");
         match kind {
             PLAN => Ok(()),

@@ -129,6 +129,10 @@ pub trait Driver {
     /// Sends a FIN, after a send in flight, if there is one. The other direction goes on.
     fn shutdown_write(&mut self, sock: SockId);
 
+    /// Has the peer see the end at once, whatever copies of the socket other processes have; if it is `cut`, as [`close_reset`](Self::close_reset)
+    /// would. To be followed by one of the two.
+    fn sever(&mut self, sock: SockId, cut: bool);
+
     /// Closes, and cuts off a send in flight. Buffers that the kernel still uses stay inside until it is done.
     fn close(&mut self, sock: SockId);
 

@@ -247,6 +247,12 @@ impl Driver for EpollDriver {
         }
     }
 
+    fn sever(&mut self, sock: SockId, cut: bool) {
+        if let Some(socket) = self.sockets.get(sock) {
+            socket::sever(&socket.fd, cut);
+        }
+    }
+
     fn close(&mut self, sock: SockId) {
         if let Some(mut socket) = self.sockets.remove(sock) {
             // A description that others hold too (a listener handed over, an eventfd of an app) stays registered when

@@ -134,6 +134,14 @@ pub(crate) fn shutdown_write(socket: impl AsFd) {
     let _ = nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write);
 }
 
+/// Ends the connection for the peer, whoever else has the socket; with a reset if it is `cut` (over TCP; elsewhere there is none). Fails only when
+/// the connection is gone.
+pub(crate) fn sever(socket: impl AsFd, cut: bool) {
+    if !cut || is_tcp(socket.as_fd()).is_ok_and(|tcp| !tcp) || crate::sys::disconnect(socket.as_fd()).is_err() {
+        let _ = nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
+}
+
 /// Receives what is there, without waiting whatever the socket's flags say.
 pub(crate) fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(nix::sys::socket::recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)

@@ -31,6 +31,15 @@ pub(crate) fn accept(listener: BorrowedFd<'_>, nonblocking: bool) -> io::Result<
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Ends a TCP connection with a reset, while the socket stays open.
+pub(crate) fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: all zeroes is an address of the family AF_UNSPEC.
+    let nowhere: libc::sockaddr = unsafe { mem::zeroed() };
+    // SAFETY: the address lives longer than the call, and its size is that of its type.
+    let done = unsafe { libc::connect(socket.as_raw_fd(), &nowhere, mem::size_of_val(&nowhere) as libc::socklen_t) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sends the first pieces of `chunks` without waiting; returns how many bytes left.
 pub(crate) fn send(socket: BorrowedFd<'_>, chunks: &Chunks) -> io::Result<usize> {
     // Most sends are a head and a body: no need to lay out room for dozens of pieces.

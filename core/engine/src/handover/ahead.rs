@@ -4,11 +4,12 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::Sender;
 
+use prost::Message as _;
 use shmesh_io::{Bell, Chunk, Chunks, Driver, Nanos, SockId};
 use shmesh_shm::{LaneEnd, Side};
 
-use super::giver::{MAP_WITHIN, REST_WITHIN, SEE_OFF_WITHIN};
 use super::messages::{AheadLane, AheadState};
 use super::state::WorkerState;
 use super::{FORMAT, Refusal};
@@ -20,12 +21,29 @@ use crate::slab::Key;
 use crate::token::Token;
 use crate::worker::Worker;
 
+/// For so long, in nanoseconds, another process may have copies of sockets: longer than all steps of an upgrade take together, and the end of
+/// a process that is seen off.
+pub(super) const COPIED_FOR: Nanos = 60_000_000_000;
+
+/// Conns and calls that are given in a turn of the worker, which serves in between; and after so many bytes the turn ends.
+const SLICE: usize = 256;
+const SLICE_BYTES: usize = 1 << 20;
+
 /// What a worker gives, or gets, ahead.
 #[derive(Debug, Default)]
 pub struct Ahead {
     pub(super) state: AheadState,
     /// The bells of its lanes, and then the sockets.
     pub(super) descriptors: Vec<OwnedFd>,
+}
+
+/// What a worker is giving.
+pub(crate) struct Giving {
+    ahead: Ahead,
+    lanes: Vec<Key<Lane>>,
+    conns: Vec<Key<Conn>>,
+    calls: Vec<Key<Call>>,
+    asked: Sender<io::Result<Ahead>>,
 }
 
 /// What the other process has already.
@@ -75,45 +93,72 @@ impl Known {
 }
 
 impl<D: Driver> Worker<D> {
-    /// What can be given while it works.
-    pub(crate) fn give_ahead(&mut self) -> io::Result<Ahead> {
+    /// Begins to give what can be given while it works.
+    pub(crate) fn give_ahead(&mut self, asked: Sender<io::Result<Ahead>>) {
         let mut ahead = Ahead::default();
-        for key in self.lanes.keys() {
-            let Some(lane) = self.lanes.get(key) else { continue };
-            ahead.descriptors.push(lane.bell.as_fd().try_clone_to_owned()?);
-            ahead.state.lanes.push(AheadLane { session: lane.session, lane: lane.number.into() });
-        }
-        let mut draft = WorkerState {
+        // What is touched from here on is given once more.
+        self.conns.begin_epoch();
+        self.calls.begin_epoch();
+        self.copied_until = self.driver.now() + COPIED_FOR;
+        ahead.state.draft = Some(WorkerState {
             format: FORMAT,
             conn_generations: self.conns.generations(|_| true),
             call_generations: self.calls.generations(|_| true),
             ..WorkerState::default()
-        };
-        for key in self.conns.keys() {
-            let Some((given, socket)) = self.give_conn(key, true) else { continue };
-            if let Some(socket) = socket {
-                ahead.descriptors.push(socket.try_clone_to_owned()?);
-                ahead.state.conns.push(key.to_bits());
+        });
+        let (lanes, conns, calls) = (self.lanes.keys(), self.conns.keys(), self.calls.keys());
+        self.giving = Some(Giving { ahead, lanes, conns, calls, asked });
+    }
+
+    /// Gives some more of it, and with the last of it all.
+    pub(crate) fn give_slice(&mut self) {
+        let Some(mut giving) = self.giving.take() else { return };
+        match self.slice(&mut giving) {
+            Ok(true) => self.giving = Some(giving),
+            Ok(false) => drop(giving.asked.send(Ok(giving.ahead))),
+            Err(error) => drop(giving.asked.send(Err(error))),
+        }
+    }
+
+    /// False: that was the last.
+    fn slice(&mut self, giving: &mut Giving) -> io::Result<bool> {
+        let Giving { ahead: Ahead { state, descriptors }, lanes, conns, calls, .. } = giving;
+        for key in lanes.drain(..) {
+            let Some(lane) = self.lanes.get(key) else { continue };
+            descriptors.push(lane.bell.as_fd().try_clone_to_owned()?);
+            state.lanes.push(AheadLane { session: lane.session, lane: lane.number.into() });
+        }
+        let draft = state.draft.get_or_insert_default();
+        let mut bytes = 0;
+        for _ in 0..SLICE {
+            if bytes > SLICE_BYTES {
+                break;
             }
-            if self.conn_can_be_drafted(key) {
-                draft.conns.push(given);
+            if let Some(key) = conns.pop() {
+                let Some((given, socket)) = self.give_conn(key, true) else { continue };
+                if let Some(socket) = socket {
+                    descriptors.push(socket.try_clone_to_owned()?);
+                    state.conns.push(key.to_bits());
+                }
+                if self.conn_can_be_drafted(key) {
+                    bytes += given.encoded_len();
+                    draft.conns.push(given);
+                }
+            } else if let Some(key) = calls.pop() {
+                if let Some(given) = self.give_call(key).filter(|_| self.call_can_be_drafted(key)) {
+                    bytes += given.encoded_len();
+                    draft.calls.push(given);
+                }
+            } else {
+                return Ok(false);
             }
         }
-        for key in self.calls.keys() {
-            if self.call_can_be_drafted(key) {
-                draft.calls.extend(self.give_call(key));
-            }
-        }
-        ahead.state.draft = Some(draft);
-        self.copied_until = self.driver.now() + (MAP_WITHIN + REST_WITHIN + SEE_OFF_WITHIN).as_nanos() as Nanos;
-        self.conns.begin_epoch();
-        self.calls.begin_epoch();
-        Ok(ahead)
+        Ok(true)
     }
 
     /// Whether all that there is to say of a conn changes with itself.
     fn conn_can_be_drafted(&self, key: Key<Conn>) -> bool {
-        let Some(conn) = self.conns.get(key) else { return false };
+        let Some(conn) = self.conns.get(key).filter(|_| !key.is_last()) else { return false };
         // A Dubbo connection names others, and waits for calls.
         let alone = !matches!(conn.role, Role::DubboDown(_) | Role::DubboUp(_));
         let waits_in_driver = match conn.pipe {
@@ -132,7 +177,7 @@ impl<D: Driver> Worker<D> {
     }
 
     fn call_can_be_drafted(&self, key: Key<Call>) -> bool {
-        let Some(call) = self.calls.get(key) else { return false };
+        let Some(call) = self.calls.get(key).filter(|_| !key.is_last()) else { return false };
         let Kind::Exchange(exchange) = &call.kind else { return false };
         let lent = is_lent(&exchange.pending) || exchange.replay.as_ref().is_some_and(is_lent);
         !lent && call.dest.is_none_or(|dest| self.goes_along(dest))

@@ -9,6 +9,7 @@ use shmesh_io::{Chunk, Chunks, Driver};
 use shmesh_proto::dubbo::HEADER_LEN;
 use shmesh_proto::http1::{BodyReader, BodyRest};
 
+use super::ahead::COPIED_FOR;
 use super::messages::AheadLane;
 use super::state::*;
 use super::{Handover, Known};
@@ -26,6 +27,7 @@ impl<D: Driver> Worker<D> {
     /// What another process needs to go on with this worker, which rests. Connections that are being made and name look-ups that are under way stay
     /// behind: calls that wait for these are dispatched anew. Descriptors that the other one knows are not given again.
     pub(crate) fn give(&mut self, known: &Known) -> io::Result<Handover> {
+        self.copied_until = self.driver.now() + COPIED_FOR;
         let mut handover = Handover { state: Vec::new(), descriptors: Vec::new() };
         let mut state = WorkerState {
             format: FORMAT,

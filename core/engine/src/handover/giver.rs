@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
@@ -44,6 +45,9 @@ pub const SEE_OFF_WITHIN: Duration = Duration::from_secs(10);
 /// How long the old process waits until it ends: the system takes down what it had at the cost of whoever runs on that CPU, and the new one has
 /// calls to go on with that have waited already.
 const END_AFTER: Duration = Duration::from_millis(50);
+
+/// Descriptors that are left for calls while every other one is there twice; with less nothing is given ahead.
+const DESCRIPTORS_LEFT: u64 = 256;
 
 /// Mode of the upgrade socket: nobody else's.
 const MODE: u32 = 0o600;
@@ -209,7 +213,7 @@ impl Giver {
         }
         let mut desk = rest_desk(engine, resting)?;
         let mut known: Vec<Known> = engine.postboxes().iter().map(|_| Known::default()).collect();
-        if take.ahead {
+        if take.ahead && has_room_for_copies() {
             for (ahead, known) in workers_ahead(engine)?.into_iter().zip(&mut known) {
                 *known = ahead.known();
                 desk.add(ahead);
@@ -311,6 +315,12 @@ fn heed(wire: &Wire) -> Result<Take, Aborted> {
         )));
     }
     Ok(take)
+}
+
+/// Whether this process may have every descriptor twice, and has some left for calls.
+fn has_room_for_copies() -> bool {
+    let wanted = 2 * open_descriptors() as u64 + DESCRIPTORS_LEFT;
+    getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| wanted <= soft)
 }
 
 fn rest_desk(engine: &Engine, resting: &mut Resting) -> Result<DeskHandover, Aborted> {

@@ -22,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender};
 
 pub use ahead::Ahead;
-pub(crate) use ahead::{Known, Ready};
+pub(crate) use ahead::{Giving, Known, Ready};
 pub use desk::DeskHandover;
 pub(crate) use desk::TakenDesk;
 pub use giver::{Giver, HandedOver};

@@ -11,6 +11,7 @@ use shmesh_proto::dubbo::FrameHeader;
 use shmesh_proto::http1::{BodyReader, BodyRest, RequestHead, TrailerRest};
 use shmesh_shm::{DirtyWatch, LaneRest, Protocol, Reset};
 
+use super::ahead::COPIED_FOR;
 use super::messages::AheadLane;
 use super::state::*;
 use super::{Handover, Ready};
@@ -107,6 +108,11 @@ impl<D: Driver> Worker<D> {
         for lane in state.lanes {
             self.take_slots(lane, &mut leases)?;
         }
+        // The one that was used last is used next.
+        for at in self.addresses.states_mut() {
+            at.idle.sort_by_cached_key(|key| self.conns.get(*key).map(|conn| conn.active));
+        }
+        self.copied_until = self.driver.now() + COPIED_FOR;
         self.conns.go_on();
         self.calls.go_on();
         self.lanes.go_on();

@@ -259,6 +259,9 @@ impl Driver for SimDriver {
         }
     }
 
+    /// Here closing ends a connection, whoever has it.
+    fn sever(&mut self, _: SockId, _: bool) {}
+
     fn close(&mut self, sock: SockId) {
         self.remove(sock, false);
     }

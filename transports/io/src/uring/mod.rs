@@ -155,7 +155,9 @@ impl Driver for UringDriver {
         if socket::is_tcp(socket.as_fd())? {
             socket::set_nodelay(&socket)?;
         }
-        Ok(self.insert(socket, tag, Kind::Stream(Stream::new())))
+        // Nothing is wanted of it so far: it is not to be looked at before those of which something is.
+        let kind = Kind::Stream(Stream::new());
+        Ok(self.sockets.insert(Socket { fd: socket, tag, closing: false, listed: false, kind }))
     }
 
     fn original_dst(&self, sock: SockId) -> Option<SocketAddr> {
@@ -230,6 +232,12 @@ impl Driver for UringDriver {
             } else {
                 socket::shutdown_write(&socket.fd);
             }
+        }
+    }
+
+    fn sever(&mut self, sock: SockId, cut: bool) {
+        if let Some(socket) = self.live_mut(sock) {
+            socket::sever(&socket.fd, cut);
         }
     }
 
