@@ -236,6 +236,32 @@ pub fn what_had_arrived_comes_first(kind: Kind, family: Family) {
     }
 }
 
+/// The peer sees the end while another process has the socket, too; a reset where it was cut. (In the simulation a close ends it for all.)
+pub fn what_is_severed_ends_for_its_peer(kind: Kind, family: Family) {
+    if kind == Kind::Sim {
+        return;
+    }
+    for cut in [false, true] {
+        let mut subject = Subject::new(kind);
+        let (sock, mut peer) = subject.accepted(family, 1);
+        subject.driver.start_recv(sock);
+        subject.turn(Wait::Now);
+        let copy = subject.driver.at_rest(sock).unwrap().socket.try_clone_to_owned().unwrap();
+        subject.driver.sever(sock, cut);
+        if cut {
+            subject.driver.close_reset(sock);
+        } else {
+            subject.driver.close(sock);
+        }
+        subject.turn(Wait::Now);
+        let mut bytes = Vec::new();
+        let end = peer.read_to_end(&mut bytes);
+        let is_reset = end.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
+        assert_eq!((is_reset, bytes.len()), (cut && family == Family::Tcp, 0), "{end:?}");
+        drop(copy);
+    }
+}
+
 /// While a driver rests, who connects waits in the backlog, and is accepted afterwards; a listener that was stopped stays so.
 pub fn accepts_after_a_rest(kind: Kind, family: Family) {
     let mut subject = Subject::new(kind);
