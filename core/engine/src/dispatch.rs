@@ -573,7 +573,7 @@ impl<D: Driver> Worker<D> {
 }
 
 /// Whether the way to a call's destination is still there: it may have gone, or become another one, since the call was ready.
-fn can_forward(conns: &Slab<Conn>, lanes: &Slab<Lane>, dest: Option<Peer>) -> bool {
+fn can_forward(conns: &Slab<Conn, true>, lanes: &Slab<Lane>, dest: Option<Peer>) -> bool {
     match dest {
         Some(Peer::Conn(key)) => match conns.get(key).map(|conn| &conn.role) {
             Some(Role::HttpUp(up)) => up.connected,

@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn calls_that_wait_go_on_with_the_answer() {
-        let mut calls = crate::slab::Slab::default();
+        let mut calls = crate::slab::Slab::<_, true>::default();
         let key = calls.insert(Call::new(
             crate::call::Peer::Conn(Key::from_bits(0)),
             0,

@@ -64,42 +64,42 @@ impl<T> fmt::Debug for Key<T> {
 }
 
 /// Entries with stable indices; the most recently freed index is used first, so that a small working set stays small.
-pub struct Slab<T> {
+///
+/// One that is `TRACKED` knows which entries nobody could change for a while.
+pub struct Slab<T, const TRACKED: bool = false> {
     entries: Vec<Entry<T>>,
     free: Vec<u32>,
     /// Entries whose generations are used up.
     retired: usize,
-    /// Counts what [`Slab::begin_epoch`] began.
-    epoch: u32,
 }
 
 struct Entry<T> {
     generation: u32,
-    /// The last epoch in which somebody could change it.
-    touched: u32,
+    /// Somebody could change it in this epoch.
+    touched: bool,
     value: Option<T>,
 }
 
-impl<T> Default for Slab<T> {
+impl<T, const TRACKED: bool> Default for Slab<T, TRACKED> {
     fn default() -> Self {
-        Slab { entries: Vec::new(), free: Vec::new(), retired: 0, epoch: 0 }
+        Slab { entries: Vec::new(), free: Vec::new(), retired: 0 }
     }
 }
 
-impl<T> Slab<T> {
+impl<T, const TRACKED: bool> Slab<T, TRACKED> {
     /// Adds an entry.
     #[inline]
     pub fn insert(&mut self, value: T) -> Key<T> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                self.entries.push(Entry { generation: 0, touched: 0, value: None });
+                self.entries.push(Entry { generation: 0, touched: true, value: None });
                 (self.entries.len() - 1) as u32
             }
         };
         let entry = &mut self.entries[index as usize];
         entry.value = Some(value);
-        entry.touched = self.epoch;
+        entry.touched = true;
         Key { index, generation: entry.generation, of: PhantomData }
     }
 
@@ -140,7 +140,9 @@ impl<T> Slab<T> {
         if first.generation != a.generation || second.generation != b.generation {
             return None;
         }
-        (first.touched, second.touched) = (self.epoch, self.epoch);
+        if TRACKED {
+            (first.touched, second.touched) = (true, true);
+        }
         first.value.as_mut().zip(second.value.as_mut())
     }
 
@@ -151,20 +153,21 @@ impl<T> Slab<T> {
         if entry.generation != key.generation {
             return None;
         }
-        entry.touched = self.epoch;
+        if TRACKED {
+            entry.touched = true;
+        }
         entry.value.as_mut()
     }
 
     /// From now on [`Slab::is_untouched`] tells what has not changed since.
     pub fn begin_epoch(&mut self) {
-        self.epoch = self.epoch.wrapping_add(1);
+        self.entries.iter_mut().for_each(|entry| entry.touched = false);
     }
 
     /// Whether the entry is there, and nobody could change it in this epoch.
     pub fn is_untouched(&self, key: Key<T>) -> bool {
-        self.entries.get(key.index()).is_some_and(|entry| {
-            entry.generation == key.generation && entry.value.is_some() && entry.touched != self.epoch
-        })
+        let entry = self.entries.get(key.index()).filter(|_| TRACKED);
+        entry.is_some_and(|entry| entry.generation == key.generation && entry.value.is_some() && !entry.touched)
     }
 
     /// The key of whatever is at `index` now.
@@ -199,16 +202,12 @@ impl<T> Slab<T> {
     pub fn begin(&mut self, generations: &[u32]) {
         // Memory that it has already is used again.
         self.entries.clear();
-        self.entries.extend(generations.iter().map(|&generation| Entry {
-            generation,
-            touched: self.epoch,
-            value: None,
-        }));
+        self.entries.extend(generations.iter().map(|&generation| Entry { generation, touched: true, value: None }));
     }
 
     /// Whether [`Slab::put_back`] can put something there.
     pub fn is_vacant(&self, key: Key<T>) -> bool {
-        let entry = self.entries.get(key.index());
+        let entry = self.entries.get(key.index()).filter(|_| TRACKED);
         entry.is_some_and(|entry| entry.generation == key.generation && entry.value.is_none())
     }
 
@@ -241,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_removed_key_is_stale() {
-        let mut slab = Slab::default();
+        let mut slab = Slab::<_>::default();
         let first = slab.insert("a");
         assert_eq!(slab.remove(first), Some("a"));
         let second = slab.insert("b");
@@ -259,7 +258,7 @@ mod tests {
     /// an app that serves, an answer that is late) must not find another app's call.
     #[test]
     fn a_key_stays_stale_however_often_its_place_is_used() {
-        let mut slab = Slab::default();
+        let mut slab = Slab::<_>::default();
         let old = slab.insert(0);
         slab.remove(old);
         for turn in 1..=(1 << 24) + 1 {
@@ -272,12 +271,12 @@ mod tests {
 
     #[test]
     fn keys_mean_the_same_in_another_process() {
-        let mut slab = Slab::default();
+        let mut slab = Slab::<_>::default();
         let keys: Vec<_> = (0..5).map(|number| slab.insert(number)).collect();
         slab.remove(keys[1]);
         slab.remove(keys[3]);
         let reused = slab.insert(30);
-        let mut next = Slab::default();
+        let mut next = Slab::<_>::default();
         next.begin(&slab.generations(|_| true));
         for key in slab.keys() {
             assert!(next.put_back(key, slab.remove(key).unwrap()));
@@ -294,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_nobody_could_change_in_an_epoch_is_untouched() {
-        let mut slab = Slab::default();
+        let mut slab = Slab::<_, true>::default();
         let keys: Vec<_> = (0..5).map(|number| slab.insert(number)).collect();
         assert!(keys.iter().all(|key| !slab.is_untouched(*key)));
         slab.begin_epoch();
@@ -312,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_place_whose_generations_are_used_up_is_left() {
-        let mut slab = Slab::default();
+        let mut slab = Slab::<_>::default();
         let key = slab.insert("a");
         slab.entries[0].generation = u32::MAX;
         let last = slab.key_at(key.index()).unwrap();

@@ -66,8 +66,8 @@ pub struct Worker<D: Driver> {
     pub(crate) log: Option<AccessLog>,
 
     pub(crate) listeners: Vec<Option<ListenerState>>,
-    pub(crate) conns: Slab<Conn>,
-    pub(crate) calls: Slab<Call>,
+    pub(crate) conns: Slab<Conn, true>,
+    pub(crate) calls: Slab<Call, true>,
     pub(crate) lanes: Slab<Lane>,
     pub(crate) sessions: HashMap<u64, Attached>,
     /// Serving lanes by the name of their app.
@@ -124,6 +124,8 @@ pub struct Worker<D: Driver> {
     rest_order: Option<(RestOrder<Handover>, Known)>,
     /// Until then another process may have copies of sockets.
     pub(crate) copied_until: Nanos,
+    /// Something is in `beginning` or `giving`.
+    pub(crate) moving: bool,
     /// Conns that another process had and that have not begun to work here, the next one last.
     pub(crate) beginning: Vec<Key<Conn>>,
     /// What is being given to another process ahead of the rest.
@@ -216,6 +218,7 @@ impl<D: Driver> Worker<D> {
             copied_until: 0,
             beginning: Vec::new(),
             giving: None,
+            moving: false,
             idle: Idle::new(now),
             stages,
             date: DateNow::default(),
@@ -352,11 +355,8 @@ impl<D: Driver> Worker<D> {
         }
         self.fire_timers();
         self.close_listeners();
-        if !self.beginning.is_empty() {
-            self.begin_conns();
-        }
-        if self.giving.is_some() {
-            self.give_slice();
+        if self.moving {
+            self.move_on();
         }
         for _ in 0..2 {
             let mut again = std::mem::take(&mut self.revisit);
@@ -512,10 +512,10 @@ impl<D: Driver> Worker<D> {
     /// by the flush that ends a turn, and what that flush makes possible nobody would wake us for.
     fn next_wake(&self) -> Wait {
         let lanes = self.dirty_lanes.len() + self.deferred.len();
-        if lanes + self.revisit.len() + self.ready.len() + self.dirty_conns.len() + self.beginning.len() > 0
+        if lanes + self.revisit.len() + self.ready.len() + self.dirty_conns.len() > 0
             || self.has_returns()
             || self.awaits_send
-            || self.giving.is_some()
+            || self.moving
         {
             return Wait::Now;
         }

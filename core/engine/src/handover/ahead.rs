@@ -108,6 +108,15 @@ impl<D: Driver> Worker<D> {
         });
         let (lanes, conns, calls) = (self.lanes.keys(), self.conns.keys(), self.calls.keys());
         self.giving = Some(Giving { ahead, lanes, conns, calls, asked });
+        self.moving = true;
+    }
+
+    /// Some more of what is given ahead, and of what begins after it was taken.
+    #[cold]
+    pub(crate) fn move_on(&mut self) {
+        self.begin_conns();
+        self.give_slice();
+        self.moving = self.giving.is_some() || !self.beginning.is_empty();
     }
 
     /// Gives some more of it, and with the last of it all.

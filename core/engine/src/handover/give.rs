@@ -154,7 +154,7 @@ fn conn_state(
     pipe: Pipe,
     out: Vec<Piece>,
     receiving: bool,
-    conns: &Slab<Conn>,
+    conns: &Slab<Conn, true>,
 ) -> ConnState {
     ConnState {
         key: key.to_bits(),
@@ -182,7 +182,7 @@ fn conn_state(
     }
 }
 
-fn give_role(role: &conn::Role, conns: &Slab<Conn>) -> Role {
+fn give_role(role: &conn::Role, conns: &Slab<Conn, true>) -> Role {
     let bits = |call: Option<Key<Call>>| call.map(Key::to_bits);
     match role {
         conn::Role::HttpDown(down) => Role::HttpDown(HttpDownState {

@@ -135,6 +135,7 @@ impl<D: Driver> Worker<D> {
         self.beginning = self.conns.keys();
         self.beginning.sort_by_cached_key(|key| self.conns.get(*key).map(|conn| conn.active));
         self.begin_conns();
+        self.moving = true;
         for key in self.lanes.keys() {
             self.warm(key);
             self.timers.arm(Owner::Lane(key.index() as u32), self.driver.now());
