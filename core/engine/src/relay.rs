@@ -63,9 +63,7 @@ impl<D: Driver> Worker<D> {
         if !header.flags.end()
             || header.length > WHOLE_MAX
             || header.total != TOTAL_UNKNOWN && header.total != body_len
-            || route.protocol != Protocol::Http
-            || route.head_only
-            || route.flaw.is_some()
+            || !route.relayable
             || route.declared.is_some_and(|declared| declared != body_len)
             // It is refused there.
             || self.shared.load.is_short_of_memory()

@@ -15,6 +15,8 @@ pub struct RouteKey {
     /// HTTP: the head as it leaves, without framing, with the CRLF that ends it.
     pub head: Slice,
     pub head_only: bool,
+    /// Its calls may be relayed from lane to lane: HTTP, valid, and not HEAD.
+    pub relayable: bool,
     /// HTTP: by its method, if its route says nothing of that.
     pub idempotent: bool,
     /// HTTP: what the head says of its body's length; it must be the record's.
@@ -135,6 +137,7 @@ impl RouteKey {
             protocol: Protocol::Http,
             head: Slice::from_vec(scratch.clone()),
             head_only: head.is_head(bytes),
+            relayable: !head.is_head(bytes),
             idempotent: head.is_idempotent(bytes),
             declared,
             flaw: None,
@@ -196,6 +199,7 @@ impl RouteKey {
             protocol,
             head: Slice::empty(),
             head_only: false,
+            relayable: false,
             idempotent: false,
             declared: None,
             flaw: None,
