@@ -138,7 +138,7 @@ impl Fallback {
         met: Option<&CallError>,
         deadline: Option<u64>,
     ) -> Option<Detour> {
-        if met.is_some_and(|met| !met.leads_round()) {
+        if !self.leads_round(subject, met) {
             return None;
         }
         let listener_lives = self.listener_lives(met);
@@ -174,11 +174,12 @@ impl Fallback {
         cluster: &str,
         met: Option<&CallError>,
     ) -> Option<Result<Peer, CallError>> {
-        if met.is_some_and(|met| !met.leads_round()) {
+        let subject = Errand::Stream(protocol, cluster).subject();
+        if !self.leads_round(&subject, met) {
             return None;
         }
         let listener_lives = self.listener_lives(met);
-        let known = self.directory.answer(&Errand::Stream(protocol, cluster).subject());
+        let known = self.directory.answer(&subject);
         let proxies = known.clone().or_else(|| self.directory.proxies(protocol));
         let places = if protocol == Protocol::Raw { known.as_deref() } else { None };
         let rules = self.rules(known.as_ref().map(|known| &known.policy), false, None);
@@ -199,6 +200,13 @@ impl Fallback {
             }
         }
         failed.map(|sentence| Err(CallError::Direct { ran: Ran::No, sentence }))
+    }
+
+    /// Whether what met this at the sidecar may go round it. Where that is there nothing is guessed from others of the same authority, nor
+    /// from the authority itself: it has to have said where such calls go.
+    fn leads_round(&self, subject: &Subject, met: Option<&CallError>) -> bool {
+        let Some(met) = met else { return true };
+        met.is_sidecar_lost() || met.leads_round() && self.directory.exact(subject).is_some()
     }
 
     /// The paths in their order; those that failed lately come last.

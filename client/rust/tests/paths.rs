@@ -134,17 +134,21 @@ fn a_call_that_the_sidecar_has_no_room_for_goes_round_it() {
     let (listener, direct) = (Service::unix(&dir.path().join("l")), Service::tcp());
     let policy = Policy { listeners: vec![listener.address.clone()], ..to(&[&direct]) };
     let (_sidecar, client) = beside(&dir.path().join("s"), policy);
+    const OVERLOADED: &str = "/turn-down/7";
+    // Where it goes is asked with the first one, which may be through before that is answered.
+    let _ = client.call(post(OVERLOADED));
     let until = Instant::now() + PATIENCE;
-    while !client.knows_way_round(&get("/learn")) {
+    while !client.knows_way_round(&post(OVERLOADED)) {
         assert_eq!(client.call(get("/learn")).unwrap().status, 200);
         assert!(Instant::now() < until, "the look-up is not answered");
     }
-    const OVERLOADED: &str = "/turn-down/7";
+    let before = direct.requests();
+    let sent = || direct.requests() - before;
     for count in 1..=3 {
-        assert_eq!((client.call(post(OVERLOADED)).unwrap().status, direct.requests()), (202, 2 * count - 1));
+        assert_eq!((client.call(post(OVERLOADED)).unwrap().status, sent()), (202, 2 * count - 1));
         let mut exchange = client.exchange(&post(OVERLOADED), None).unwrap();
         exchange.finish().unwrap();
-        assert_eq!((exchange.head().unwrap().0, exchange.is_direct(), direct.requests()), (202, true, 2 * count));
+        assert_eq!((exchange.head().unwrap().0, exchange.is_direct(), sent()), (202, true, 2 * count));
         assert_eq!(client.call(post("/")).unwrap().status, 200, "through it");
     }
     // What was forwarded may have run, and other refusals are those of the service, or of the routes.
@@ -156,7 +160,37 @@ fn a_call_that_the_sidecar_has_no_room_for_goes_round_it() {
     let alone = Client::builder().socket(dir.path().join("s")).lanes(1).fallback(false).connect().unwrap();
     let error = alone.call(post(OVERLOADED)).unwrap_err();
     assert!(matches!(error, CallError::Overloaded { ran: Ran::No, .. }), "{error:?}");
-    assert_eq!((listener.requests(), direct.requests()), (0, 6));
+    assert_eq!((listener.requests(), sent()), (0, 6));
+}
+
+/// Where others of its authority go, or what the authority looks like, is a guess for when nobody can be asked.
+#[test]
+fn a_call_that_the_sidecar_has_no_room_for_and_said_nothing_of_goes_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::tcp();
+    let policy = Policy { central_proxy: Some(service.address.clone()), ..to(&[&service]) };
+    let settings = Settings { policy: Some(policy), lookups_max: Some(1), ..Settings::default() };
+    let sidecar = FakeSidecar::start(&dir.path().join("s"), settings);
+    let client = Client::builder().hang_timeout(SOON).socket(sidecar.path()).lanes(1).connect().unwrap();
+    let until = Instant::now() + PATIENCE;
+    while !client.knows_way_round(&get("/learn")) {
+        assert_eq!(client.call(get("/learn")).unwrap().status, 200);
+        assert!(Instant::now() < until, "the look-up is not answered");
+    }
+    let overloaded = |error: CallError| matches!(error, CallError::Overloaded { ran: Ran::No, .. });
+    let authority = service.address.strip_prefix("tcp:").unwrap();
+    for authority in ["reviews", authority, "elsewhere"] {
+        let request = Request::http("POST", authority, "/turn-down/7").body(b"body");
+        assert!(overloaded(client.call(request.clone()).unwrap_err()), "{authority}");
+        let mut exchange = client.exchange(&request, None).unwrap();
+        exchange.finish().unwrap();
+        assert!(overloaded(exchange.head().unwrap_err()), "{authority}");
+    }
+    assert_eq!(service.requests(), 0);
+    // Once it is gone, guesses are all that there is.
+    sidecar.kill();
+    client.call(Request::raw("nobody", b"")).unwrap_err();
+    assert_eq!((client.call(post("/turn-down/7")).unwrap().status, service.requests()), (202, 1));
 }
 
 #[test]

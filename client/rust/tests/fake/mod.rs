@@ -42,6 +42,8 @@ pub struct Settings {
     pub endpoints: Vec<String>,
     /// Looks are answered with this, if the app understands it, instead of the endpoints.
     pub policy: Option<Policy>,
+    /// So many of them are answered, and the others never.
+    pub lookups_max: Option<u64>,
     /// What the direct-mode word says, by priority.
     pub direct: Option<DirectShares>,
     pub refuse: Option<Refused>,
@@ -370,6 +372,9 @@ impl Session {
                 }
                 other => panic!("{other:?}"),
             };
+            if settings.lookups_max.is_some_and(|most| counts.lookups.load(Ordering::SeqCst) >= most) {
+                continue;
+            }
             let answer = match &settings.policy {
                 Some(policy) if self.policies => Message::Policy(lookup.id, policy.clone()),
                 _ => Message::Endpoints(Endpoints { id: lookup.id, endpoints: settings.endpoints.clone() }),
