@@ -49,9 +49,10 @@ impl Lane {
     /// Begins a call. The payload is copied before this returns: into shared memory as far as it goes, the rest is kept and
     /// sent while receiving. The sidecar sees it with the next [`Lane::flush`] or [`Lane::receive`]. Fails with
     /// [`CallError::ToldToGoRound`] while all calls are to go round the sidecar (`shmesh direct on`), which
-    /// [`Client::call`](crate::Client::call) does; what is in flight is answered all the same.
+    /// [`Client::call`](crate::Client::call) does where it knows another way; what is in flight is answered all the same. With
+    /// [`ClientBuilder::fallback`](crate::ClientBuilder::fallback) off there is no other way, and it never does.
     pub fn submit(&mut self, call: &Call<'_>) -> Result<CallId, SubmitError> {
-        if self.calls().wire.session.direct_shares().is_all() {
+        if self.calls().wire.session.is_all_to_go_round() {
             return Err(CallError::ToldToGoRound.into());
         }
         self.calls_mut().submit(call, Opening::Whole)

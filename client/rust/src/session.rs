@@ -161,6 +161,11 @@ impl Session {
         DirectShares::from_word(self.to_app.load(DIRECT_MODE), self.features & FEATURE_PRIORITY != 0)
     }
 
+    /// The sidecar says that of all calls, and there is a way round it for some of them.
+    pub fn is_all_to_go_round(&self) -> bool {
+        self.fallback.is_some() && self.direct_shares().is_all()
+    }
+
     fn end(&self) {
         let first = !self.gone.swap(true, Ordering::Relaxed);
         if let Some(fallback) = &self.fallback

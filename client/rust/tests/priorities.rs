@@ -53,15 +53,18 @@ fn the_caller_says_then_the_route() {
     assert_eq!(through(low, Some(Priority::High)), [true, false, true, true]);
 }
 
-/// Who has a lane has no other way in hand: it is refused where every call is to go round, and not for a share of them.
+/// Who has a lane has no other way in hand: it is refused where every call is to go round, and not for a share of them, nor where none
+/// goes round.
 #[test]
 fn a_lane_takes_no_calls_while_all_are_to_go_round() {
     let dir = tempfile::tempdir().unwrap();
     let some = DirectShares { low: 1000, default: 1000, high: 999 };
-    for (number, direct, is_taken) in [(0, DirectShares::all(1000), false), (1, some, true)] {
+    let all = DirectShares::all(1000);
+    for (number, direct, fallback, is_taken) in [(0, all, true, false), (1, some, true, true), (2, all, false, true)] {
         let settings = Settings { direct: Some(direct), ..Settings::default() };
         let sidecar = FakeSidecar::start(&dir.path().join(number.to_string()), settings);
-        let client = Client::builder().hang_timeout(SOON).socket(sidecar.path()).lanes(1).connect().unwrap();
+        let client = Client::builder().hang_timeout(SOON).socket(sidecar.path()).lanes(1).fallback(fallback);
+        let client = client.connect().unwrap();
         let mut lane = client.lane().unwrap();
         let target = Target::Key(Protocol::Http, b"GET / HTTP/1.1\r\nHost: reviews\r\n\r\n");
         match lane.submit(&Call::new(target, &[])) {

@@ -26,8 +26,9 @@ impl Direct {
         self.apps.get(app).copied().unwrap_or(self.share).min(DIRECT_ALL)
     }
 
-    /// The same while a share of all calls is yielded: whatever is more.
+    /// The same while a share of all calls is yielded: whatever is more. Only the switch says that all are to go round.
     pub fn shares(&self, app: &str, yielded: u16) -> DirectShares {
+        let yielded = yielded.min(DIRECT_ALL - 1);
         let yielded = DirectShares {
             low: Priority::Low.share(yielded),
             default: Priority::Default.share(yielded),
@@ -60,6 +61,8 @@ mod tests {
         assert_eq!(direct.shares("b", 0), DirectShares::default());
         assert_eq!(direct.shares("b", 400), DirectShares { low: 800, default: 400, high: 0 });
         assert_eq!(direct.shares("a", 400), DirectShares { low: 800, default: 700, high: 700 });
+        assert_eq!(direct.shares("b", 1000), DirectShares { low: 1000, default: 999, high: 998 });
+        assert!(direct.set(None, 1000) && direct.shares("b", 1000).is_all() && direct.shares("b", 0).is_all());
     }
 
     #[test]
