@@ -5,6 +5,9 @@ use std::sync::Arc;
 use crate::direct::{Failed, Place, Rules, Why};
 use crate::error::{CallError, Ran};
 
+/// What the app is told of a body that is not as long as it announced.
+pub(crate) const UNFIT: &str = "more or less body than was announced";
+
 /// A path that a call may take, and what kind of path it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Path {
@@ -44,6 +47,9 @@ impl Detour {
     /// A path failed. Whether the call is to be made on the next one.
     pub fn goes_on(&mut self, by: By, failed: &Failed) -> bool {
         let by_proxy = by != By::Endpoint;
+        if failed.why == Why::Unfit {
+            return false;
+        }
         match failed.ran {
             Ran::No => failed.why != Why::Late,
             Ran::Maybe => {
@@ -59,6 +65,7 @@ impl Detour {
     pub fn error(&self, by: By, failed: Failed) -> CallError {
         let (Failed { why, sentence, .. }, ran) = (failed, self.ran);
         match (why, by, ran) {
+            (Why::Unfit, ..) => CallError::BadRequest(UNFIT),
             (Why::Late, ..) => CallError::Timeout { ran, sentence },
             (_, By::Listener, Ran::Maybe) => CallError::MaybeExecuted(sentence),
             _ => CallError::Direct { ran, sentence },

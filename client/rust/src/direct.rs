@@ -59,6 +59,8 @@ pub(crate) enum Why {
     Broke,
     /// It took too long.
     Late,
+    /// The app itself announced another body than it wrote.
+    Unfit,
 }
 
 /// Makes the call.

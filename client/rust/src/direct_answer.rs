@@ -8,6 +8,9 @@ use crate::direct_request::Message;
 use crate::http_answer::HttpAnswer;
 use crate::raw_request::LEN_BYTES;
 
+/// Bytes of answers to heartbeats that a provider may leave unread.
+const REPLIES_BYTES_MAX: usize = 64 << 10;
+
 /// How far it is.
 #[derive(Debug)]
 pub(crate) enum DirectAnswer {
@@ -75,13 +78,15 @@ impl DirectAnswer {
     }
 
     /// The request is out. What is to be written behind it is appended.
-    pub fn asked(&mut self, out: &mut Vec<u8>) {
+    pub fn asked(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
         if let DirectAnswer::Dubbo(answer) = self {
             out.append(&mut answer.replies);
+            check_replies(out)?;
             if answer.one_way {
                 answer.status = Some(0);
             }
         }
+        Ok(())
     }
 
     /// What came last belongs to it.
@@ -140,7 +145,10 @@ impl DubboAnswer {
             self.left = HEADER_LEN as u64 + u64::from(header.body_len);
             match (header.request, header.event) {
                 (false, false) if header.id == self.id => self.status = Some(u16::from(header.status)),
-                (true, true) if header.two_way => write_heartbeat_reply(&mut self.replies, &header),
+                (true, true) if header.two_way => {
+                    write_heartbeat_reply(&mut self.replies, &header);
+                    check_replies(&self.replies)?;
+                }
                 // What else a provider says is nobody's here.
                 _ => {}
             }
@@ -166,5 +174,46 @@ impl RawAnswer {
             body.extend(received.drain(..len));
             *left -= len as u64;
         }
+    }
+}
+
+/// Who sends heartbeats and does not read what they are answered with would make it grow without a bound.
+fn check_replies(unsent: &[u8]) -> io::Result<()> {
+    if unsent.len() > REPLIES_BYTES_MAX {
+        return Err(io::Error::other("it sends heartbeats and does not read the answers"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Request;
+    use shmesh_shm::key::DubboKey;
+
+    const HEARTBEAT: &[u8] = b"\xda\xbb\xe2\0\0\0\0\0\0\0\0\x09\0\0\0\x01N";
+
+    fn answer() -> DirectAnswer {
+        let key = DubboKey { service: "s", method: "m", group: None, version: None, tag: None };
+        let request = Request::dubbo(key, b"\xda\xbb\xc2\0\0\0\0\0\0\0\0\x07\0\0\0\0");
+        DirectAnswer::new(&Message::of(&request).unwrap(), false)
+    }
+
+    /// How many heartbeats are taken, each followed by this; no more than there is room for.
+    fn taken(mut then: impl FnMut(&mut DirectAnswer) -> io::Result<()>) -> usize {
+        let (mut answer, mut body) = (answer(), Vec::new());
+        (0..=REPLIES_BYTES_MAX)
+            .take_while(|_| answer.take(&mut HEARTBEAT.to_vec(), &mut body).and_then(|()| then(&mut answer)).is_ok())
+            .count()
+    }
+
+    #[test]
+    fn heartbeats_whose_answers_nobody_reads_end_it() {
+        let most = REPLIES_BYTES_MAX / HEARTBEAT.len();
+        assert_eq!(taken(|_| Ok(())), most, "before the request is out");
+        let mut out = Vec::new();
+        assert_eq!(taken(|answer| answer.asked(&mut out)), most, "behind it");
+        let read = taken(|answer| answer.asked(&mut Vec::new()));
+        assert!(read > REPLIES_BYTES_MAX, "{read} that were read");
     }
 }

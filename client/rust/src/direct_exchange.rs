@@ -129,12 +129,15 @@ impl DirectExchange {
         if self.finished {
             return Ok(());
         }
-        self.request.end(&mut self.out)?;
-        self.flush()?;
-        if self.request.ends_connection() && !self.is_refused {
-            self.peer.shutdown(Shutdown::Write)?;
+        // Who has answered wants no more: what was announced need not come then.
+        self.is_refused |= self.answer.is_done();
+        if !self.is_refused {
+            self.request.end(&mut self.out)?;
+            if self.flush()? && self.request.ends_connection() {
+                self.peer.shutdown(Shutdown::Write)?;
+            }
         }
-        self.answer.asked(&mut self.out);
+        self.answer.asked(&mut self.out)?;
         self.finished = true;
         Ok(())
     }
@@ -260,7 +263,7 @@ impl DirectExchange {
                 self.answer.take(&mut self.received, &mut self.body)?;
                 self.answered |= self.answer.is_coming();
                 if self.finished {
-                    self.answer.asked(&mut self.out);
+                    self.answer.asked(&mut self.out)?;
                 }
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -270,11 +273,16 @@ impl DirectExchange {
     }
 
     fn failed(&self, error: &io::Error) -> Failed {
-        let late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        let why = match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Why::Late,
+            // The system may call something so, too.
+            io::ErrorKind::InvalidInput if error.raw_os_error().is_none() => Why::Unfit,
+            _ => Why::Broke,
+        };
         Failed {
             ran: if self.was_sent { Ran::Maybe } else { Ran::No },
             sent: u32::from(self.was_sent),
-            why: if late { Why::Late } else { Why::Broke },
+            why,
             sentence: format!("{}: {error}", self.place.address),
         }
     }

@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 use crate::call::{CallId, Request, Twice};
 use crate::calls::ReadOutcome;
 use crate::client::Client;
-use crate::detour::{By, Detour, Path};
-use crate::direct::{Failed, Place};
+use crate::detour::{By, Detour, Path, UNFIT};
+use crate::direct::{Failed, Place, Why};
 use crate::direct_exchange::DirectExchange;
 use crate::direct_request::Message;
 use crate::directory::Subject;
@@ -264,6 +264,9 @@ impl Way {
 impl Again {
     /// Another way after one that failed, with everything on it that was written so far.
     fn after(&mut self, met: Met, path: Option<Path>) -> Result<Way, CallError> {
+        if let Met::Direct(Failed { why: Why::Unfit, .. }) = met {
+            return Err(CallError::BadRequest(UNFIT));
+        }
         match (met, path, self.detour.take()) {
             (Met::Direct(failed), Some(path), Some(mut detour)) => {
                 let goes_on = self.failed(&mut detour, &path.place, path.by, &failed);

@@ -160,7 +160,7 @@ impl Fallback {
 
     /// A path of a call failed. Whether the call is to be made on the next one.
     pub fn failed(&self, detour: &mut Detour, place: &Place, by: By, failed: &Failed) -> bool {
-        if failed.why == Why::Refused || by != By::Endpoint {
+        if failed.why == Why::Refused || by != By::Endpoint && failed.why != Why::Unfit {
             self.back_off.failed(&place.address);
         }
         detour.goes_on(by, failed)
