@@ -231,7 +231,10 @@ impl<'a> Conversation<'a> {
         if to_app {
             self.send_pieces(bytes)?;
         } else {
+            // Until all of it is sent.
+            self.peer.set_reset_at_end(true)?;
             self.send(bytes)?;
+            self.peer.set_reset_at_end(false)?;
         }
         self.peer.shutdown(Shutdown::Write)?;
         while self.receive()? > 0 {

@@ -66,11 +66,16 @@ impl DirectExchange {
             why: if rules.left().is_err() { Why::Late } else { Why::Refused },
             sentence: format!("{}: {error}", place.address),
         };
+        let peer = connect().map_err(refused)?;
+        let request = DirectRequest::new(message, total, place.of_app);
+        if request.is_until_end() {
+            peer.set_reset_at_end(true).map_err(refused)?;
+        }
         Ok(DirectExchange {
-            peer: connect().map_err(refused)?,
+            peer,
             place: place.clone(),
             rules,
-            request: DirectRequest::new(message, total, place.of_app),
+            request,
             answer: DirectAnswer::new(message, place.of_app),
             out: Vec::new(),
             written: 0,
@@ -134,6 +139,7 @@ impl DirectExchange {
         if !self.is_refused {
             self.request.end(&mut self.out)?;
             if self.flush()? && self.request.ends_connection() {
+                self.peer.set_reset_at_end(false)?;
                 self.peer.shutdown(Shutdown::Write)?;
             }
         }

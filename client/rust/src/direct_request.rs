@@ -122,6 +122,11 @@ impl DirectRequest {
         Ok(())
     }
 
+    /// How it ends says whether it is whole.
+    pub fn is_until_end(&self) -> bool {
+        self.framing == Framing::UntilEnd
+    }
+
     /// The sending side of the connection ends behind it.
     pub fn ends_connection(&self) -> bool {
         matches!(self.framing, Framing::UntilEnd | Framing::Pieces)

@@ -8,8 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc::linger;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, setsockopt, socket, sockopt,
+};
 use shmesh_policy::Address;
 use shmesh_shm::host;
 
@@ -97,6 +100,17 @@ impl Peer {
             Ok(_) => Ok(fds[0].revents().unwrap_or(PollFlags::POLLERR)),
             Err(Errno::EINTR) => Ok(PollFlags::empty()),
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// From now on the connection ends in a reset when it is dropped, or in order again: for bytes whose end says that they are all. Over
+    /// a Unix socket there is no such thing.
+    pub fn set_reset_at_end(&self, resets: bool) -> io::Result<()> {
+        match self {
+            Peer::Tcp(stream) => {
+                Ok(setsockopt(stream, sockopt::Linger, &linger { l_onoff: resets.into(), l_linger: 0 })?)
+            }
+            Peer::Unix(_) => Ok(()),
         }
     }
 

@@ -3,8 +3,9 @@
 mod fake;
 mod service;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
+use std::time::Duration;
 
 use fake::{FakeSidecar, Settings, pattern};
 use service::Service;
@@ -235,6 +236,38 @@ fn raw_goes_round_as_well() {
         assert!(run(&mut exchange, &body).unwrap() == (0, [b"and ", &body[..]].concat()), "{len}");
         assert!(exchange.is_direct());
     }
+}
+
+/// Which else would look like one that is whole.
+#[test]
+fn raw_that_is_given_up_in_its_middle_ends_in_a_reset() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    let (_dir, client) = after_dubbo_and_raw(to(&[&address]));
+    // The client notices with this call, which nobody knows a way for.
+    client.call(Request::raw("nobody", b"")).unwrap_err();
+    let seen = || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_to_end(&mut Vec::new()).map_err(|error| error.kind())
+    };
+    let begun = || client.exchange(&Request::raw("bytes", b"some"), None).unwrap();
+    let given_up = begun();
+    assert!(given_up.is_direct());
+    drop(given_up);
+    assert_eq!(seen(), Err(ErrorKind::ConnectionReset), "dropped");
+    let mut whole = begun();
+    whole.finish().unwrap();
+    drop(whole);
+    assert_eq!(seen(), Ok(4), "all of it was sent");
+    // A call that nobody reads, until its time is over; whoever does not get his turn in so short a time has sent nothing.
+    let endless = vec![0; 64 << 20];
+    let mut tried = [300, 3_000, 30_000].map(Duration::from_millis).into_iter().map(|time| {
+        let error = client.call(Request::raw("bytes", &endless).timeout(time)).unwrap_err();
+        let CallError::Timeout { ran, .. } = error else { panic!("{error:?}") };
+        ran
+    });
+    assert!(tried.any(|ran| ran == Ran::Maybe));
+    assert_eq!(seen(), Err(ErrorKind::ConnectionReset), "late");
 }
 
 /// As with HTTP: what was not forwarded goes on elsewhere, with what was written so far.
