@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use shmesh_client::{CallError, Client, ConnectError, Request};
+use shmesh_client::{CallError, Client, ClientBuilder, ConnectError, DubboKey, Ran, Request};
 
 use crate::bytes::{MIB, Noise};
 use crate::dubbo::{ask, call as invocation, echo_provider};
@@ -38,6 +38,15 @@ clusters:
 limits: { memory_percent: 1 }
 timeouts: { first_byte: 10m, idle: 10m }
 ";
+
+/// What [`invocation`] calls.
+const GREETER: DubboKey<'static> = DubboKey {
+    service: "com.demo.GreetService",
+    method: "sayHello",
+    group: Some("g1"),
+    version: Some("1.0.0"),
+    tag: None,
+};
 
 /// What the sidecar uses in its group at least, before the group's limit is so many times that: two and a half times what
 /// the bound allows.
@@ -111,8 +120,16 @@ impl Drop for Group {
     }
 }
 
+fn builder(sidecar: &Sidecar) -> ClientBuilder {
+    Client::builder().hang_timeout(PATIENCE).socket(sidecar.path("apps.sock")).lanes(1).fallback(false)
+}
+
 fn client(sidecar: &Sidecar) -> Result<Client, CallError> {
-    Client::builder().hang_timeout(PATIENCE).socket(sidecar.path("apps.sock")).lanes(1).fallback(false).connect()
+    builder(sidecar).connect()
+}
+
+fn give(host: &str) -> Request<'_> {
+    Request::http("GET", host, "/give/2/20/length").timeout(PATIENCE)
 }
 
 fn short_of_memory_it_refuses_by_name_and_keeps_what_it_has(driver: Driver) {
@@ -124,6 +141,7 @@ fn short_of_memory_it_refuses_by_name_and_keeps_what_it_has(driver: Driver) {
         Err(why) => return eprintln!("skipped: {why}"),
     };
     let app = client(&sidecar).expect("it attaches");
+    let with_a_way_round = builder(&sidecar).fallback(true).connect().expect("it attaches");
     let _serving = App::start(&sidecar, "my-app");
     let (mut web, mut rpc) = (sidecar.connect("web"), sidecar.connect("rpc"));
     // What is there: a tunnel, and a request that has come in half.
@@ -135,12 +153,13 @@ fn short_of_memory_it_refuses_by_name_and_keeps_what_it_has(driver: Driver) {
     sidecar.expect_metric("shmesh_calls_in_flight", 2.0);
 
     let mut answers = |host: &str| {
-        let shared = app.call(Request::http("GET", host, "/give/2/20/length").timeout(PATIENCE)).expect("an answer");
         let answer = web.ask(format!("GET /give/2/20/length HTTP/1.1\r\nHost: {host}\r\n\r\n"));
-        let reason = shared.header("x-shmesh-reason").unwrap_or_default();
-        let seen = (answer.status(), answer.reason().to_owned());
-        assert_eq!((shared.status, String::from_utf8_lossy(reason).into_owned()), seen);
-        seen
+        match app.call(give(host)) {
+            Ok(shared) => assert_eq!((shared.status, ""), (answer.status(), answer.reason())),
+            Err(CallError::Overloaded { ran: Ran::No, .. }) => assert_eq!(answer.reason(), "exhausted"),
+            Err(error) => panic!("{error:?}"),
+        }
+        (answer.status(), answer.reason().to_owned())
     };
     let (taken, refused) = ((200, String::new()), (503, "exhausted".to_owned()));
     assert_eq!(answers("service"), taken);
@@ -152,13 +171,24 @@ fn short_of_memory_it_refuses_by_name_and_keeps_what_it_has(driver: Driver) {
         group.used() >= USED_MIN
     });
 
+    until("it knows the way round", || {
+        assert_eq!(with_a_way_round.call(give("service")).expect("an answer").status, 200);
+        with_a_way_round.knows_way_round(&give("service"))
+    });
+
     group.set_limit(group.used() * TIMES);
     let mut before = None;
     until("it refuses", || {
         thread::sleep(ASKED_EVERY);
         // The answer of one may be older than that of the other.
-        let answer = app.call(Request::http("GET", "service", "/give/2/20/length").timeout(PATIENCE));
-        let refused = answer.expect("an answer").status == 503;
+        let refused = match app.call(give("service")) {
+            Ok(answer) => {
+                assert_eq!(answer.status, 200);
+                false
+            }
+            Err(CallError::Overloaded { ran: Ran::No, .. }) => true,
+            Err(error) => panic!("{error:?}"),
+        };
         before = refused.then(|| sidecar.metric("shmesh_exhausted_total{what=\"memory\"}"));
         refused
     });
@@ -166,9 +196,14 @@ fn short_of_memory_it_refuses_by_name_and_keeps_what_it_has(driver: Driver) {
         assert_eq!(answers(host), refused, "{host}");
     }
     assert_eq!(ask(&mut rpc, &invocation(2, "x")).header.status, 80);
+    match app.call(Request::dubbo(GREETER, &invocation(4, "x")).timeout(PATIENCE)) {
+        Err(CallError::Overloaded { ran: Ran::No, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(with_a_way_round.call(give("service")).expect("an answer from the service itself").status, 200);
     let (rest, _) = sidecar.connect("raw").rest();
     assert!(rest.is_empty());
-    assert_eq!(sidecar.metric("shmesh_exhausted_total{what=\"memory\"}"), before.expect("it refused") + 6.0);
+    assert_eq!(sidecar.metric("shmesh_exhausted_total{what=\"memory\"}"), before.expect("it refused") + 8.0);
     match client(&sidecar) {
         Err(CallError::Connect(ConnectError::Refused { sentence, .. })) => {
             assert!(sentence.contains("limits.memory_percent"), "{sentence}");

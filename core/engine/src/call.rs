@@ -291,7 +291,7 @@ impl Failure {
     /// Whether an app gets it as a RESET, whatever the protocol of its call. Then the call's state says whether it ran, and so whether the
     /// app can make it elsewhere; behind an answer there is no state.
     pub fn resets_apps(self) -> bool {
-        matches!(self, Failure::Exhausted | Failure::OverQuota(_) | Failure::Withdrawn)
+        matches!(self, Failure::Exhausted | Failure::NoMemory | Failure::OverQuota(_) | Failure::Withdrawn)
     }
 
     /// Value of `x-shmesh-reason`, and label of the metric.
