@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use shmesh_policy::{Address, Timeouts};
-use shmesh_shm::handshake::Policy;
+use shmesh_shm::handshake::{Policy, RefusedCode};
 use shmesh_shm::{Priority, Protocol};
 
 use crate::back_off::BackOff;
@@ -247,14 +247,15 @@ impl Fallback {
         }
     }
 
-    /// Whether the sidecar may still take calls over its Unix listeners: it refused a session, or nobody listens on the session
-    /// socket, but not because it has just died. One that hangs takes connections, too, and never answers. Of a call that was not
-    /// tried at the sidecar: what was found last.
+    /// Whether the sidecar may still take calls over its Unix listeners: it refused a session, but not for want of room, which its
+    /// listeners have no more of; or nobody listens on the session socket, but not because it has just died. One that hangs takes
+    /// connections, too, and never answers. Of a call that was not tried at the sidecar: what was found last.
     fn listener_lives(&self, met: Option<&CallError>) -> bool {
         let Some(met) = met else { return self.listener_lives.load(Ordering::Relaxed) };
         let now = clock::now();
         let lives = match met {
-            CallError::Connect(ConnectError::Refused { .. } | ConnectError::Version { .. }) => true,
+            CallError::Connect(error @ ConnectError::Refused { .. }) => error.refused() != Some(RefusedCode::Limit),
+            CallError::Connect(ConnectError::Version { .. }) => true,
             CallError::Connect(ConnectError::Socket { .. }) => {
                 let lost_at = self.lost_at.load(Ordering::Relaxed);
                 lost_at == 0 || now.saturating_sub(lost_at) >= clock::nanos(DEATH_SETTLES)

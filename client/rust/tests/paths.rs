@@ -4,6 +4,7 @@ mod fake;
 mod service;
 
 use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
@@ -13,7 +14,7 @@ use fake::{FakeSidecar, Settings};
 use service::Service;
 use shmesh_client::{CallError, Client, DubboKey, Ran, Request};
 use shmesh_shm::DirectShares;
-use shmesh_shm::handshake::{Policy, Refused};
+use shmesh_shm::handshake::{Policy, Refused, RefusedCode};
 use tempfile::TempDir;
 
 /// Generous: what is bounded by less than this did not wait for ever.
@@ -219,14 +220,49 @@ fn a_sidecar_that_refuses_sessions_takes_calls_over_its_listener() {
     let socket = dir.path().join("s");
     let (sidecar, client) = beside(&socket, policy);
     sidecar.kill();
-    let refuse = Some(Refused { code: 3, version_min: 1, version_max: 1, sentence: "too many".into() });
-    let _full = FakeSidecar::start(&socket, Settings { refuse, ..Settings::default() });
+    let _other = refusing(&socket, RefusedCode::Identity);
     // The first attempt to attach may still be the one before, which is not repeated at once.
     let until = Instant::now() + SOON;
     while listener.requests() == 0 {
         assert_eq!(client.call(post("/")).unwrap().status, 202);
         assert!(Instant::now() < until, "it never went there");
     }
+}
+
+/// It would have none for what comes over its listener either.
+#[test]
+fn a_sidecar_that_has_no_room_for_sessions_gets_no_calls_over_its_listener() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listener, direct) = (Service::unix(&dir.path().join("l")), Service::tcp());
+    let policy = Policy { listeners: vec![listener.address.clone()], ..to(&[&direct]) };
+    let (there, full, socket) = (dir.path().join("there"), dir.path().join("full"), dir.path().join("s"));
+    let sidecar = FakeSidecar::start(&there, Settings { policy: Some(policy), ..Settings::default() });
+    symlink(&there, &socket).unwrap();
+    let client = Client::builder().socket(&socket).lanes(1).connect().unwrap();
+    assert_eq!(client.call(get("/learn")).unwrap().status, 200);
+    sidecar.wait_for_lookups(1);
+    // At no time is nobody there.
+    let full = refusing(&full, RefusedCode::Limit);
+    let next = dir.path().join("next");
+    symlink(full.path(), &next).unwrap();
+    std::fs::rename(&next, &socket).unwrap();
+    sidecar.kill();
+    let until = Instant::now() + PATIENCE;
+    // With the second one the app knows of the first.
+    while full.counts.refused.load(SeqCst) < 2 {
+        assert_eq!(client.call(post("/")).unwrap().status, 202);
+        assert!(Instant::now() < until, "it never tried to attach");
+    }
+    let before = direct.requests();
+    for _ in 0..20 {
+        assert_eq!(client.call(post("/")).unwrap().status, 202);
+    }
+    assert_eq!((listener.requests(), direct.requests()), (0, before + 20));
+}
+
+fn refusing(socket: &Path, code: RefusedCode) -> FakeSidecar {
+    let refuse = Some(Refused { code: code as u16, version_min: 1, version_max: 1, sentence: "no".into() });
+    FakeSidecar::start(socket, Settings { refuse, ..Settings::default() })
 }
 
 #[test]

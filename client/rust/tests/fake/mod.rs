@@ -73,6 +73,8 @@ pub struct Counts {
     pub inline_keys: AtomicU64,
     pub resets: AtomicU64,
     pub lookups: AtomicU64,
+    /// Sessions that were refused.
+    pub refused: AtomicU64,
     /// Where the serving app said that it listens itself.
     pub served_at: Mutex<Option<String>>,
     /// Blocks that were still lent to the app when a session ended orderly.
@@ -265,6 +267,7 @@ impl Run {
         if let Some(refused) = &self.settings.refuse {
             let mut bytes = Vec::new();
             Message::Refused(refused.clone()).encode(&mut bytes).unwrap();
+            self.counts.refused.fetch_add(1, Ordering::SeqCst);
             socket.write_all(&bytes).unwrap();
             return;
         }
