@@ -9,8 +9,12 @@ use shmesh_shm::cgroup::{self, MemoryGroup};
 
 use crate::usage;
 
-/// How often is looked which limits there are, and memory that is free is given back while there is too little.
+/// How often is looked which limits there are.
 const LIMITS_EVERY: u64 = 1_000_000_000;
+/// Memory that is free is given back when there begins to be too little, if that was not done within this time ...
+const GIVEN_BACK_EVERY: u64 = 1_000_000_000;
+/// ... and so often while it lasts: it takes long, and who allocates waits for it meanwhile.
+const GIVEN_BACK_EVERY_IF_SHORT: u64 = 10_000_000_000;
 /// A line in the log is followed by the next one of its kind after so long at the earliest.
 const TOLD_EVERY: u64 = 10_000_000_000;
 /// At least this part of what a cgroup uses has to be the sidecar's own: otherwise its refusals would spare nothing worth while.
@@ -50,7 +54,7 @@ impl Memory {
             self.groups = cgroup::memory_groups();
         }
         let mut shortage = self.shortage(limits);
-        if shortage.is_some() && is_due(self.given_back_at, now, LIMITS_EVERY) {
+        if shortage.is_some() && is_due(self.given_back_at, now, self.give_back_every()) {
             self.given_back_at = Some(now);
             // What was freed is used again by what comes next, but the kernel counts it.
             shmesh_io::give_back_free_memory();
@@ -59,6 +63,10 @@ impl Memory {
         self.tell(now, shortage.as_ref());
         self.is_short = shortage.is_some();
         self.is_short
+    }
+
+    fn give_back_every(&self) -> u64 {
+        if self.is_short { GIVEN_BACK_EVERY_IF_SHORT } else { GIVEN_BACK_EVERY }
     }
 
     fn shortage(&self, limits: &Limits) -> Option<Shortage> {

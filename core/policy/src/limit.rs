@@ -41,6 +41,10 @@ impl Default for Timeouts {
     }
 }
 
+/// Who is short of memory stays so until this percentage of its limit less is used. 2: more than calls that come and go make of a
+/// difference, and little, as what apps have touched does not shrink while they are there.
+const SHORT_OF_MEMORY_PERCENT: u32 = 2;
+
 /// How much of everything there may be.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -73,11 +77,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Bytes in use, out of `limit`, from which on nothing new is taken; a twentieth less where that is so already, so that it does
+    /// Bytes in use, out of `limit`, from which on nothing new is taken; somewhat less where that is so already, so that it does
     /// not begin and end all the time. `None`: there is no such bound.
     pub fn memory_bound(&self, limit: u64, is_short: bool) -> Option<u64> {
-        let bound = (u128::from(limit) * u128::from(self.memory_percent) / 100) as u64;
-        (self.memory_percent > 0).then_some(if is_short { bound - bound / 20 } else { bound })
+        let percent = |part: u32| (u128::from(limit) * u128::from(part) / 100) as u64;
+        let bound = percent(self.memory_percent);
+        let less = percent(SHORT_OF_MEMORY_PERCENT).min(bound / 2);
+        (self.memory_percent > 0).then_some(if is_short { bound - less } else { bound })
     }
 }
 
@@ -142,10 +148,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_short_of_memory_stays_so_until_a_twentieth_is_free_again() {
+    fn what_is_short_of_memory_stays_so_until_some_is_free_again() {
         let limits = |memory_percent| Limits { memory_percent, ..Limits::default() };
         assert_eq!(limits(50).memory_bound(2000, false), Some(1000));
-        assert_eq!(limits(50).memory_bound(2000, true), Some(950));
+        assert_eq!(limits(50).memory_bound(2000, true), Some(960));
+        assert_eq!(limits(95).memory_bound(2000, true), Some(1860));
+        assert_eq!(limits(1).memory_bound(2000, true), Some(10), "never nothing");
         assert_eq!(limits(100).memory_bound(u64::MAX, false), Some(u64::MAX));
         assert_eq!(limits(0).memory_bound(2000, false), None);
     }
