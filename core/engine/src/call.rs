@@ -207,6 +207,8 @@ pub enum Failure {
     Unread,
     /// A limit was reached.
     Overloaded,
+    /// The app that serves it takes no more; nothing was forwarded.
+    Full,
     /// The process has no descriptor or memory left for it.
     Exhausted,
     /// So much memory is used that nothing new is taken.
@@ -230,6 +232,7 @@ impl Failure {
             Failure::NoRoute => 404,
             Failure::Refused
             | Failure::Overloaded
+            | Failure::Full
             | Failure::Exhausted
             | Failure::NoMemory
             | Failure::OverQuota(_)
@@ -262,6 +265,7 @@ impl Failure {
             | Failure::ConnectTimeout
             | Failure::Died
             | Failure::Overloaded
+            | Failure::Full
             | Failure::Exhausted
             | Failure::NoMemory
             | Failure::OverQuota(_)
@@ -277,7 +281,8 @@ impl Failure {
         use shmesh_shm::Reset;
         match self {
             Failure::NoRoute | Failure::Loop | Failure::NotRedirected => Reset::NoRoute,
-            Failure::Refused | Failure::Unresolved => Reset::Refused,
+            // Not `Overloaded`, with which an app would go past the sidecar to that very app.
+            Failure::Refused | Failure::Unresolved | Failure::Full => Reset::Refused,
             Failure::ConnectTimeout | Failure::Timeout | Failure::TookTooLong => Reset::Timeout,
             Failure::Died => Reset::Died,
             Failure::MalformedAnswer | Failure::MalformedRequest | Failure::MalformedBody(_) | Failure::Unread => {
@@ -307,7 +312,7 @@ impl Failure {
             Failure::MalformedRequest => "malformed-request",
             Failure::MalformedBody(error) => error.reason(),
             Failure::Unread => "unread-serialization",
-            Failure::Overloaded | Failure::OverQuota(_) => "overloaded",
+            Failure::Overloaded | Failure::Full | Failure::OverQuota(_) => "overloaded",
             Failure::Exhausted | Failure::NoMemory => "exhausted",
             Failure::Unresolved => "host-unresolved",
             Failure::Withdrawn => "withdrawn",
@@ -332,7 +337,7 @@ impl Failure {
                 "shmesh: the routes ask for what shmesh does not read in this serialization (docs/PROTOCOLS.md); \
                  a route without these keys takes it"
             }
-            Failure::Overloaded => "shmesh: a limit is reached; see docs/LIMITS.md and GET /metrics",
+            Failure::Overloaded | Failure::Full => "shmesh: a limit is reached; see docs/LIMITS.md and GET /metrics",
             Failure::Exhausted => {
                 "shmesh: the sidecar has no descriptor or no memory left for this call; see docs/OPERATIONS.md"
             }

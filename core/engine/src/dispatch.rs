@@ -455,8 +455,9 @@ impl<D: Driver> Worker<D> {
             lane.waiting.retain(|&call| calls.get(call).is_some());
         }
         if lane.waiting.len() >= waiting_max {
-            if let Some(call) = self.calls.get_mut(key) {
-                call.last_failure = Failure::Overloaded;
+            // One that was sent before may have run, whatever becomes of it now.
+            if let Some(call) = self.calls.get_mut(key).filter(|call| call.attempts == 0) {
+                call.last_failure = Failure::Full;
             }
             return false;
         }

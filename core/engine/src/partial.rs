@@ -24,9 +24,9 @@ impl<D: Driver> Worker<D> {
         let held: usize = lane.slots.iter().filter_map(|slot| slot.partial.as_ref()).map(|p| p.frame.len()).sum();
         let slot = &mut lane.slots[at.slot as usize];
         let Some(partial) = slot.partial.as_mut() else { return Ok(()) };
-        let too_long =
-            partial.frame.len() + header.length as usize > frame_max || held > PARTIAL_FRAMES_MAX * frame_max;
-        if !too_long {
+        let too_long = partial.frame.len() + header.length as usize > frame_max;
+        let too_many = held > PARTIAL_FRAMES_MAX * frame_max;
+        if !too_long && !too_many {
             self.counters.copied.add(header.length.into());
             lane.end.append_payload(0..header.length, &mut partial.frame)?;
             partial.until = partial.terms.hard_deadline.min(until);
@@ -34,11 +34,12 @@ impl<D: Driver> Worker<D> {
         lane.end.advance();
         if too_long {
             self.counters.dubbo_malformed.add(1);
-            self.slot_reset(
-                at,
-                Failure::Overloaded.reset(),
-                "the frame is longer than limits.dubbo_body_bytes, or too many are incomplete on this lane",
-            );
+            // It would be so elsewhere, too.
+            self.slot_reset(at, Failure::MalformedRequest.reset(), "the frame is longer than limits.dubbo_body_bytes");
+            return Ok(());
+        }
+        if too_many {
+            self.slot_reset(at, Reset::Overloaded, "too many frames are incomplete on this lane");
             return Ok(());
         }
         if !self.hold_part(at, header.length as usize) {

@@ -12,7 +12,7 @@ use shmesh_proto::dubbo::{
 
 use super::{before, client, put};
 use crate::bytes::{KIB, MIB, Noise, noise};
-use crate::process::until;
+use crate::process::{PATIENCE, until};
 use crate::service::{Service, http, noise_service, saying};
 use crate::sidecar::{Driver, Sidecar, free_port};
 
@@ -29,6 +29,7 @@ on_each_driver!(
     keys_beyond_those_that_are_interned,
     failures_are_told_as_http_tells_them,
     failures_of_dubbo_are_statuses,
+    a_dubbo_frame_that_is_too_long_goes_nowhere,
     failures_of_raw_calls_are_typed,
     a_deadline_ends_a_call,
     a_cancelled_call_frees_its_slot,
@@ -373,6 +374,24 @@ fn failures_of_dubbo_are_statuses(driver: Driver) {
     let response = client.call(Request::dubbo(key, &frame)).expect("an answer of the sidecar's own");
     let Reply::Error { status: 60, sentence } = reply_of(&response, 5) else { panic!("{response:?}") };
     assert!(sentence.starts_with("shmesh: no route"), "{sentence}");
+}
+
+/// Not round the sidecar either: its limit is for all.
+fn a_dubbo_frame_that_is_too_long_goes_nowhere(driver: Driver) {
+    let provider = provider();
+    let sidecar = before(driver, &provider.endpoint);
+    let client = client(&sidecar);
+    let short = frame_of(1, true, "x");
+    let short = || Request::dubbo(KEY, &short).timeout(PATIENCE);
+    until("it knows the way round", || {
+        assert_eq!(client.call(short()).expect("an answer").status, 20);
+        client.knows_way_round(&short())
+    });
+    let long = frame_of(2, true, &"x".repeat(9 * MIB as usize));
+    let error = client.call(Request::dubbo(KEY, &long).timeout(PATIENCE)).expect_err("8 MiB are taken");
+    let CallError::Malformed { ran: Ran::No, sentence } = error else { panic!("{error:?}") };
+    assert!(sentence.contains("limits.dubbo_body_bytes"), "{sentence}");
+    assert_eq!(client.call(short()).expect("an answer").status, 20);
 }
 
 fn failures_of_raw_calls_are_typed(driver: Driver) {

@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
-use shmesh_client::{ConnectError, Request, Served, ServedResponse, Server};
+use shmesh_client::{
+    Call, CallError, ConnectError, Lane, Protocol, Request, Served, ServedResponse, Server, Target, Wait,
+};
 use shmesh_shm::handshake::RefusedCode;
 
 use super::{App, before_app, client, expect_sessions, put};
 use crate::bytes::{KIB, MIB, Noise, noise};
-use crate::process::{shmesh_ok, until};
+use crate::process::{PATIENCE, shmesh_ok, until};
 use crate::sidecar::{Driver, Sidecar};
 
 on_each_driver!(
@@ -23,6 +25,7 @@ on_each_driver!(
     an_app_says_status_headers_and_failures,
     two_workers_have_a_lane_each,
     many_callers_of_one_app,
+    an_app_that_takes_no_more_refuses_raw_calls,
 );
 
 const SIZES: [u64; 9] = [0, 1, 64, 400, 464, 500, 64 * KIB, 256 * KIB + 1, MIB];
@@ -321,4 +324,44 @@ fn many_callers_of_one_app(driver: Driver) {
     let mut statuses: Vec<u16> = wires.iter_mut().map(|wire| wire.answer().status()).collect();
     statuses.sort_unstable();
     assert_eq!((statuses[63], statuses[64]), (502, 503), "64 were handed over, the others were not: {statuses:?}");
+}
+
+/// As no room in the sidecar would be told, callers would go to the app's own socket instead.
+fn an_app_that_takes_no_more_refuses_raw_calls(driver: Driver) {
+    let config = format!("{}limits: {{ calls_per_connection: 1 }}\n", super::CONFIG);
+    let words = [("up", "tcp:127.0.0.1:1"), ("raw_cluster", "local")];
+    let sidecar = Sidecar::start_with(driver, &config, &words, &["--workers", "1"]);
+    let mut server = Server::attach(sidecar.path("apps.sock"), "my-app").expect("it attaches");
+    let client = client(&sidecar);
+    let mut lanes = [client.lane().expect("a lane"), client.lane().expect("another")];
+    let raw = Call::new(Target::Key(Protocol::Raw, b"local"), &[b"x"]);
+    let submit = |lane: &mut Lane, calls: usize| {
+        for _ in 0..calls {
+            lane.submit(&raw).expect("a slot");
+        }
+        lane.flush();
+    };
+    // The app's own lane has a slot for each of these, and it does not look yet.
+    submit(&mut lanes[0], 64);
+    sidecar.expect_metric("shmesh_calls_in_flight", 64.0);
+    // One may wait.
+    submit(&mut lanes[1], 2);
+    let refused = lanes[1].receive(Wait::For(PATIENCE)).expect("the sidecar is there").expect("an answer in time");
+    let error = refused.outcome.expect_err("it takes no more");
+    assert!(matches!(&error, CallError::Refused(sentence) if sentence.contains("limit")), "{error:?}");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            server.serve_until(&stop, &mut |request: &mut Served<'_>, response: &mut ServedResponse| {
+                response.body.extend_from_slice(request.body);
+            })
+        });
+        let _stop = Stop(&stop);
+        for (lane, calls) in lanes.iter_mut().zip([64, 1]) {
+            for _ in 0..calls {
+                let answer = lane.receive(Wait::For(PATIENCE)).expect("the sidecar is there").expect("in time");
+                assert_eq!(answer.outcome.expect("an answer").body, b"x");
+            }
+        }
+    });
 }
