@@ -207,7 +207,7 @@ impl<T, const TRACKED: bool> Slab<T, TRACKED> {
 
     /// Whether [`Slab::put_back`] can put something there.
     pub fn is_vacant(&self, key: Key<T>) -> bool {
-        let entry = self.entries.get(key.index()).filter(|_| TRACKED);
+        let entry = self.entries.get(key.index());
         entry.is_some_and(|entry| entry.generation == key.generation && entry.value.is_none())
     }
 
