@@ -17,6 +17,7 @@ mod random;
 mod service;
 mod sidecar;
 mod socket_app;
+mod stalls;
 mod stream;
 mod trouble;
 mod verdict;

@@ -23,6 +23,7 @@ use crate::calls::{Called, Outcome};
 use crate::random::Random;
 use crate::service::{self, At, Record, Service};
 use crate::sidecar::{Setup, Sidecar, free_port};
+use crate::stalls::{Stalls, Stood};
 use crate::verdict::{Span, Verdict};
 use crate::{Driver, Options};
 use network::Network;
@@ -74,6 +75,7 @@ struct World {
     random: Random,
     network: Option<Network>,
     quota: Option<Quota>,
+    stalls: Option<Stalls>,
     folder: TempDir,
 }
 
@@ -110,7 +112,7 @@ fn run_here(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdi
         verdict = verdict.timed(bounds);
     }
     let (sidecar, random) = (setup.start(), Random::new(options.seed));
-    let mut world = World { setup, sidecar, services, record, random, network, quota, folder };
+    let mut world = World { setup, sidecar, services, record, random, network, quota, stalls: Stalls::watch(), folder };
     world.learn();
     match trouble {
         Trouble::Upgrade => world.upgrades(options, &mut verdict),
@@ -202,6 +204,11 @@ impl World {
             let client = self.client(Trouble::Kill);
             self.settle(&client);
         }
+    }
+
+    /// When the machine stood still, as far as that can be seen here.
+    fn stood(&self) -> Stood {
+        self.stalls.as_ref().map(Stalls::seen).unwrap_or_default()
     }
 
     fn policies(&self) -> PathBuf {

@@ -15,6 +15,7 @@ use crate::busy_lanes::BusyLanes;
 use crate::calls::{Called, Way};
 use crate::http;
 use crate::kept::Kept;
+use crate::stalls::Stood;
 use crate::verdict::{Span, Verdict};
 
 /// Sessions, and lanes of each, that have a call in flight in each upgrade.
@@ -27,8 +28,8 @@ const REPLACED_WITHIN: Duration = Duration::from_secs(120);
 /// The bound of the pause of a call, at p99.9.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Callers go on for so long around each upgrade.
-const AROUND_MS: u64 = 20;
+/// Callers go on for so long around each upgrade: what connections begin and end in the same round is done by then.
+const AROUND_MS: u64 = 60;
 
 /// The longest time that a new process is left alone before it is broken: it has started and taken over by then, on a machine that does
 /// nothing else.
@@ -44,6 +45,15 @@ struct Window {
     over: Instant,
 }
 
+impl Window {
+    /// As much time in which nothing happens.
+    fn again(&self) -> Window {
+        let began = Instant::now();
+        thread::sleep(self.over - self.began);
+        Window { began, over: Instant::now() }
+    }
+}
+
 impl World {
     pub fn upgrades(&mut self, options: &Options, verdict: &mut Verdict) {
         // The first one by itself: what it leaves is what is kept for the next ones.
@@ -55,7 +65,7 @@ impl World {
         self.settle(&client);
         let (shim, sockets) = (Callers::start(&client), Callers::over_sockets(&self.setup));
         let gate = self.services[0].gate().clone();
-        let mut windows = Vec::new();
+        let (mut windows, mut still) = (Vec::new(), Vec::new());
         for _ in 0..options.rounds {
             gate.close();
             kept.begin(&self.setup);
@@ -65,6 +75,8 @@ impl World {
                 Some(window) => windows.push(window),
                 None => given_up += 1,
             }
+            thread::sleep(Duration::from_millis(AROUND_MS));
+            still.extend(windows.last().map(Window::again));
             thread::sleep(Duration::from_millis(AROUND_MS));
             gate.open();
             kept.end(&self.setup);
@@ -90,7 +102,16 @@ impl World {
         for first in [&kept.first, &lanes.first].into_iter().flatten() {
             verdict.note(first.clone());
         }
-        pauses(&calls, &windows, options, verdict);
+        let stood = self.stood();
+        let (met, without) = (Pauses::of(&calls, &windows, &stood), Pauses::of(&calls, &still, &stood));
+        met.judge(&without, options, verdict);
+        let longest = windows.iter().map(|window| window.over - window.began).max().unwrap_or_default();
+        verdict.row(
+            "longest time from the new process's start to the old one's end",
+            format!("{longest:.1?}"),
+            "",
+            true,
+        );
         drop((client, lanes, kept));
         let (files_after, after) = self.rest(Some(before));
         verdict.left_behind("files beside the session socket", files_after - files, 0);
@@ -140,31 +161,58 @@ impl World {
     }
 }
 
-/// The longest call of each caller that met an upgrade: what else there is in it than the upgrade's pause is small beside that.
-fn pauses(calls: &[Vec<Called>], windows: &[Window], options: &Options, verdict: &mut Verdict) {
-    let mut pauses = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("microseconds up to a minute");
-    for caller in calls {
-        let mut calls = &caller[..];
-        for window in windows {
-            let first = calls.partition_point(|called| called.ended < window.began);
-            calls = &calls[first..];
-            let met = calls.iter().take_while(|called| called.started <= window.over);
-            if let Some(longest) = met.map(|called| called.ended - called.started).max() {
-                pauses.saturating_record(longest.as_micros() as u64);
+/// The longest call of each caller in each window: what else there is in it than an upgrade's pause is small beside that.
+struct Pauses {
+    /// As callers saw them.
+    whole: Histogram<u64>,
+    /// Less the time in which the machine stood still.
+    net: Histogram<u64>,
+    /// How much of all windows that was.
+    stood: f64,
+}
+
+impl Pauses {
+    fn of(calls: &[Vec<Called>], windows: &[Window], stood: &Stood) -> Pauses {
+        let times = || Histogram::new_with_bounds(1, 60_000_000, 3).expect("microseconds up to a minute");
+        let (mut whole, mut net) = (times(), times());
+        for caller in calls {
+            let mut calls = &caller[..];
+            for window in windows {
+                let first = calls.partition_point(|called| called.ended < window.began);
+                calls = &calls[first..];
+                let met = || calls.iter().take_while(|called| called.started <= window.over);
+                let took = |called: &Called| called.ended - called.started;
+                if let Some(longest) = met().map(took).max() {
+                    whole.saturating_record(longest.as_micros() as u64);
+                }
+                let took = |called: &Called| took(called) - stood.within(called.started, called.ended);
+                if let Some(longest) = met().map(took).max() {
+                    net.saturating_record(longest.as_micros() as u64);
+                }
             }
         }
+        let all: Duration = windows.iter().map(|window| window.over - window.began).sum();
+        let stood: Duration = windows.iter().map(|window| stood.within(window.began, window.over)).sum();
+        Pauses { whole, net, stood: stood.as_secs_f64() / all.as_secs_f64() }
     }
-    let ms = |quantile: f64| pauses.value_at_quantile(quantile) as f64 / 1000.0;
-    let found = format!("{:.2} / {:.2} / {:.2} ms", ms(0.5), ms(0.99), ms(0.999));
-    let what = "longest pause of a caller in an upgrade, p50 / p99 / p99.9";
-    let bound = PAUSE.as_secs_f64() * 1000.0;
-    if options.unbounded_times {
-        verdict.row(what, found, "", true);
-    } else {
-        verdict.row(what, found, &format!("p99.9 ≤ {bound} ms"), !pauses.is_empty() && ms(0.999) <= bound);
+
+    fn judge(&self, without: &Pauses, options: &Options, verdict: &mut Verdict) {
+        let ms = |times: &Histogram<u64>, quantile: f64| times.value_at_quantile(quantile) as f64 / 1000.0;
+        let figures = |times: &Histogram<u64>| {
+            format!("{:.2} / {:.2} / {:.2} ms", ms(times, 0.5), ms(times, 0.99), ms(times, 0.999))
+        };
+        let bound = PAUSE.as_secs_f64() * 1000.0;
+        let what = "longest pause of a caller in an upgrade, p50 / p99 / p99.9";
+        verdict.row(what, figures(&self.whole), "", true);
+        verdict.row("the same in as much time without one", figures(&without.whole), "", true);
+        let what = "in an upgrade, less what the machine stood still";
+        let holds = options.unbounded_times || !self.net.is_empty() && ms(&self.net, 0.999) <= bound;
+        let must = if options.unbounded_times { String::new() } else { format!("p99.9 ≤ {bound} ms") };
+        verdict.row(what, figures(&self.net), &must, holds);
+        verdict.row("without one, less that", figures(&without.net), "", true);
+        let shares = format!("{:.2} % / {:.2} %", 100.0 * self.stood, 100.0 * without.stood);
+        verdict.row("the machine stood still in upgrades / without", shares, "", true);
     }
-    let longest = windows.iter().map(|window| window.over - window.began).max().unwrap_or_default();
-    verdict.row("longest time from the new process's start to the old one's end", format!("{longest:.1?}"), "", true);
 }
 
 /// How upgrades to processes that break ended.
