@@ -314,6 +314,9 @@ impl<D: Driver> Worker<D> {
 
     /// Puts all relayed calls of a lane into the table.
     pub(crate) fn unlink_all(&mut self, key: Key<Lane>) {
+        if self.relayed == 0 {
+            return;
+        }
         let slots = self.lanes.get(key).map_or(0, |lane| lane.slots.len());
         for slot in 0..slots {
             self.unlink(key, slot as u32);

@@ -198,11 +198,27 @@ impl<T, const TRACKED: bool> Slab<T, TRACKED> {
         self.entries.iter().map(generation).collect()
     }
 
-    /// Has keys go on from these generations. What was in it has to be put back with [`Slab::put_back`], and then [`Slab::go_on`] called.
-    pub fn begin(&mut self, generations: &[u32]) {
-        // Memory that it has already is used again.
-        self.entries.clear();
-        self.entries.extend(generations.iter().map(|&generation| Entry { generation, touched: true, value: None }));
+    /// Has keys go on from these generations. What was in it has to be put back with [`Slab::put_back`], and then [`Slab::go_on`] called. Entries
+    /// that are there already stay, but those whose keys are stale by then: these are given back.
+    #[must_use]
+    pub fn begin(&mut self, generations: &[u32]) -> Vec<T> {
+        let mut stale = Vec::new();
+        for (entry, &generation) in self.entries.iter_mut().zip(generations) {
+            if entry.generation != generation {
+                entry.generation = generation;
+                stale.extend(entry.value.take());
+            }
+        }
+        let beyond = self.entries.drain(generations.len().min(self.entries.len())..);
+        stale.extend(beyond.filter_map(|entry| entry.value));
+        let more = generations.iter().skip(self.entries.len());
+        self.entries.extend(more.map(|&generation| Entry { generation, touched: true, value: None }));
+        stale
+    }
+
+    /// Takes out an entry that was put back, to put it back as something else.
+    pub fn take_back(&mut self, key: Key<T>) -> Option<T> {
+        self.entries.get_mut(key.index()).filter(|entry| entry.generation == key.generation)?.value.take()
     }
 
     /// Whether [`Slab::put_back`] can put something there.
@@ -277,7 +293,7 @@ mod tests {
         slab.remove(keys[3]);
         let reused = slab.insert(30);
         let mut next = Slab::<_>::default();
-        next.begin(&slab.generations(|_| true));
+        assert!(next.begin(&slab.generations(|_| true)).is_empty());
         for key in slab.keys() {
             assert!(next.put_back(key, slab.remove(key).unwrap()));
         }
@@ -289,6 +305,30 @@ mod tests {
         let first = next.insert(40);
         assert_eq!((first.index(), next.get(keys[1])), (1, None));
         assert_eq!(next.insert(50).index(), 5);
+    }
+
+    #[test]
+    fn what_was_put_back_early_stays_if_its_key_does() {
+        let mut slab = Slab::<_>::default();
+        let keys: Vec<_> = (0..4).map(|number| slab.insert(number)).collect();
+        let mut next = Slab::<_>::default();
+        assert!(next.begin(&slab.generations(|_| true)).is_empty());
+        assert!(keys.iter().all(|&key| next.put_back(key, key.index())));
+        // Meanwhile one is gone, the place of another is used again, and there is one more.
+        slab.remove(keys[1]);
+        slab.remove(keys[3]);
+        let (again, more) = (slab.insert(5), slab.insert(6));
+        let last = slab.insert(7);
+        assert_eq!((again.index(), more.index(), last.index()), (3, 1, 4));
+        assert_eq!(next.begin(&slab.generations(|_| true)), [1, 3]);
+        assert_eq!([0, 2].map(|at| next.get(keys[at]).copied()), [Some(0), Some(2)]);
+        assert!([again, more, last].iter().all(|&key| next.is_vacant(key)));
+        assert_eq!((next.take_back(keys[2]), next.take_back(keys[3]), next.take_back(last)), (Some(2), None, None));
+        assert!(next.put_back(keys[2], 20) && next.put_back(last, 70));
+        next.go_on();
+        assert_eq!(next.len(), 3);
+        // A table that is shorter than before is another one.
+        assert_eq!(next.begin(&[0]), [20, 70]);
     }
 
     #[test]

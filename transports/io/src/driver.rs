@@ -129,6 +129,9 @@ pub trait Driver {
     /// Sends a FIN, after a send in flight, if there is one. The other direction goes on.
     fn shutdown_write(&mut self, sock: SockId);
 
+    /// Nothing may come on this socket for a while, and then the driver may be suspended: it is to be quick then.
+    fn set_aside(&mut self, _sock: SockId) {}
+
     /// Has the peer see the end at once, whatever copies of the socket other processes have; if it is `cut`, as [`close_reset`](Self::close_reset)
     /// would. To be followed by one of the two.
     fn sever(&mut self, sock: SockId, cut: bool);

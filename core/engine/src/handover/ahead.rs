@@ -12,6 +12,7 @@ use shmesh_shm::{LaneEnd, Side};
 
 use super::messages::{AheadLane, AheadState};
 use super::state::WorkerState;
+use super::take::Leases;
 use super::{FORMAT, Refusal};
 use crate::call::{Call, Kind};
 use crate::conn::{Conn, Pipe, Role};
@@ -60,9 +61,8 @@ pub(crate) struct Ready {
     pub(super) sessions: Vec<NewLanes>,
     /// Lanes on which nothing has happened.
     pub(super) lanes: HashMap<AheadLane, Lane>,
+    /// Of conns that have changed, or are not made yet.
     pub(super) socks: HashMap<u64, SockId>,
-    /// Conns and calls as they were then.
-    pub(super) draft: WorkerState,
 }
 
 impl Ahead {
@@ -104,6 +104,7 @@ impl<D: Driver> Worker<D> {
             format: FORMAT,
             conn_generations: self.conns.generations(|_| true),
             call_generations: self.calls.generations(|_| true),
+            addresses: self.give_addresses(),
             ..WorkerState::default()
         });
         let (lanes, conns, calls) = (self.lanes.keys(), self.conns.keys(), self.calls.keys());
@@ -152,6 +153,7 @@ impl<D: Driver> Worker<D> {
                 if self.conn_can_be_drafted(key) {
                     bytes += given.encoded_len();
                     draft.conns.push(given);
+                    self.set_aside(key);
                 }
             } else if let Some(key) = calls.pop() {
                 if let Some(given) = self.give_call(key).filter(|_| self.call_can_be_drafted(key)) {
@@ -163,6 +165,12 @@ impl<D: Driver> Worker<D> {
             }
         }
         Ok(true)
+    }
+
+    fn set_aside(&mut self, key: Key<Conn>) {
+        if let Some(Conn { pipe: Pipe::Socket(sock), .. }) = self.conns.get(key) {
+            self.driver.set_aside(*sock);
+        }
     }
 
     /// Whether all that there is to say of a conn changes with itself.
@@ -205,11 +213,7 @@ impl<D: Driver> Worker<D> {
         }
         let mut descriptors = descriptors.into_iter();
         let mut bells: HashMap<AheadLane, OwnedFd> = state.lanes.into_iter().zip(descriptors.by_ref()).collect();
-        let draft = state.draft.unwrap_or_default();
-        // Memory that is there when it is needed.
-        self.conns.begin(&draft.conn_generations);
-        self.calls.begin(&draft.call_generations);
-        let mut ready = Ready { sessions, lanes: HashMap::new(), socks: HashMap::new(), draft };
+        let mut ready = Ready { sessions, lanes: HashMap::new(), socks: HashMap::new() };
         for new in &ready.sessions {
             for lane in &new.lanes {
                 let at = AheadLane { session: new.session, lane: lane.lane.into() };
@@ -222,7 +226,32 @@ impl<D: Driver> Worker<D> {
             let key: Key<Conn> = Key::from_bits(bits);
             ready.socks.insert(bits, self.driver.adopt(socket, Token::Conn(key.to_tag()).tag())?);
         }
+        self.take_draft(state.draft.unwrap_or_default(), &mut ready.socks)?;
         Ok(ready)
+    }
+
+    /// Conns and calls as they were. What has changed when the other worker rests is put in the place of these.
+    fn take_draft(&mut self, draft: WorkerState, socks: &mut HashMap<u64, SockId>) -> Result<(), Refusal> {
+        // There is nothing in these tables.
+        let _ = (self.conns.begin(&draft.conn_generations), self.calls.begin(&draft.call_generations));
+        let addresses = self.take_addresses(&draft.addresses)?;
+        for conn in draft.conns {
+            let key = Key::from_bits(conn.key);
+            self.take_conn(conn, &addresses, socks, &mut std::iter::empty(), &mut Leases::new())?;
+            let is_quiet = |conn: &Conn| matches!(conn.pipe, Pipe::Socket(_)) && conn.out.is_empty();
+            if self.conns.get(key).is_some_and(is_quiet) {
+                // The driver does nothing for it as long as nobody polls.
+                self.receive_again(key);
+            } else {
+                self.beginning.push(key);
+            }
+        }
+        for call in draft.calls {
+            let (key, deadline) = (Key::from_bits(call.key), call.deadline);
+            self.take_call_state(call, &mut Leases::new())?;
+            self.set_call_deadline(key, deadline);
+        }
+        Ok(())
     }
 
     pub(super) fn new_lane(&self, new: &NewLanes, number: u16, serving: bool, bell: OwnedFd) -> Lane {

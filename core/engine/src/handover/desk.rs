@@ -10,7 +10,7 @@ use shmesh_shm::Mapping;
 use shmesh_shm::handshake::{Message, Welcome};
 
 use super::messages::{AheadState, AppState, AttachedState, DeskState, LookupState};
-use super::{Ahead, Outcome, Refusal, RestOrder};
+use super::{Ahead, Over, Refusal, RestOrder};
 use crate::counters::lock;
 use crate::liveness::Liveness;
 use crate::lookup::Lookups;
@@ -64,17 +64,13 @@ impl Desk {
         if order.rested.send(given).is_err() {
             return;
         }
-        while let Ok(outcome) = order.outcome.recv() {
-            match outcome {
-                Outcome::Hold(answer) => drop(answer.send(())),
-                // All this is another process's now, which must not see any of it dropped.
-                Outcome::Over => {
-                    // But for these: the other process has copies, and should it die its apps are to see that at once.
-                    self.liveness = Liveness::without_thread();
-                    loop {
-                        std::thread::park();
-                    }
-                }
+        // It writes nothing while it waits, held or not.
+        if let Ok(Over) = order.outcome.recv() {
+            // All this is another process's now, which must not see any of it dropped. But for these: the other process has copies, and should it
+            // die its apps are to see that at once.
+            self.liveness = Liveness::without_thread();
+            loop {
+                std::thread::park();
             }
         }
     }

@@ -34,7 +34,7 @@ impl<D: Driver> Worker<D> {
             conn_generations: self.conns.generations(is_made),
             call_generations: self.calls.generations(|_| true),
             lane_generations: self.lanes.generations(|_| true),
-            addresses: self.addresses.targets().map(ToString::to_string).collect(),
+            addresses: self.give_addresses(),
             ..WorkerState::default()
         };
         state.clusters = self.give_clusters();
@@ -72,6 +72,10 @@ impl<D: Driver> Worker<D> {
         }
         handover.state = state.encode_to_vec();
         Ok(handover)
+    }
+
+    pub(super) fn give_addresses(&self) -> Vec<String> {
+        self.addresses.targets().map(ToString::to_string).collect()
     }
 
     /// A conn, and its socket. Nothing for one that is being made.

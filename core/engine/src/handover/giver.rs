@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,7 @@ use shmesh_io::net;
 
 use super::messages::{Last, Plan, Take};
 use super::wire::{Frame, Kind, Wire, make_room, open_descriptors};
-use super::{
-    Ahead, DeskHandover, FORMAT, FORMAT_MIN, Handover, Known, Outcome, RestOrder, UPGRADE_THREAD, UpgradeSocket,
-};
+use super::{Ahead, DeskHandover, FORMAT, FORMAT_MIN, Handover, Known, Over, RestOrder, UPGRADE_THREAD, UpgradeSocket};
 use crate::counters::lock;
 use crate::engine::{Engine, StartError};
 use crate::mailbox::{Mail, Postbox};
@@ -213,7 +211,7 @@ impl Giver {
         }
         let mut desk = rest_desk(engine, resting)?;
         let mut known: Vec<Known> = engine.postboxes().iter().map(|_| Known::default()).collect();
-        if take.ahead && has_room_for_copies() {
+        if take.drafts && has_room_for_copies() {
             for (ahead, known) in workers_ahead(engine)?.into_iter().zip(&mut known) {
                 *known = ahead.known();
                 desk.add(ahead);
@@ -237,7 +235,7 @@ impl Giver {
         let ended = engine.shared.sessions.ended_so_far();
         send(wire, Kind::Last, &Last { ended }.encode_to_vec(), &[], RESTORE_WITHIN)?;
         expect(wire, Kind::Restored, RESTORE_WITHIN)?;
-        resting.hold()?;
+        resting.hold();
         send(wire, Kind::Commit, &[], &[], SAY_WITHIN)?;
         *handed_over = true;
         engine.forget_names();
@@ -355,33 +353,26 @@ fn rest_workers(engine: &Engine, known: Vec<Known>, resting: &mut Resting) -> Re
 
 /// Everybody who was told to rest. They go on when it is dropped.
 #[derive(Default)]
-struct Resting(Vec<Sender<Outcome>>);
+struct Resting(Vec<(Sender<Over>, Arc<Mutex<bool>>)>);
 
 impl Resting {
     fn order<T>(&mut self) -> (RestOrder<T>, Receiver<io::Result<Option<T>>>) {
         let (rested, given) = channel();
         let (sender, outcome) = channel();
-        self.0.push(sender);
-        (RestOrder { rested, outcome }, given)
+        let held = Arc::<Mutex<bool>>::default();
+        self.0.push((sender, held.clone()));
+        (RestOrder { rested, outcome, held }, given)
     }
 
     /// From here on nobody writes a word.
-    fn hold(&self) -> Result<(), Aborted> {
-        let until = Instant::now() + REST_WITHIN;
-        for sender in &self.0 {
-            let (answer, held) = channel();
-            let told = sender.send(Outcome::Hold(answer)).is_ok();
-            if !told || held.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
-                return Err(Aborted::Sentence("a worker did not stay at rest".into()));
-            }
-        }
-        Ok(())
+    fn hold(&self) {
+        self.0.iter().for_each(|(_, held)| *lock(held) = true);
     }
 
     /// Another process goes on.
     fn over(&mut self) {
-        for sender in self.0.drain(..) {
-            let _ = sender.send(Outcome::Over);
+        for (sender, _) in self.0.drain(..) {
+            let _ = sender.send(Over);
         }
     }
 }

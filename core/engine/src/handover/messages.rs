@@ -15,9 +15,12 @@ pub struct Take {
     /// For the log.
     #[prost(string, tag = "3")]
     pub version: String,
-    /// It takes descriptors ahead ([`AheadState`]).
+    /// Said by nobody any more: it takes an [`AheadState`] whose draft names no addresses.
     #[prost(bool, tag = "4")]
     pub ahead: bool,
+    /// It takes an [`AheadState`].
+    #[prost(bool, tag = "5")]
+    pub drafts: bool,
 }
 
 /// Old: what the new one begins with. Its descriptors: the listeners' in their order, the admin interface's, the upgrade socket's and the claim to its
@@ -70,7 +73,8 @@ pub struct AheadState {
     /// Of the sockets of conns with these keys.
     #[prost(fixed64, repeated, tag = "2")]
     pub conns: Vec<u64>,
-    /// Conns and calls as they are now. One that is still there when the worker rests, and of which nothing is said then, has not changed.
+    /// Conns and calls as they are now, with the generations of their tables and the addresses that they name. One that is still there when the
+    /// worker rests, and of which nothing is said then, has not changed.
     #[prost(message, optional, tag = "3")]
     pub draft: Option<WorkerState>,
 }

@@ -4,6 +4,7 @@
 //! another process go on with that. Until the other one says that it can, nothing that was done here is final.
 
 mod ahead;
+mod begin;
 mod clusters;
 mod desk;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod wire;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex};
 
 pub use ahead::Ahead;
 pub(crate) use ahead::{Giving, Known, Ready};
@@ -50,14 +52,11 @@ pub(crate) struct RestOrder<T> {
     /// `None`: it did not come to rest in time, and goes on.
     pub rested: Sender<io::Result<Option<T>>>,
     /// What comes of it. The sender's end: the thread goes on.
-    pub outcome: Receiver<Outcome>,
+    pub outcome: Receiver<Over>,
+    /// Another process may go on at any moment. Whoever rests writes nothing but under this lock, and only while it is not so.
+    pub held: Arc<Mutex<bool>>,
 }
 
-/// What comes of a rest.
+/// Another process goes on; who rests does nothing any more.
 #[derive(Debug)]
-pub(crate) enum Outcome {
-    /// Another process may go on at any moment: nothing is to be written any more. Answered.
-    Hold(Sender<()>),
-    /// Another process goes on; this thread does nothing any more.
-    Over,
-}
+pub(crate) struct Over;

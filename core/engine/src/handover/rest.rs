@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use shmesh_io::{Driver, Nanos, Wait};
 
-use super::{Handover, Known, Outcome, RestOrder};
+use super::{Handover, Known, Over, RestOrder};
 use crate::conn::{Conn, HttpUp, Role};
+use crate::counters::lock;
 use crate::slab::Key;
 use crate::worker::Worker;
 
@@ -29,19 +30,18 @@ impl<D: Driver> Worker<D> {
             return Ok(());
         }
         let mut waits = order.rested.send(self.give(known).map(Some)).is_ok();
-        let mut held = false;
         while waits {
             match order.outcome.recv_timeout(TELL_EVERY) {
-                Ok(Outcome::Hold(answer)) => {
-                    held = true;
-                    let _ = answer.send(());
-                }
                 // All this is another process's now, which must not see any of it dropped.
-                Ok(Outcome::Over) => loop {
+                Ok(Over) => loop {
                     thread::park();
                 },
-                Err(RecvTimeoutError::Timeout) if held => {}
-                Err(RecvTimeoutError::Timeout) => self.tell_all(),
+                Err(RecvTimeoutError::Timeout) => {
+                    let held = lock(&order.held);
+                    if !*held {
+                        self.tell_all();
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => waits = false,
             }
         }

@@ -1,6 +1,6 @@
 //! A worker that goes on with what another process gave.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -25,7 +25,6 @@ use crate::quota::{Held, Quota};
 use crate::route_key::RouteKey;
 use crate::session::{Attached, NewLanes};
 use crate::slab::Key;
-use crate::timer::Owner;
 use crate::token::Token;
 use crate::upstream::AddressId;
 use crate::worker::Worker;
@@ -48,9 +47,6 @@ pub enum Refusal {
     Io(#[from] io::Error),
 }
 
-/// Conns that begin to work before lanes are looked at again.
-const CONNS_BEGUN_AT_ONCE: usize = 256;
-
 /// The address of a socket.
 pub(super) fn target(text: &str) -> Result<Target, Refusal> {
     match text.parse() {
@@ -61,7 +57,7 @@ pub(super) fn target(text: &str) -> Result<Target, Refusal> {
 }
 
 /// Blocks that apps have lent, of all lanes.
-type Leases = HashMap<(u64, u32), SharedSlice>;
+pub(super) type Leases = HashMap<(u64, u32), SharedSlice>;
 
 impl<D: Driver> Worker<D> {
     /// Goes on with another process's worker: this one has its snapshot, listens, and has done nothing so far but to make itself ready. After
@@ -71,12 +67,11 @@ impl<D: Driver> Worker<D> {
         if !(FORMAT_MIN..=FORMAT).contains(&state.format) {
             return Err(Refusal::Format { theirs: state.format });
         }
-        self.conns.begin(&state.conn_generations);
-        self.calls.begin(&state.call_generations);
-        self.lanes.begin(&state.lane_generations);
+        let (closed, _) = (self.conns.begin(&state.conn_generations), self.calls.begin(&state.call_generations));
+        let _ = self.lanes.begin(&state.lane_generations);
         let addresses = self.take_addresses(&state.addresses)?;
         let mut descriptors = given.descriptors.into_iter();
-        let Ready { sessions, lanes, mut socks, draft } = ready;
+        let Ready { sessions, lanes, mut socks } = ready;
         let rung = state.lanes.iter().filter(|lane| !lane.ahead).map(|lane| (lane.session, lane.lane));
         let bells = rung.zip(descriptors.by_ref()).collect();
         self.take_lanes(&state.lanes, &state.sessions, sessions, lanes, bells)?;
@@ -84,33 +79,34 @@ impl<D: Driver> Worker<D> {
         let mut leases = Leases::new();
         let turns: Vec<(u64, Vec<u64>)> = state.conns.iter().filter_map(turns_of).collect();
         for conn in state.conns {
-            self.take_conn(conn, &addresses, &mut socks, &mut descriptors, &mut leases)?;
-        }
-        // Of those that have changed there is something by now, and those that are gone have no place.
-        for conn in draft.conns {
-            if self.conns.is_vacant(Key::from_bits(conn.key)) {
-                self.take_conn(conn, &addresses, &mut socks, &mut descriptors, &mut leases)?;
+            let key = Key::from_bits(conn.key);
+            if let Some(Conn { pipe: conn::Pipe::Socket(sock), .. }) = self.conns.take_back(key) {
+                self.driver.stop_recv(sock);
+                self.driver.receive_alone(sock, false);
+                socks.insert(conn.key, sock);
             }
+            self.take_conn(conn, &addresses, &mut socks, &mut descriptors, &mut leases)?;
+            self.beginning.push(key);
         }
         // The other worker has closed these meanwhile.
         socks.into_values().for_each(|sock| self.driver.close(sock));
+        for conn in closed {
+            if let conn::Pipe::Socket(sock) = conn.pipe {
+                self.driver.close(sock);
+            }
+        }
+        self.count_conns();
         // Now that it is known which addresses are used: what is left out may take the place of one that is not.
         self.take_names(&state.names)?;
         self.take_clusters(&state.clusters)?;
         for call in state.calls {
+            let _ = self.calls.take_back(Key::from_bits(call.key));
             self.take_call_state(call, &mut leases)?;
         }
-        for call in draft.calls {
-            if self.calls.is_vacant(Key::from_bits(call.key)) {
-                self.take_call_state(call, &mut leases)?;
-            }
-        }
+        let on_socket = |key: &Key<Call>| self.calls.get(*key).is_some_and(|call| call.on_socket);
+        self.socket_calls = self.calls.keys().iter().filter(|key| on_socket(key)).count() as u32;
         for lane in state.lanes {
             self.take_slots(lane, &mut leases)?;
-        }
-        // The one that was used last is used next.
-        for at in self.addresses.states_mut() {
-            at.idle.sort_by_cached_key(|key| self.conns.get(*key).map(|conn| conn.active));
         }
         self.copied_until = self.driver.now() + COPIED_FOR;
         self.conns.go_on();
@@ -122,65 +118,36 @@ impl<D: Driver> Worker<D> {
         Ok(())
     }
 
-    /// Begins to work: nothing of this has an effect outside before.
-    pub(crate) fn begin(&mut self) {
-        let waiting: HashSet<u64> = self.lanes.keys().into_iter().filter_map(|key| self.lanes.get(key)).fold(
-            HashSet::new(),
-            |mut all, lane| {
-                all.extend(lane.waiting.iter().map(|call| call.to_bits()));
-                all
-            },
-        );
-        // What was used last is waited for most.
-        self.beginning = self.conns.keys();
-        self.beginning.sort_by_cached_key(|key| self.conns.get(*key).map(|conn| conn.active));
-        self.begin_conns();
-        self.moving = true;
-        for key in self.lanes.keys() {
-            self.warm(key);
-            self.timers.arm(Owner::Lane(key.index() as u32), self.driver.now());
-            self.touch_lane(key);
-        }
-        for key in self.calls.keys() {
-            let Some(call) = self.calls.get(key) else { continue };
-            let lost = call.dest.is_none() && !waiting.contains(&key.to_bits());
-            self.set_call_deadline(key, call.deadline);
-            if lost {
-                self.dispatch_anew(key);
+    /// Which connections of which kind there are.
+    fn count_conns(&mut self) {
+        for key in self.conns.keys() {
+            let Some(conn) = self.conns.get(key) else { continue };
+            let address = match &conn.role {
+                conn::Role::HttpDown(_) | conn::Role::DubboDown(_) | conn::Role::RawDown(_) => {
+                    self.downstreams += 1;
+                    continue;
+                }
+                conn::Role::HttpUp(up) => up.address,
+                conn::Role::DubboUp(up) => up.address,
+                conn::Role::RawUp(up) => up.address,
+                conn::Role::Lingering => continue,
+            };
+            let at = self.addresses.get(address);
+            at.conns += 1;
+            at.counters.connections.add(1);
+            match &conn.role {
+                conn::Role::HttpUp(up) if up.call.is_none() => at.idle.push(key),
+                conn::Role::DubboUp(up) if up.consumer.is_none() => at.dubbo.push(key),
+                _ => {}
             }
         }
-        for session in self.sessions.keys().copied().collect::<Vec<_>>() {
-            self.session_rung(session);
+        // The one that was used last is used next.
+        for at in self.addresses.states_mut() {
+            at.idle.sort_by_cached_key(|key| self.conns.get(*key).map(|conn| conn.active));
         }
     }
 
-    /// The next of the conns that were taken begin to work. They are many, and not all of them have something to do.
-    pub(crate) fn begin_conns(&mut self) {
-        for _ in 0..CONNS_BEGUN_AT_ONCE {
-            let Some(key) = self.beginning.pop() else { return };
-            let Some(conn) = self.conns.get_mut(key) else { continue };
-            let (receiving, deadline) = (std::mem::take(&mut conn.receiving), conn.deadline);
-            if let (conn::Pipe::Socket(sock), conn::Role::HttpUp(up)) = (conn.pipe, &conn.role) {
-                self.driver.receive_alone(sock, up.for_app);
-            }
-            if receiving {
-                self.start_recv(key);
-            }
-            self.set_conn_deadline(key, deadline);
-            self.touch_conn(key);
-        }
-    }
-
-    /// A call on its way to a connection that stayed behind.
-    fn dispatch_anew(&mut self, key: Key<Call>) {
-        let Some(call) = self.calls.get_mut(key) else { return };
-        if let Some(cluster) = self.clusters.get_mut(call.cluster as usize) {
-            call.tries = cluster.turn.tries(cluster.endpoints.len());
-        }
-        self.dispatch(key);
-    }
-
-    fn take_addresses(&mut self, texts: &[String]) -> Result<Vec<AddressId>, Refusal> {
+    pub(super) fn take_addresses(&mut self, texts: &[String]) -> Result<Vec<AddressId>, Refusal> {
         let mut intern = |target| self.addresses.intern_told(target, &self.shared.registry);
         texts.iter().map(|text| Ok(intern(target(text)?))).collect()
     }
@@ -285,7 +252,7 @@ impl<D: Driver> Worker<D> {
         Ok(route)
     }
 
-    fn take_conn(
+    pub(super) fn take_conn(
         &mut self,
         state: ConnState,
         addresses: &[AddressId],
@@ -311,7 +278,7 @@ impl<D: Driver> Worker<D> {
             }
             None => return Err(Refusal::Inconsistent("a connection without a carrier")),
         };
-        let role = self.make_role(key, state.role.as_ref(), addresses)?;
+        let role = self.make_role(state.role.as_ref(), addresses)?;
         let out = self.chunks(state.out, leases)?;
         let conn = Conn {
             input: Slice::from_vec(state.input),
@@ -340,56 +307,38 @@ impl<D: Driver> Worker<D> {
         Ok(())
     }
 
-    fn make_role(
-        &mut self,
-        key: Key<Conn>,
-        role: Option<&Role>,
-        addresses: &[AddressId],
-    ) -> Result<conn::Role, Refusal> {
+    fn make_role(&self, role: Option<&Role>, addresses: &[AddressId]) -> Result<conn::Role, Refusal> {
         let address = |index: u32| {
             addresses.get(index as usize).copied().ok_or(Refusal::Inconsistent("an address that was not told"))
         };
         let call = |bits: Option<u64>| bits.map(Key::from_bits);
         Ok(match role {
-            Some(Role::HttpDown(down)) => {
-                self.downstreams += 1;
-                conn::Role::HttpDown(HttpDown {
-                    listener: down.listener as u16,
-                    address: down.address.as_deref().and_then(|text| text.parse().ok()),
-                    call: call(down.call),
-                    body: down.body.as_ref().map(make_body).transpose()?,
-                    keep_alive: down.keep_alive,
-                    old: down.old,
-                    head_started: down.head_started,
-                    served: down.served,
-                })
-            }
-            Some(Role::HttpUp(up)) => {
-                let id = address(up.address)?;
-                let at = self.addresses.get(id);
-                at.conns += 1;
-                at.counters.connections.add(1);
-                if up.call.is_none() {
-                    at.idle.push(key);
-                }
-                conn::Role::HttpUp(HttpUp {
-                    address: id,
-                    call: call(up.call),
-                    body: up.body.as_ref().map(make_body).transpose()?,
-                    keep_alive: up.keep_alive,
-                    reused: up.reused,
-                    connected: true,
-                    request_done: up.request_done,
-                    sent: up.sent,
-                    broken: up.broken,
-                    for_app: up.for_app,
-                    in_bulk: up.in_bulk,
-                    awaits_credit: up.awaits_credit,
-                    landing: None,
-                })
-            }
+            Some(Role::HttpDown(down)) => conn::Role::HttpDown(HttpDown {
+                listener: down.listener as u16,
+                address: down.address.as_deref().and_then(|text| text.parse().ok()),
+                call: call(down.call),
+                body: down.body.as_ref().map(make_body).transpose()?,
+                keep_alive: down.keep_alive,
+                old: down.old,
+                head_started: down.head_started,
+                served: down.served,
+            }),
+            Some(Role::HttpUp(up)) => conn::Role::HttpUp(HttpUp {
+                address: address(up.address)?,
+                call: call(up.call),
+                body: up.body.as_ref().map(make_body).transpose()?,
+                keep_alive: up.keep_alive,
+                reused: up.reused,
+                connected: true,
+                request_done: up.request_done,
+                sent: up.sent,
+                broken: up.broken,
+                for_app: up.for_app,
+                in_bulk: up.in_bulk,
+                awaits_credit: up.awaits_credit,
+                landing: None,
+            }),
             Some(Role::DubboDown(down)) => {
-                self.downstreams += 1;
                 let callbacks = down.callbacks.iter().map(|callback| {
                     (callback.id, Key::from_bits(callback.provider), callback.provider_id, callback.until)
                 });
@@ -402,49 +351,33 @@ impl<D: Driver> Worker<D> {
                     extended: down.extended,
                 })
             }
-            Some(Role::DubboUp(up)) => {
-                let id = address(up.address)?;
-                let at = self.addresses.get(id);
-                at.conns += 1;
-                at.counters.connections.add(1);
-                if up.consumer.is_none() {
-                    at.dubbo.push(key);
-                }
-                conn::Role::DubboUp(DubboUp {
-                    address: id,
-                    consumer: up.consumer.map(Key::from_bits),
-                    frames: make_frames(up.frames.as_ref())?,
-                    connected: true,
-                    queue: Vec::new(),
-                    turns: Turns::default(),
-                    waiting: up.waiting,
-                    readonly: up.readonly,
-                    agreement: match up.agreement {
-                        0 => Agreement::Unasked,
-                        1 => Agreement::Offered,
-                        _ => Agreement::Agreed,
-                    },
-                    heard: up.heard,
-                    answered: up.answered,
-                })
-            }
-            Some(Role::RawDown(down)) => {
-                self.downstreams += 1;
-                conn::Role::RawDown(RawDown { call: call(down.call) })
-            }
+            Some(Role::DubboUp(up)) => conn::Role::DubboUp(DubboUp {
+                address: address(up.address)?,
+                consumer: up.consumer.map(Key::from_bits),
+                frames: make_frames(up.frames.as_ref())?,
+                connected: true,
+                queue: Vec::new(),
+                turns: Turns::default(),
+                waiting: up.waiting,
+                readonly: up.readonly,
+                agreement: match up.agreement {
+                    0 => Agreement::Unasked,
+                    1 => Agreement::Offered,
+                    _ => Agreement::Agreed,
+                },
+                heard: up.heard,
+                answered: up.answered,
+            }),
+            Some(Role::RawDown(down)) => conn::Role::RawDown(RawDown { call: call(down.call) }),
             Some(Role::RawUp(up)) => {
-                let id = address(up.address)?;
-                let at = self.addresses.get(id);
-                at.conns += 1;
-                at.counters.connections.add(1);
-                conn::Role::RawUp(RawUp { address: id, call: call(up.call), connected: true })
+                conn::Role::RawUp(RawUp { address: address(up.address)?, call: call(up.call), connected: true })
             }
             Some(Role::Lingering(_)) => conn::Role::Lingering,
             None => return Err(Refusal::Inconsistent("a connection that does nothing which is known here")),
         })
     }
 
-    fn take_call_state(&mut self, state: CallState, leases: &mut Leases) -> Result<(), Refusal> {
+    pub(super) fn take_call_state(&mut self, state: CallState, leases: &mut Leases) -> Result<(), Refusal> {
         let origin = state.origin.and_then(peer).ok_or(Refusal::Inconsistent("a call that nobody made"))?;
         let kind = match state.kind {
             Some(Kind::Exchange(exchange)) => call::Kind::Exchange(self.make_exchange(exchange, leases)?),
@@ -474,7 +407,6 @@ impl<D: Driver> Worker<D> {
             answered: state.answered,
             ..Call::new(origin, state.listener as u16, state.cluster, kind)
         };
-        self.socket_calls += u32::from(call.on_socket);
         if !self.calls.put_back(Key::from_bits(state.key), call) {
             return Err(Refusal::Inconsistent("two calls with one key"));
         }

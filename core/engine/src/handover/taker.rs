@@ -107,7 +107,7 @@ impl Predecessor {
         }
         let wire = Wire::new(socket).map_err(failed)?;
         let version = env!("CARGO_PKG_VERSION").into();
-        let take = Take { format_min: FORMAT_MIN, format_max: FORMAT, version, ahead: true };
+        let take = Take { format_min: FORMAT_MIN, format_max: FORMAT, version, ahead: false, drafts: true };
         let until = Instant::now() + ANSWER_WITHIN;
         // One that refuses may have said so already, and closed its end.
         let _ = wire.send(Kind::Take, &take.encode_to_vec(), &[], until);

@@ -7,12 +7,14 @@
 //!
 //! A cancelled operation still has its terminal completion to come. Until then a closed socket keeps its row (and its
 //! descriptor) in the table, unreachable by its name; what a stopped socket received meanwhile is stashed. A driver that is
-//! suspended ([`rest`]) wants nothing, and holds sends back.
+//! suspended ([`rest`]) wants nothing, and holds sends back. Sockets that were adopted, or set aside to be given away, are [`parking`].
 
 #[allow(unsafe_code)] // lends slots to the kernel
 mod buffers;
+mod completions;
 #[allow(unsafe_code)] // an empty msghdr
 mod operation;
+mod parking;
 mod receiving;
 mod rest;
 #[allow(unsafe_code)] // hands memory to the kernel, and keeps it until it is back
@@ -27,13 +29,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use shmesh_shm::OpenBlock;
 
-use self::operation::{Kept, Operation, Outgoing};
-use self::ring::{Completion, Ring};
+use self::operation::{Operation, Outgoing};
+use self::parking::Parking;
+use self::ring::Ring;
 use self::sockets::{Armed, Arrival, Kind, Listener, Socket, Stream};
 use crate::bell::Bell;
 use crate::chunk::Chunks;
 use crate::clock::{Clock, Random};
-use crate::driver::{ACCEPT_PAUSE, AtRest, Driver, Event, Limits, Nanos, PeerCheck, SockId, Tag, Target, Wait};
+use crate::driver::{AtRest, Driver, Event, Limits, Nanos, PeerCheck, SockId, Tag, Target, Wait};
 use crate::pool::Pool;
 use crate::probe::{Refusal, Step};
 use crate::slice::Slice;
@@ -50,8 +53,9 @@ const SETTLED_PER_POLL: usize = 256;
 /// How long to wait when the kernel has no slot to receive into and none is free.
 const STARVED_RETRY: Nanos = 1_000_000;
 
-/// The waker has no row in the table.
+/// The waker and the parking have no rows in the table.
 const WAKER: SockId = SockId::new(u32::MAX, 0);
+const PARKING: SockId = SockId::new(u32::MAX, 1);
 
 /// See the [module documentation](self).
 pub struct UringDriver {
@@ -63,6 +67,7 @@ pub struct UringDriver {
     random: Random,
     waker: Waker,
     waker_armed: bool,
+    parking: Parking,
     /// Sockets where something may have to be armed, cancelled or reported.
     dirty: Vec<SockId>,
     /// That list, while it is worked through.
@@ -91,6 +96,7 @@ impl UringDriver {
             random: Random::new(),
             waker: Waker::new().map_err(Refusal::at(Step::Memory))?,
             waker_armed: false,
+            parking: Parking::new().map_err(Refusal::at(Step::Memory))?,
             dirty: Vec::new(),
             sorting: Vec::new(),
             unsettled: false,
@@ -157,7 +163,9 @@ impl Driver for UringDriver {
         }
         // Nothing is wanted of it so far: it is not to be looked at before those of which something is.
         let kind = Kind::Stream(Stream::new());
-        Ok(self.sockets.insert(Socket { fd: socket, tag, closing: false, listed: false, kind }))
+        let id = self.sockets.insert(Socket { fd: socket, tag, closing: false, listed: false, kind });
+        self.park(id);
+        Ok(id)
     }
 
     fn original_dst(&self, sock: SockId) -> Option<SocketAddr> {
@@ -182,6 +190,17 @@ impl Driver for UringDriver {
             && !stream.receiving
         {
             stream.receiving = true;
+            if !stream.parked || !stream.stash.is_empty() {
+                self.look_at(sock);
+            }
+        }
+    }
+
+    fn set_aside(&mut self, sock: SockId) {
+        if let Some(stream) = self.stream_mut(sock)
+            && stream.armed == Armed::Yes
+        {
+            stream.to_be_parked = true;
             self.look_at(sock);
         }
     }
@@ -219,7 +238,9 @@ impl Driver for UringDriver {
         {
             stream.always_alone = always;
             stream.alone |= always;
-            self.look_at(sock);
+            if !stream.parked {
+                self.look_at(sock);
+            }
         }
     }
 
@@ -242,13 +263,16 @@ impl Driver for UringDriver {
     }
 
     fn close(&mut self, sock: SockId) {
-        let Some(socket) = self.live_mut(sock) else {
+        let Some(socket) = self.sockets.get_mut(sock).filter(|socket| !socket.closing) else {
             return;
         };
         socket.closing = true;
         if let Kind::Stream(stream) = &mut socket.kind {
             stream.stash.clear();
             stream.landing.block = None;
+            if mem::take(&mut stream.parked) {
+                self.parking.leave(socket.fd.as_fd());
+            }
         }
         if socket.is_idle() {
             self.sockets.remove(sock);
@@ -277,6 +301,9 @@ impl Driver for UringDriver {
         let before = events.len();
         if !mem::replace(&mut self.waker_armed, true) {
             self.ring.watch(WAKER, Operation::Waker, self.waker.as_fd());
+        }
+        if !mem::replace(&mut self.parking.watched, true) {
+            self.ring.watch(PARKING, Operation::Parking, self.parking.fd());
         }
         let slots = self.ring.refill();
         self.report_refused(events);
@@ -372,6 +399,15 @@ impl UringDriver {
         }
     }
 
+    /// Watches a socket of which the ring is asked nothing.
+    fn park(&mut self, id: SockId) {
+        if let Some(socket) = self.sockets.get_mut(id)
+            && let Kind::Stream(stream) = &mut socket.kind
+        {
+            stream.parked = self.parking.park(id, socket.fd.as_fd());
+        }
+    }
+
     fn want_accept(&mut self, id: SockId, wanted: bool) {
         self.paused.retain(|(paused, _)| *paused != id);
         if let Some(socket) = self.live_mut(id)
@@ -462,6 +498,7 @@ impl UringDriver {
                     if self.suspended {
                         stream.cancel_send(&mut self.ring, id);
                     }
+                    stream.settle_parking(&mut self.ring, &self.parking, id, fd, self.suspended);
                     if !stream.settle(&mut self.ring, id, fd, slots, reported, self.suspended) {
                         socket.listed = true;
                         self.dirty.push(id);
@@ -516,185 +553,5 @@ fn cancel_armed(ring: &mut Ring, id: SockId, operation: Operation, armed: &mut A
     if *armed == Armed::Yes {
         *armed = Armed::Cancelling;
         ring.cancel(id, operation);
-    }
-}
-
-/// After the kernel was entered.
-impl UringDriver {
-    fn complete(&mut self, completion: Completion, events: &mut Vec<Event>) {
-        let id = completion.id;
-        match completion.operation {
-            Operation::Waker => {
-                self.waker_armed = completion.more;
-                if completion.result > 0 {
-                    self.waker.take();
-                    events.push(Event::Woken);
-                }
-            }
-            // A bell that is full counts as rung, and one whose peer is gone is ignored.
-            Operation::Bell => {}
-            Operation::Cancel => self.on_uncancelled(id),
-            Operation::Watch => self.on_watch(completion, events),
-            Operation::Accept => self.on_accept(completion, events),
-            Operation::Connect => self.on_connect(completion, events),
-            Operation::Receive => self.on_receive(completion, events),
-            Operation::Land => self.on_land(completion, events),
-            Operation::Send => self.on_send(completion, events),
-        }
-        if let Some(socket) = self.sockets.get(id)
-            && socket.closing
-            && socket.is_idle()
-        {
-            self.sockets.remove(id);
-        }
-    }
-
-    /// A cancellation did not find its operation: it has just ended, or was between two places. If it is still there
-    /// at the next `poll`, it is cancelled again.
-    fn on_uncancelled(&mut self, id: SockId) {
-        let Some(socket) = self.sockets.get_mut(id) else {
-            return;
-        };
-        match &mut socket.kind {
-            Kind::Watched(armed) => armed.uncancelled(),
-            Kind::Listener(listener) => listener.armed.uncancelled(),
-            Kind::Stream(stream) => {
-                stream.cancelling_send = false;
-                stream.armed.uncancelled();
-                stream.landing.armed.uncancelled();
-            }
-        }
-        self.look_at(id);
-    }
-
-    fn on_watch(&mut self, completion: Completion, events: &mut Vec<Event>) {
-        let Some(socket) = self.sockets.get_mut(completion.id) else {
-            return;
-        };
-        let Kind::Watched(armed) = &mut socket.kind else {
-            return;
-        };
-        if completion.result > 0 && !socket.closing {
-            events.push(Event::Rung { tag: socket.tag });
-        }
-        if !completion.more {
-            *armed = Armed::No;
-            // Where the other end is gone nobody rings any more, and asking again would be answered at once, for ever.
-            let dead = completion.result & i32::from(libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0;
-            if completion.result < 0 || !dead {
-                self.look_at(completion.id);
-            }
-        }
-    }
-
-    fn on_accept(&mut self, mut completion: Completion, events: &mut Vec<Event>) {
-        let accepted = match completion.accepted.take() {
-            Some(fd) => Ok(fd),
-            None => Err(io::Error::from_raw_os_error(-completion.result)),
-        };
-        let id = completion.id;
-        let Some(socket) = self.sockets.get_mut(id) else {
-            return;
-        };
-        let (tag, closing) = (socket.tag, socket.closing);
-        let Kind::Listener(listener) = &mut socket.kind else {
-            return;
-        };
-        if !completion.more {
-            listener.armed = Armed::No;
-        }
-        let tcp = listener.tcp;
-        if closing {
-            return;
-        }
-        if !completion.more {
-            self.look_at(id);
-        }
-        match accepted.and_then(|fd| socket::peer(fd.as_fd(), tcp).map(|peer| (fd, peer))) {
-            Ok((fd, peer)) => {
-                let sock = self.insert(fd, 0, Kind::Stream(Stream::new()));
-                events.push(Event::Accepted { tag, sock, peer });
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
-            Err(error) if socket::is_passing(&error) => {}
-            Err(error) if socket::is_exhaustion(&error) => {
-                socket::count_accept_pause();
-                self.paused.push((id, self.clock.now() + ACCEPT_PAUSE));
-            }
-            Err(error) => {
-                self.want_accept(id, false);
-                events.push(Event::Ended { tag, sock: id, error: Some(error) });
-            }
-        }
-    }
-
-    fn on_connect(&mut self, completion: Completion, events: &mut Vec<Event>) {
-        let Some(socket) = self.sockets.get_mut(completion.id) else {
-            return;
-        };
-        let Kind::Stream(stream) = &mut socket.kind else {
-            return;
-        };
-        stream.connecting = false;
-        if !socket.closing {
-            events.push(Event::Connected {
-                tag: socket.tag,
-                sock: completion.id,
-                result: completion.result().map(drop),
-            });
-            // The engine may have asked to receive already.
-            self.look_at(completion.id);
-        }
-    }
-
-    fn on_send(&mut self, mut completion: Completion, events: &mut Vec<Event>) {
-        let id = completion.id;
-        let Some(Kept::Outgoing(mut outgoing)) = completion.kept.take() else {
-            return;
-        };
-        let Some(socket) = self.sockets.get_mut(id) else {
-            return;
-        };
-        let Kind::Stream(stream) = &mut socket.kind else {
-            return;
-        };
-        stream.cancelling_send = false;
-        let result = match completion.result() {
-            _ if socket.closing => Err(io::ErrorKind::Interrupted.into()),
-            Err(error) if self.suspended && rest::is_passing(&error) => {
-                stream.held = Some(outgoing);
-                return;
-            }
-            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => {
-                outgoing.chunks.advance(count as usize);
-                if !outgoing.chunks.is_empty() && self.suspended {
-                    stream.held = Some(outgoing);
-                    return;
-                }
-                if !outgoing.chunks.is_empty() {
-                    self.ring.send(id, socket.fd.as_fd(), outgoing);
-                    return;
-                }
-                Ok(outgoing.bytes)
-            }
-            Err(error) => match error.raw_os_error() {
-                // A send is cancelled for a rest, which may be over by now.
-                Some(libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {
-                    self.ring.send(id, socket.fd.as_fd(), outgoing);
-                    return;
-                }
-                _ => Err(error),
-            },
-        };
-        outgoing.chunks.clear();
-        stream.sending = false;
-        if mem::take(&mut stream.shutdown_after_send) {
-            socket::shutdown_write(&socket.fd);
-        }
-        if !socket.closing {
-            events.push(Event::Sent { tag: socket.tag, sock: id, result, chunks: outgoing.chunks });
-        }
-        self.ring.recycle(outgoing.message);
     }
 }

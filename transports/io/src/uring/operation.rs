@@ -23,10 +23,11 @@ pub(super) enum Operation {
     Cancel,
     Bell,
     Waker,
+    Parking,
 }
 
 impl Operation {
-    const ALL: [Operation; 9] = [
+    const ALL: [Operation; 10] = [
         Self::Accept,
         Self::Connect,
         Self::Receive,
@@ -36,6 +37,7 @@ impl Operation {
         Self::Cancel,
         Self::Bell,
         Self::Waker,
+        Self::Parking,
     ];
 
     /// Whether the kernel uses memory or a descriptor of ours until the terminal completion.

@@ -13,6 +13,7 @@ use std::os::fd::BorrowedFd;
 use shmesh_shm::OpenBlock;
 
 use super::operation::{Kept, Operation};
+use super::parking::Parking;
 use super::ring::{Completion, Ring};
 use super::sockets::{Armed, Arrival, Kind, Stream};
 use super::{UringDriver, cancel_armed};
@@ -42,6 +43,30 @@ impl Stream {
         any
     }
 
+    /// Has it parked that is to be, and takes it out for what cannot wait for bytes to come.
+    pub(super) fn settle_parking(
+        &mut self,
+        ring: &mut Ring,
+        parking: &Parking,
+        id: SockId,
+        fd: BorrowedFd<'_>,
+        rests: bool,
+    ) {
+        let lands = self.landing.block.is_some() || self.landing.armed != Armed::No;
+        if lands || rests || !self.receiving || self.ended {
+            self.to_be_parked = false;
+        } else if self.to_be_parked && self.armed == Armed::No {
+            self.to_be_parked = false;
+            self.parked = parking.park(id, fd);
+        } else if self.to_be_parked {
+            cancel_armed(ring, id, Operation::Receive, &mut self.armed);
+        }
+        if self.parked && lands {
+            self.parked = false;
+            parking.leave(fd);
+        }
+    }
+
     /// Brings what the kernel receives in line with what is wanted; nothing is while the driver `rests`. Returns false if the next
     /// `poll` has to look again.
     pub(super) fn settle(
@@ -67,7 +92,7 @@ impl Stream {
             }
             return true;
         }
-        if !wanted || self.connecting {
+        if !wanted || self.connecting || self.parked {
             return true;
         }
         if into_block {

@@ -40,6 +40,10 @@ pub(super) struct Stream {
     /// Receiving into lent slots.
     pub(super) armed: Armed,
     pub(super) landing: Landing,
+    /// Watched by the [parking](super::parking) instead.
+    pub(super) parked: bool,
+    /// And it is to be, as soon as the ring has let go of it.
+    pub(super) to_be_parked: bool,
     /// A block may follow what comes next, which therefore comes alone.
     pub(super) alone: bool,
     /// And so does all that follows.
@@ -113,6 +117,8 @@ impl Stream {
             connecting: false,
             receiving: false,
             armed: Armed::No,
+            parked: false,
+            to_be_parked: false,
             alone: true,
             always_alone: false,
             armed_alone: false,
