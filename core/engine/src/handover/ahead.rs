@@ -27,7 +27,7 @@ use crate::worker::Worker;
 pub(super) const COPIED_FOR: Nanos = 60_000_000_000;
 
 /// Conns and calls that are given in a turn of the worker, which serves in between; and after so many bytes the turn ends.
-const SLICE: usize = 256;
+const SLICE: usize = 16;
 const SLICE_BYTES: usize = 1 << 20;
 
 /// What a worker gives, or gets, ahead.
