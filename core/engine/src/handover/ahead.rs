@@ -104,6 +104,7 @@ impl<D: Driver> Worker<D> {
             format: FORMAT,
             conn_generations: self.conns.generations(|_| true),
             call_generations: self.calls.generations(|_| true),
+            lane_generations: self.lanes.generations(|_| true),
             addresses: self.give_addresses(),
             ..WorkerState::default()
         });
@@ -178,19 +179,20 @@ impl<D: Driver> Worker<D> {
         let Some(conn) = self.conns.get(key).filter(|_| !key.is_last()) else { return false };
         // A Dubbo connection names others, and waits for calls.
         let alone = !matches!(conn.role, Role::DubboDown(_) | Role::DubboUp(_));
-        let waits_in_driver = match conn.pipe {
-            Pipe::Socket(sock) => self
-                .driver
-                .at_rest(sock)
-                .is_none_or(|rest| !rest.arrived.is_empty() || rest.end.is_some() || rest.unsent.is_some()),
-            Pipe::Stream(_) => false,
-        };
-        alone && !waits_in_driver && !is_lent(&conn.out)
+        alone && !self.waits_in_driver(conn) && !is_lent(&conn.out)
+    }
+
+    /// Whether the driver has something of it that is to be told along with it.
+    fn waits_in_driver(&self, conn: &Conn) -> bool {
+        let Pipe::Socket(sock) = conn.pipe else { return false };
+        let rest = self.driver.at_rest(sock);
+        rest.is_none_or(|rest| !rest.arrived.is_empty() || rest.end.is_some() || rest.unsent.is_some())
     }
 
     /// The worker rests: whether the conn is as it was when it was drafted.
     pub(super) fn conn_is_as_drafted(&self, key: Key<Conn>) -> bool {
-        self.conns.is_untouched(key) && !self.landings_stopped.contains(&key) && self.conn_can_be_drafted(key)
+        let untouched = || self.conns.get(key).filter(|_| self.conns.is_untouched(key));
+        untouched().is_some_and(|conn| !self.waits_in_driver(conn)) && !self.landings_stopped.contains(&key)
     }
 
     fn call_can_be_drafted(&self, key: Key<Call>) -> bool {
@@ -202,7 +204,8 @@ impl<D: Driver> Worker<D> {
 
     /// The worker rests: whether the call is as it was when it was drafted.
     pub(super) fn call_is_as_drafted(&self, key: Key<Call>) -> bool {
-        self.calls.is_untouched(key) && self.call_can_be_drafted(key)
+        let goes_along = |call: &Call| call.dest.is_none_or(|dest| self.goes_along(dest));
+        self.calls.is_untouched(key) && self.calls.get(key).is_some_and(goes_along)
     }
 
     /// Makes everything that can be made before the other worker rests. `sessions` are those that have lanes there.
@@ -234,6 +237,7 @@ impl<D: Driver> Worker<D> {
     fn take_draft(&mut self, draft: WorkerState, socks: &mut HashMap<u64, SockId>) -> Result<(), Refusal> {
         // There is nothing in these tables.
         let _ = (self.conns.begin(&draft.conn_generations), self.calls.begin(&draft.call_generations));
+        let _ = self.lanes.begin(&draft.lane_generations);
         let addresses = self.take_addresses(&draft.addresses)?;
         for conn in draft.conns {
             let key = Key::from_bits(conn.key);
@@ -256,6 +260,7 @@ impl<D: Driver> Worker<D> {
 
     pub(super) fn new_lane(&self, new: &NewLanes, number: u16, serving: bool, bell: OwnedFd) -> Lane {
         let end = LaneEnd::new(Side::Sidecar, &new.to_proxy, &new.to_app, &new.geometry, number);
+        end.touch();
         Lane::new(end, new, number, serving, Bell::new(bell), self.driver.now())
     }
 }

@@ -56,6 +56,14 @@ impl LaneEnd {
         })
     }
 
+    /// Has the memory of its rings mapped before it is needed: the first look at a page costs a fault, and a look maps what lies around it.
+    pub fn touch(&self) {
+        for segment in [&self.mine, &self.theirs] {
+            std::hint::black_box(segment.load_u32(self.lane_at));
+            std::hint::black_box(segment.load_u32(self.lane_at + self.geometry.ring_at()));
+        }
+    }
+
     /// Goes on where another process stopped. This end was just made; after an error it is to be dropped.
     pub fn go_on(&mut self, rest: &LaneRest) -> Result<(), Implausible> {
         let (entries, records) = (self.geometry.entries, rest.put.wrapping_sub(rest.consumed));
