@@ -90,6 +90,7 @@ conformance! {
         drivers_take_over_from_each_other: crate::rest::drivers_take_over_from_each_other;
         a_send_is_cut_off_and_gone_on_with: crate::rest::a_send_is_cut_off_and_gone_on_with;
         what_had_arrived_comes_first: crate::rest::what_had_arrived_comes_first;
+        what_is_set_aside_receives_all_the_same: crate::rest::what_is_set_aside_receives_all_the_same;
         what_is_severed_ends_for_its_peer: crate::rest::what_is_severed_ends_for_its_peer;
         accepts_after_a_rest: crate::rest::accepts_after_a_rest;
         connects_while_it_rests: crate::rest::connects_while_it_rests;

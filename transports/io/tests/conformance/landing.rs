@@ -82,7 +82,7 @@ fn let_the_kernel_work(subject: &mut Subject) {
 }
 
 /// The next thing that lands.
-fn landed(subject: &mut Subject, lane: &mut Lane) -> Vec<u8> {
+pub fn landed(subject: &mut Subject, lane: &mut Lane) -> Vec<u8> {
     match subject.next() {
         Event::Landed { tag: 1, block, len, .. } => lane.pass(block, len),
         other => panic!("unexpected {other:?}"),

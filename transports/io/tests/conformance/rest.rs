@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use shmesh_io::{Chunks, Event, Slice, SockId, Wait};
 
 use crate::harness::{Family, Kind, PATIENCE, Peer, Subject, assert_same, noise, place};
-use crate::landing::{Lane, turn_until_lent, write_in_pieces};
+use crate::landing::{Lane, landed, turn_until_lent, write_in_pieces};
 
 /// Bytes each way.
 const BYTES: usize = 600_000;
@@ -58,7 +58,7 @@ fn converses(kind: Kind, family: Family, then: impl Fn(usize) -> Then) {
         let deadline = Instant::now() + 3 * PATIENCE;
         while !ended || left < BYTES {
             assert!(Instant::now() < deadline, "seed {seed}: {} bytes came, {left} left", got.len());
-            match choose(8) {
+            match choose(10) {
                 0 => {
                     subject.driver.stop_recv(sock);
                     receiving = false;
@@ -68,6 +68,7 @@ fn converses(kind: Kind, family: Family, then: impl Fn(usize) -> Then) {
                     receiving = true;
                 }
                 4 => subject.driver.land(sock, lane.block(1 + choose(60_000))),
+                5 | 6 => subject.driver.set_aside(sock),
                 _ => {}
             }
             if !sending && put < BYTES {
@@ -260,6 +261,63 @@ pub fn what_is_severed_ends_for_its_peer(kind: Kind, family: Family) {
         assert_eq!((is_reset, bytes.len()), (cut && family == Family::Tcp, 0), "{end:?}");
         drop(copy);
     }
+}
+
+/// A socket that was set aside receives like any other, however that is interrupted, and is gone when it is closed. (The simulation sets nothing aside.)
+pub fn what_is_set_aside_receives_all_the_same(kind: Kind, family: Family) {
+    const A_WHILE: Duration = Duration::from_millis(3);
+    if kind == Kind::Sim {
+        return;
+    }
+    let mut subject = Subject::new(kind);
+    let (sock, mut peer) = subject.accepted(family, 1);
+    subject.driver.start_recv(sock);
+    subject.turn(Wait::Now);
+    let mut set_aside = |subject: &mut Subject| {
+        subject.driver.set_aside(sock);
+        subject.assert_quiet(A_WHILE);
+    };
+    for _ in 0..3 {
+        set_aside(&mut subject);
+        for bytes in [b"one", b"two"] {
+            peer.write_all(bytes).unwrap();
+            assert_eq!(subject.receive(sock, 3), bytes);
+        }
+    }
+    set_aside(&mut subject);
+    subject.driver.stop_recv(sock);
+    peer.write_all(b"three").unwrap();
+    subject.assert_quiet(A_WHILE);
+    subject.driver.start_recv(sock);
+    assert_eq!(subject.receive(sock, 5), b"three");
+    set_aside(&mut subject);
+    subject.suspend();
+    peer.write_all(b"four").unwrap();
+    subject.assert_quiet(A_WHILE);
+    subject.driver.resume();
+    assert_eq!(subject.receive(sock, 4), b"four");
+    // Bytes that are there when it is set aside.
+    peer.write_all(b"five").unwrap();
+    subject.driver.set_aside(sock);
+    assert_eq!(subject.receive(sock, 4), b"five");
+    set_aside(&mut subject);
+    let mut lane = Lane::new();
+    subject.driver.land(sock, lane.block(100));
+    subject.assert_quiet(A_WHILE);
+    peer.write_all(b"six").unwrap();
+    assert_eq!(landed(&mut subject, &mut lane), b"six");
+    set_aside(&mut subject);
+    // As another process has it.
+    let copy = subject.driver.at_rest(sock).unwrap().socket.try_clone_to_owned().unwrap();
+    subject.driver.close(sock);
+    peer.write_all(b"seven").unwrap();
+    subject.assert_quiet(A_WHILE);
+    let (next, mut other) = subject.accepted(family, 2);
+    subject.driver.start_recv(next);
+    other.write_all(b"eight").unwrap();
+    assert_eq!(subject.receive(next, 5), b"eight");
+    drop(copy);
+    turn_until_lent(&mut subject, &mut lane, 0);
 }
 
 /// While a driver rests, who connects waits in the backlog, and is accepted afterwards; a listener that was stopped stays so.
