@@ -273,7 +273,7 @@ pub fn what_is_set_aside_receives_all_the_same(kind: Kind, family: Family) {
     let (sock, mut peer) = subject.accepted(family, 1);
     subject.driver.start_recv(sock);
     subject.turn(Wait::Now);
-    let mut set_aside = |subject: &mut Subject| {
+    let set_aside = |subject: &mut Subject| {
         subject.driver.set_aside(sock);
         subject.assert_quiet(A_WHILE);
     };
