@@ -11,7 +11,7 @@ use shmesh_io::{Bell, Chunk, Chunks, Driver, Nanos, SockId};
 use shmesh_shm::{LaneEnd, Side};
 
 use super::messages::{AheadLane, AheadState};
-use super::state::WorkerState;
+use super::state::{self, ConnState, WorkerState};
 use super::take::Leases;
 use super::{FORMAT, Refusal};
 use crate::call::{Call, Kind};
@@ -20,13 +20,15 @@ use crate::lane::Lane;
 use crate::session::NewLanes;
 use crate::slab::Key;
 use crate::token::Token;
+use crate::upstream::AddressId;
 use crate::worker::Worker;
 
 /// For so long, in nanoseconds, another process may have copies of sockets: longer than all steps of an upgrade take together, and the end of
 /// a process that is seen off.
 pub(super) const COPIED_FOR: Nanos = 60_000_000_000;
 
-/// Conns and calls that are given in a turn of the worker, which serves in between; and after so many bytes the turn ends.
+/// Conns and calls that are given in a turn of the worker, which serves in between; and after so many bytes the turn ends. More than the kernel
+/// works off of a ring at once (twenty) would have calls wait behind what is taken back for them.
 const SLICE: usize = 16;
 const SLICE_BYTES: usize = 1 << 20;
 
@@ -238,7 +240,14 @@ impl<D: Driver> Worker<D> {
         // There is nothing in these tables.
         let _ = (self.conns.begin(&draft.conn_generations), self.calls.begin(&draft.call_generations));
         let _ = self.lanes.begin(&draft.lane_generations);
-        let addresses = self.take_addresses(&draft.addresses)?;
+        // Not those that nobody uses: the other worker may have others in their places by the time that it rests.
+        let used: HashSet<u32> = draft.conns.iter().filter_map(address_of).collect();
+        let mut addresses = vec![AddressId(u32::MAX); draft.addresses.len()];
+        for index in used {
+            let text = draft.addresses.get(index as usize);
+            let text = text.ok_or(Refusal::Inconsistent("an address that was not told"))?;
+            addresses[index as usize] = self.take_address(text)?;
+        }
         for conn in draft.conns {
             let key = Key::from_bits(conn.key);
             self.take_conn(conn, &addresses, socks, &mut std::iter::empty(), &mut Leases::new())?;
@@ -262,6 +271,16 @@ impl<D: Driver> Worker<D> {
         let end = LaneEnd::new(Side::Sidecar, &new.to_proxy, &new.to_app, &new.geometry, number);
         end.touch();
         Lane::new(end, new, number, serving, Bell::new(bell), self.driver.now())
+    }
+}
+
+/// The index of the address that the conn goes to, if it goes to one.
+fn address_of(conn: &ConnState) -> Option<u32> {
+    match &conn.role {
+        Some(state::Role::HttpUp(up)) => Some(up.address),
+        Some(state::Role::DubboUp(up)) => Some(up.address),
+        Some(state::Role::RawUp(up)) => Some(up.address),
+        _ => None,
     }
 }
 

@@ -24,6 +24,7 @@ impl<D: Driver> Worker<D> {
             },
         );
         // What was used last is waited for most.
+        self.beginning.retain(|key| self.conns.get(*key).is_some());
         self.beginning.sort_by_cached_key(|key| self.conns.get(*key).map(|conn| conn.active));
         self.begin_conns();
         self.moving = true;

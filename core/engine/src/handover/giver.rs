@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ use crate::mailbox::{Mail, Postbox};
 pub const TAKE_WITHIN: Duration = Duration::from_secs(1);
 /// How long the new process may take to be ready for the workers' states; this one serves meanwhile.
 pub const PREPARE_WITHIN: Duration = Duration::from_secs(10);
+/// How long the workers may take to give what they can while they work.
+pub const AHEAD_WITHIN: Duration = Duration::from_secs(5);
 /// How long it may take to map the sessions; calls go on meanwhile, but no app can attach.
 pub const MAP_WITHIN: Duration = Duration::from_secs(5);
 /// How long the workers may take to come to rest.
@@ -46,6 +48,9 @@ const END_AFTER: Duration = Duration::from_millis(50);
 
 /// Descriptors that are left for calls while every other one is there twice; with less nothing is given ahead.
 const DESCRIPTORS_LEFT: u64 = 256;
+
+/// How often a worker that gives signs of life is asked to stop that.
+const HOLDS_EVERY: Duration = Duration::from_micros(20);
 
 /// Mode of the upgrade socket: nobody else's.
 const MODE: u32 = 0o600;
@@ -235,7 +240,7 @@ impl Giver {
         let ended = engine.shared.sessions.ended_so_far();
         send(wire, Kind::Last, &Last { ended }.encode_to_vec(), &[], RESTORE_WITHIN)?;
         expect(wire, Kind::Restored, RESTORE_WITHIN)?;
-        resting.hold();
+        resting.hold()?;
         send(wire, Kind::Commit, &[], &[], SAY_WITHIN)?;
         *handed_over = true;
         engine.forget_names();
@@ -336,8 +341,8 @@ fn workers_ahead(engine: &Engine) -> Result<Vec<Ahead>, Aborted> {
         ahead
     };
     let asked: Vec<_> = engine.postboxes().iter().map(ask).collect();
-    let until = Instant::now() + REST_WITHIN;
-    asked.iter().map(|ahead| given_by("a worker", ahead, until)).collect()
+    let until = Instant::now() + AHEAD_WITHIN;
+    asked.iter().map(|ahead| given_by("what a worker gives ahead", ahead, until)).collect()
 }
 
 fn rest_workers(engine: &Engine, known: Vec<Known>, resting: &mut Resting) -> Result<Vec<Handover>, Aborted> {
@@ -365,8 +370,21 @@ impl Resting {
     }
 
     /// From here on nobody writes a word.
-    fn hold(&self) {
-        self.0.iter().for_each(|(_, held)| *lock(held) = true);
+    fn hold(&self) -> Result<(), Aborted> {
+        let until = Instant::now() + REST_WITHIN;
+        for (_, held) in &self.0 {
+            *loop {
+                match held.try_lock() {
+                    Ok(held) => break held,
+                    Err(TryLockError::Poisoned(held)) => break held.into_inner(),
+                    Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(HOLDS_EVERY),
+                    Err(TryLockError::WouldBlock) => {
+                        return Err(Aborted::Sentence("a worker did not stay at rest".into()));
+                    }
+                }
+            } = true;
+        }
+        Ok(())
     }
 
     /// Another process goes on.
@@ -390,7 +408,7 @@ fn given_by<T>(who: &str, given: &Receiver<io::Result<T>>, until: Instant) -> Re
 }
 
 fn late(who: &str) -> Aborted {
-    Aborted::Sentence(format!("{who} did not come to rest in time"))
+    Aborted::Sentence(format!("{who} did not come in time: the machine, or its CPU quota, leaves it too little"))
 }
 
 fn send(wire: &Wire, kind: Kind, bytes: &[u8], descriptors: &[OwnedFd], within: Duration) -> Result<(), Aborted> {

@@ -147,9 +147,12 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    pub(super) fn take_addresses(&mut self, texts: &[String]) -> Result<Vec<AddressId>, Refusal> {
-        let mut intern = |target| self.addresses.intern_told(target, &self.shared.registry);
-        texts.iter().map(|text| Ok(intern(target(text)?))).collect()
+    fn take_addresses(&mut self, texts: &[String]) -> Result<Vec<AddressId>, Refusal> {
+        texts.iter().map(|text| self.take_address(text)).collect()
+    }
+
+    pub(super) fn take_address(&mut self, text: &str) -> Result<AddressId, Refusal> {
+        Ok(self.addresses.intern_told(target(text)?, &self.shared.registry))
     }
 
     fn take_lanes(

@@ -68,7 +68,7 @@ impl World {
         }
         found.calls += calls.len();
         let now = Instant::now();
-        verdict.judge(&calls, &self.record, Span { from, began: from, evaded: now, over: now });
+        verdict.judge(&calls, &self.record, Span { from, began: from, evaded: now, over: now }, &self.stood());
     }
 }
 

@@ -160,7 +160,7 @@ impl World {
         });
         self.settle(&client);
         let (shim, sockets) = (Callers::start(&client), Callers::over_sockets(&self.setup));
-        thread::sleep(Duration::from_millis(10 + self.random.below(20)));
+        thread::sleep(Duration::from_millis(20 + self.random.below(20)));
         let began = Instant::now();
         let (mut calls, evaded) = match trouble {
             Trouble::Kill => self.kill(shim),
@@ -178,8 +178,9 @@ impl World {
         let span = Span { from, began, evaded, over: Instant::now() };
         calls.extend(sockets.finish());
         drop(touched);
+        let stood = self.stood();
         for caller in &calls {
-            verdict.judge(caller, &self.record, span);
+            verdict.judge(caller, &self.record, span, &stood);
         }
     }
 

@@ -86,7 +86,8 @@ impl World {
         calls.extend(sockets.finish());
         let now = Instant::now();
         let never = Span { from: now, began: now, evaded: now, over: now };
-        calls.iter().for_each(|caller| verdict.judge(caller, &self.record, never));
+        let stood = self.stood();
+        calls.iter().for_each(|caller| verdict.judge(caller, &self.record, never, &stood));
         verdict.row("upgrades", windows.len(), "≥ 1", !windows.is_empty());
         // Where others are busy something may take longer than its bound; then the old process goes on.
         let (must, holds) = if options.unbounded_times { ("", true) } else { ("0", given_up == 0) };
@@ -102,7 +103,6 @@ impl World {
         for first in [&kept.first, &lanes.first].into_iter().flatten() {
             verdict.note(first.clone());
         }
-        let stood = self.stood();
         let (met, without) = (Pauses::of(&calls, &windows, &stood), Pauses::of(&calls, &still, &stood));
         met.judge(&without, options, verdict);
         let longest = windows.iter().map(|window| window.over - window.began).max().unwrap_or_default();
@@ -268,7 +268,8 @@ impl World {
         // If the old process went on, nothing happened.
         let from = if old_ended.is_some() { began } else { now };
         let span = Span { from, began, evaded: now, over: now };
-        calls.iter().for_each(|caller| verdict.judge(caller, &self.record, span));
+        let stood = self.stood();
+        calls.iter().for_each(|caller| verdict.judge(caller, &self.record, span, &stood));
         if old_ended.is_none() {
             endings.old += 1;
             let calls = || calls.iter().flatten();
