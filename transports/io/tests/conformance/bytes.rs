@@ -126,6 +126,33 @@ pub fn keeps_the_order_of_more_chunks_than_one_call_takes(kind: Kind, family: Fa
     assert_same(&subject.join(reader).unwrap(), &bytes[..at]);
 }
 
+/// An end that comes right behind bytes is told, however the two fall together: Linux has lost such ends of Unix sockets (liburing issue 1549).
+pub fn tells_the_end_that_follows_bytes_at_once(kind: Kind, family: Family) {
+    let rounds = if kind == Kind::Sim { 20 } else { 1_000 };
+    let mut subject = Subject::new(kind);
+    for round in 0..rounds {
+        let (sock, mut peer) = subject.accepted(family, 1);
+        subject.driver.start_recv(sock);
+        // From the second bytes on the driver takes more than one piece at a time.
+        for bytes in [&b"first"[..], &[7; 123]] {
+            subject.turn(Wait::Now);
+            let last = bytes.len() > 5;
+            let writer = thread::spawn(move || {
+                peer.write_all(bytes).unwrap();
+                if last {
+                    peer.end_writing();
+                }
+                peer
+            });
+            assert_eq!(subject.receive(sock, bytes.len()), bytes);
+            peer = subject.join(writer).unwrap();
+        }
+        let (more, error) = subject.receive_all(sock);
+        assert!(more.is_empty() && error.is_none(), "round {round}: {error:?}");
+        subject.driver.close(sock);
+    }
+}
+
 pub fn loses_nothing_when_receiving_stops_and_starts(kind: Kind, family: Family) {
     let mut subject = Subject::new(kind);
     let (sock, mut peer) = subject.accepted(family, 1);
