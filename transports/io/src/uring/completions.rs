@@ -6,6 +6,7 @@ use std::mem;
 use std::os::fd::AsFd;
 
 use super::operation::{Kept, Operation};
+use super::parking::Watch;
 use super::ring::Completion;
 use super::sockets::{Armed, Kind, Stream};
 use super::{UringDriver, rest};
@@ -64,15 +65,18 @@ impl UringDriver {
         self.look_at(id);
     }
 
-    /// The ring receives from those that were parked and have something.
+    /// The ring receives from those that were parked and have something, and is asked anew of those that ended.
     fn on_readable(&mut self) {
         let (parking, sockets, dirty) = (&self.parking, &mut self.sockets, &mut self.dirty);
         parking.told(|id| {
             if let Some(socket) = sockets.get_mut(id)
                 && let Kind::Stream(stream) = &mut socket.kind
-                && mem::take(&mut stream.parked)
+                && matches!(stream.watch, Watch::Readable | Watch::End)
             {
-                parking.leave(socket.fd.as_fd());
+                let ends = stream.watch == Watch::End;
+                stream.to_be_asked = ends;
+                let next = if ends { Watch::Ended } else { Watch::Nothing };
+                parking.turn(&mut stream.watch, next, id, socket.fd.as_fd());
                 if !mem::replace(&mut socket.listed, true) {
                     dirty.push(id);
                 }
@@ -125,7 +129,7 @@ impl UringDriver {
         }
         match accepted.and_then(|fd| socket::peer(fd.as_fd(), tcp).map(|peer| (fd, peer))) {
             Ok((fd, peer)) => {
-                let sock = self.insert(fd, 0, Kind::Stream(Stream::new()));
+                let sock = self.insert(fd, 0, Kind::Stream(Stream::new(!tcp)));
                 events.push(Event::Accepted { tag, sock, peer });
             }
             Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}

@@ -30,7 +30,7 @@ use nix::errno::Errno;
 use shmesh_shm::OpenBlock;
 
 use self::operation::{Operation, Outgoing};
-use self::parking::Parking;
+use self::parking::{Parking, Watch};
 use self::ring::Ring;
 use self::sockets::{Armed, Arrival, Kind, Listener, Socket, Stream};
 use crate::bell::Bell;
@@ -148,7 +148,7 @@ impl Driver for UringDriver {
 
     fn connect(&mut self, target: &Target, tag: Tag) -> io::Result<SockId> {
         let (socket, addr) = socket::for_target(target, false)?;
-        let mut stream = Stream::new();
+        let mut stream = Stream::new(matches!(target, Target::Unix(_)));
         stream.connecting = true;
         let id = self.insert(socket, tag, Kind::Stream(stream));
         if let Some(socket) = self.sockets.get(id) {
@@ -158,11 +158,12 @@ impl Driver for UringDriver {
     }
 
     fn adopt(&mut self, socket: OwnedFd, tag: Tag) -> io::Result<SockId> {
-        if socket::is_tcp(socket.as_fd())? {
+        let tcp = socket::is_tcp(socket.as_fd())?;
+        if tcp {
             socket::set_nodelay(&socket)?;
         }
         // Nothing is wanted of it so far: it is not to be looked at before those of which something is.
-        let kind = Kind::Stream(Stream::new());
+        let kind = Kind::Stream(Stream::new(!tcp));
         let id = self.sockets.insert(Socket { fd: socket, tag, closing: false, listed: false, kind });
         self.park(id);
         Ok(id)
@@ -190,7 +191,7 @@ impl Driver for UringDriver {
             && !stream.receiving
         {
             stream.receiving = true;
-            if !stream.parked || !stream.stash.is_empty() {
+            if !stream.is_parked() || !stream.stash.is_empty() {
                 self.look_at(sock);
             }
         }
@@ -238,7 +239,7 @@ impl Driver for UringDriver {
         {
             stream.always_alone = always;
             stream.alone |= always;
-            if !stream.parked {
+            if !stream.is_parked() {
                 self.look_at(sock);
             }
         }
@@ -270,9 +271,7 @@ impl Driver for UringDriver {
         if let Kind::Stream(stream) = &mut socket.kind {
             stream.stash.clear();
             stream.landing.block = None;
-            if mem::take(&mut stream.parked) {
-                self.parking.leave(socket.fd.as_fd());
-            }
+            self.parking.turn(&mut stream.watch, Watch::Nothing, sock, socket.fd.as_fd());
         }
         if socket.is_idle() {
             self.sockets.remove(sock);
@@ -404,7 +403,7 @@ impl UringDriver {
         if let Some(socket) = self.sockets.get_mut(id)
             && let Kind::Stream(stream) = &mut socket.kind
         {
-            stream.parked = self.parking.park(id, socket.fd.as_fd());
+            self.parking.turn(&mut stream.watch, Watch::Readable, id, socket.fd.as_fd());
         }
     }
 

@@ -1,5 +1,10 @@
-//! Sockets that are watched by one epoll until they are readable: to receive from a thousand that rest is one operation of the ring then, which costs
-//! nothing to give up, and is made before it is needed. For those that another process is about to have, or had.
+//! Sockets that are watched by one epoll, of which the ring is one operation.
+//!
+//! Until they are readable: to receive from a thousand that rest costs nothing to give up then, and is made before it is needed. For those
+//! that another process is about to have, or had.
+//!
+//! Until they end, while the ring receives: Linux 6.17 and later lose the end of a Unix socket that falls together with bytes (liburing
+//! issue 1549). An operation that is asked for after the end finds it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,8 +16,17 @@ use crate::driver::SockId;
 /// Sockets of which one system call tells.
 const TOLD_AT_ONCE: usize = 64;
 
-/// Told once: then the ring receives.
-const READABLE: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLONESHOT);
+/// What a socket is watched for. It is told once.
+#[derive(Copy, Clone, Eq, PartialEq)]
+pub(super) enum Watch {
+    Nothing,
+    /// Bytes, or the end: then the ring receives.
+    Readable,
+    /// The peer sends no more.
+    End,
+    /// That was told.
+    Ended,
+}
 
 pub(super) struct Parking {
     epoll: Epoll,
@@ -29,18 +43,21 @@ impl Parking {
         self.epoll.0.as_fd()
     }
 
-    /// Watches this one. False: the system has no room for that.
-    pub(super) fn park(&self, id: SockId, socket: BorrowedFd<'_>) -> bool {
+    /// Watches this one for something else than before. False: the system has no room for that, and it is watched for nothing.
+    pub(super) fn turn(&self, watch: &mut Watch, to: Watch, id: SockId, socket: BorrowedFd<'_>) -> bool {
         let data = u64::from(id.index()) << 32 | u64::from(id.generation());
-        self.epoll.add(socket, EpollEvent::new(READABLE, data)).is_ok()
+        let done = match (watch.flags(), to.flags()) {
+            (None, None) => Ok(()),
+            (None, Some(flags)) => self.epoll.add(socket, EpollEvent::new(flags, data)),
+            (Some(_), Some(flags)) => self.epoll.modify(socket, &mut EpollEvent::new(flags, data)),
+            // Closing does not do that: where another process has the socket, too, it stays.
+            (Some(_), None) => self.epoll.delete(socket),
+        };
+        *watch = if done.is_ok() { to } else { Watch::Nothing };
+        done.is_ok()
     }
 
-    /// Not any more. Nobody else does that: where another process has the socket, too, it stays when it is closed here.
-    pub(super) fn leave(&self, socket: BorrowedFd<'_>) {
-        let _ = self.epoll.delete(socket);
-    }
-
-    /// Those that are readable, or have ended.
+    /// Those that have something to tell.
     pub(super) fn told(&self, mut each: impl FnMut(SockId)) {
         let mut events = [EpollEvent::empty(); TOLD_AT_ONCE];
         loop {
@@ -50,6 +67,17 @@ impl Parking {
             if count < TOLD_AT_ONCE {
                 return;
             }
+        }
+    }
+}
+
+impl Watch {
+    fn flags(self) -> Option<EpollFlags> {
+        let ended = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT;
+        match self {
+            Self::Nothing | Self::Ended => None,
+            Self::Readable => Some(ended | EpollFlags::EPOLLIN),
+            Self::End => Some(ended),
         }
     }
 }

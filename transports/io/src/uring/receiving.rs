@@ -13,7 +13,7 @@ use std::os::fd::BorrowedFd;
 use shmesh_shm::OpenBlock;
 
 use super::operation::{Kept, Operation};
-use super::parking::Parking;
+use super::parking::{Parking, Watch};
 use super::ring::{Completion, Ring};
 use super::sockets::{Armed, Arrival, Kind, Stream};
 use super::{UringDriver, cancel_armed};
@@ -43,7 +43,7 @@ impl Stream {
         any
     }
 
-    /// Has it parked that is to be, and takes it out for what cannot wait for bytes to come.
+    /// Has it parked that is to be, takes it out for what cannot wait for bytes to come, and sees that its end is not lost.
     pub(super) fn settle_parking(
         &mut self,
         ring: &mut Ring,
@@ -57,13 +57,20 @@ impl Stream {
             self.to_be_parked = false;
         } else if self.to_be_parked && self.armed == Armed::No {
             self.to_be_parked = false;
-            self.parked = parking.park(id, fd);
+            parking.turn(&mut self.watch, Watch::Readable, id, fd);
         } else if self.to_be_parked {
             cancel_armed(ring, id, Operation::Receive, &mut self.armed);
         }
-        if self.parked && lands {
-            self.parked = false;
-            parking.leave(fd);
+        if self.is_parked() && lands {
+            parking.turn(&mut self.watch, Watch::Nothing, id, fd);
+        }
+        if mem::take(&mut self.to_be_asked) && !self.ended {
+            cancel_armed(ring, id, Operation::Receive, &mut self.armed);
+        }
+        let in_slots = self.receiving && !self.alone && !self.ended && !self.connecting;
+        if self.unix && in_slots && self.armed == Armed::No && self.watch == Watch::Nothing {
+            // One at a time finds the end all the same.
+            self.alone |= !parking.turn(&mut self.watch, Watch::End, id, fd);
         }
     }
 
@@ -92,7 +99,7 @@ impl Stream {
             }
             return true;
         }
-        if !wanted || self.connecting || self.parked {
+        if !wanted || self.connecting || self.is_parked() {
             return true;
         }
         if into_block {

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use shmesh_shm::OpenBlock;
 
 use super::operation::Outgoing;
+use super::parking::Watch;
 use crate::chunk::Chunks;
 use crate::driver::{Event, SockId, Tag};
 use crate::slice::Slice;
@@ -40,10 +41,14 @@ pub(super) struct Stream {
     /// Receiving into lent slots.
     pub(super) armed: Armed,
     pub(super) landing: Landing,
-    /// Watched by the [parking](super::parking) instead.
-    pub(super) parked: bool,
-    /// And it is to be, as soon as the ring has let go of it.
+    /// By the [parking](super::parking).
+    pub(super) watch: Watch,
+    /// It is to be watched instead, as soon as the ring has let go of it.
     pub(super) to_be_parked: bool,
+    /// Not TCP: the ring may lose its end.
+    pub(super) unix: bool,
+    /// It may have: to be asked anew.
+    pub(super) to_be_asked: bool,
     /// A block may follow what comes next, which therefore comes alone.
     pub(super) alone: bool,
     /// And so does all that follows.
@@ -112,13 +117,15 @@ impl Armed {
 }
 
 impl Stream {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(unix: bool) -> Self {
         Self {
             connecting: false,
             receiving: false,
             armed: Armed::No,
-            parked: false,
+            watch: Watch::Nothing,
             to_be_parked: false,
+            unix,
+            to_be_asked: false,
             alone: true,
             always_alone: false,
             armed_alone: false,
@@ -131,6 +138,10 @@ impl Stream {
             held: None,
             shutdown_after_send: false,
         }
+    }
+    /// Whether the ring is asked nothing before the parking tells.
+    pub(super) fn is_parked(&self) -> bool {
+        self.watch == Watch::Readable
     }
 }
 
