@@ -60,6 +60,7 @@ conformance! {
         echoes_any_size_both_ways_at_once: crate::bytes::echoes_any_size_both_ways_at_once;
         keeps_the_order_of_more_chunks_than_one_call_takes: crate::bytes::keeps_the_order_of_more_chunks_than_one_call_takes;
         tells_the_end_that_follows_bytes_at_once: crate::bytes::tells_the_end_that_follows_bytes_at_once;
+        tells_the_end_behind_much_that_waited: crate::bytes::tells_the_end_behind_much_that_waited;
         loses_nothing_when_receiving_stops_and_starts: crate::bytes::loses_nothing_when_receiving_stops_and_starts;
         holds_back_a_sender_while_receiving_is_stopped: crate::bytes::holds_back_a_sender_while_receiving_is_stopped;
         receives_after_its_own_half_is_closed: crate::bytes::receives_after_its_own_half_is_closed;

@@ -65,17 +65,15 @@ impl UringDriver {
         self.look_at(id);
     }
 
-    /// The ring receives from those that were parked and have something, and is asked anew of those that ended.
+    /// The ring receives from those that were parked and have something, and one piece at a time from those that have ended.
     fn on_readable(&mut self) {
         let (parking, sockets, dirty) = (&self.parking, &mut self.sockets, &mut self.dirty);
         parking.told(|id| {
             if let Some(socket) = sockets.get_mut(id)
                 && let Kind::Stream(stream) = &mut socket.kind
-                && matches!(stream.watch, Watch::Readable | Watch::End)
+                && matches!(stream.watch, Watch::Readable | Watch::End | Watch::Reset)
             {
-                let ends = stream.watch == Watch::End;
-                stream.to_be_asked = ends;
-                let next = if ends { Watch::Ended } else { Watch::Nothing };
+                let next = if stream.is_parked() { Watch::Nothing } else { Watch::Ended };
                 parking.turn(&mut stream.watch, next, id, socket.fd.as_fd());
                 if !mem::replace(&mut socket.listed, true) {
                     dirty.push(id);
@@ -129,7 +127,7 @@ impl UringDriver {
         }
         match accepted.and_then(|fd| socket::peer(fd.as_fd(), tcp).map(|peer| (fd, peer))) {
             Ok((fd, peer)) => {
-                let sock = self.insert(fd, 0, Kind::Stream(Stream::new(!tcp)));
+                let sock = self.insert(fd, 0, Kind::Stream(Stream::new(tcp)));
                 events.push(Event::Accepted { tag, sock, peer });
             }
             Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}

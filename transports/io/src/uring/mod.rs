@@ -148,7 +148,7 @@ impl Driver for UringDriver {
 
     fn connect(&mut self, target: &Target, tag: Tag) -> io::Result<SockId> {
         let (socket, addr) = socket::for_target(target, false)?;
-        let mut stream = Stream::new(matches!(target, Target::Unix(_)));
+        let mut stream = Stream::new(matches!(target, Target::Tcp(_)));
         stream.connecting = true;
         let id = self.insert(socket, tag, Kind::Stream(stream));
         if let Some(socket) = self.sockets.get(id) {
@@ -163,7 +163,7 @@ impl Driver for UringDriver {
             socket::set_nodelay(&socket)?;
         }
         // Nothing is wanted of it so far: it is not to be looked at before those of which something is.
-        let kind = Kind::Stream(Stream::new(!tcp));
+        let kind = Kind::Stream(Stream::new(tcp));
         let id = self.sockets.insert(Socket { fd: socket, tag, closing: false, listed: false, kind });
         self.park(id);
         Ok(id)

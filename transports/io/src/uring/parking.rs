@@ -3,8 +3,9 @@
 //! Until they are readable: to receive from a thousand that rest costs nothing to give up then, and is made before it is needed. For those
 //! that another process is about to have, or had.
 //!
-//! Until they end, while the ring receives: Linux 6.17 and later lose the end of a Unix socket that falls together with bytes (liburing
-//! issue 1549). An operation that is asked for after the end finds it.
+//! Until they end, while the ring receives: an operation that takes many pieces looks for another one only if the kernel said that there is
+//! more, or if it was woken again meanwhile. So it can miss the end of a Unix socket (Linux 6.17 and later) and a reset over TCP that fall together with
+//! bytes, and nothing follows that would wake it (liburing issue 1549, of which 6.18 still has a part). What takes one piece at a time finds both: so is asked from then on.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,8 +25,12 @@ pub(super) enum Watch {
     Readable,
     /// The peer sends no more.
     End,
-    /// That was told.
+    /// The connection is reset.
+    Reset,
+    /// One of these was told.
     Ended,
+    /// The system has no room for that.
+    Refused,
 }
 
 pub(super) struct Parking {
@@ -43,8 +48,8 @@ impl Parking {
         self.epoll.0.as_fd()
     }
 
-    /// Watches this one for something else than before. False: the system has no room for that, and it is watched for nothing.
-    pub(super) fn turn(&self, watch: &mut Watch, to: Watch, id: SockId, socket: BorrowedFd<'_>) -> bool {
+    /// Watches this one for something else than before.
+    pub(super) fn turn(&self, watch: &mut Watch, to: Watch, id: SockId, socket: BorrowedFd<'_>) {
         let data = u64::from(id.index()) << 32 | u64::from(id.generation());
         let done = match (watch.flags(), to.flags()) {
             (None, None) => Ok(()),
@@ -53,8 +58,7 @@ impl Parking {
             // Closing does not do that: where another process has the socket, too, it stays.
             (Some(_), None) => self.epoll.delete(socket),
         };
-        *watch = if done.is_ok() { to } else { Watch::Nothing };
-        done.is_ok()
+        *watch = if done.is_ok() { to } else { Watch::Refused };
     }
 
     /// Those that have something to tell.
@@ -73,11 +77,13 @@ impl Parking {
 
 impl Watch {
     fn flags(self) -> Option<EpollFlags> {
-        let ended = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT;
-        match self {
-            Self::Nothing | Self::Ended => None,
-            Self::Readable => Some(ended | EpollFlags::EPOLLIN),
-            Self::End => Some(ended),
-        }
+        // A reset is told without being asked for.
+        let asked = match self {
+            Self::Nothing | Self::Ended | Self::Refused => return None,
+            Self::Readable => EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP,
+            Self::End => EpollFlags::EPOLLRDHUP,
+            Self::Reset => EpollFlags::empty(),
+        };
+        Some(asked | EpollFlags::EPOLLONESHOT)
     }
 }

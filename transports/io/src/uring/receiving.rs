@@ -64,14 +64,16 @@ impl Stream {
         if self.is_parked() && lands {
             parking.turn(&mut self.watch, Watch::Nothing, id, fd);
         }
-        if mem::take(&mut self.to_be_asked) && !self.ended {
-            cancel_armed(ring, id, Operation::Receive, &mut self.armed);
+        let in_slots = self.receiving && !self.alone && !self.ended && !self.connecting && !rests;
+        if in_slots && self.armed == Armed::No && self.watch == Watch::Nothing {
+            let end = if self.tcp { Watch::Reset } else { Watch::End };
+            parking.turn(&mut self.watch, end, id, fd);
         }
-        let in_slots = self.receiving && !self.alone && !self.ended && !self.connecting;
-        if self.unix && in_slots && self.armed == Armed::No && self.watch == Watch::Nothing {
-            // One at a time finds the end all the same.
-            self.alone |= !parking.turn(&mut self.watch, Watch::End, id, fd);
-        }
+    }
+
+    /// Whether one slot is to be filled at a time, until further notice.
+    fn stays_alone(&self) -> bool {
+        self.always_alone || matches!(self.watch, Watch::Ended | Watch::Refused)
     }
 
     /// Brings what the kernel receives in line with what is wanted; nothing is while the driver `rests`. Returns false if the next
@@ -94,7 +96,7 @@ impl Stream {
         let wanted = self.receiving && !self.ended && !rests;
         let into_block = wanted && self.landing.block.is_some();
         if self.armed != Armed::No {
-            if !wanted || into_block || self.always_alone && !self.armed_alone {
+            if !wanted || into_block || self.stays_alone() && !self.armed_alone {
                 cancel_armed(ring, id, Operation::Receive, &mut self.armed);
             }
             return true;
@@ -112,8 +114,8 @@ impl Stream {
         }
         if slots {
             self.armed = Armed::Yes;
-            self.armed_alone = self.alone;
-            ring.receive(id, fd, self.alone);
+            self.armed_alone = self.alone || self.stays_alone();
+            ring.receive(id, fd, self.armed_alone);
         }
         slots
     }

@@ -45,10 +45,7 @@ pub(super) struct Stream {
     pub(super) watch: Watch,
     /// It is to be watched instead, as soon as the ring has let go of it.
     pub(super) to_be_parked: bool,
-    /// Not TCP: the ring may lose its end.
-    pub(super) unix: bool,
-    /// It may have: to be asked anew.
-    pub(super) to_be_asked: bool,
+    pub(super) tcp: bool,
     /// A block may follow what comes next, which therefore comes alone.
     pub(super) alone: bool,
     /// And so does all that follows.
@@ -117,15 +114,14 @@ impl Armed {
 }
 
 impl Stream {
-    pub(super) fn new(unix: bool) -> Self {
+    pub(super) fn new(tcp: bool) -> Self {
         Self {
             connecting: false,
             receiving: false,
             armed: Armed::No,
             watch: Watch::Nothing,
             to_be_parked: false,
-            unix,
-            to_be_asked: false,
+            tcp,
             alone: true,
             always_alone: false,
             armed_alone: false,

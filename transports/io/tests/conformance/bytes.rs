@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use shmesh_io::{Chunks, Event, Keep, SharedSlice, Slice, SockId, Wait};
 
 use crate::harness::{Family, Kind, PATIENCE, Peer, Subject, assert_same, noise, place};
@@ -175,6 +178,55 @@ fn receive_until_the_end(subject: &mut Subject, family: Family, len: usize) {
     assert_eq!(received, len);
     subject.join(writer).unwrap();
     subject.driver.close(sock);
+}
+
+/// What waited while nobody received is more than a driver takes at a time, and an end (over TCP: a reset) is behind it.
+pub fn tells_the_end_behind_much_that_waited(kind: Kind, family: Family) {
+    if kind == Kind::Sim {
+        // Its sockets hold less.
+        return;
+    }
+    let mut subject = Subject::new(kind);
+    let (sock, mut peer) = roomy(&mut subject, family);
+    subject.driver.start_recv(sock);
+    peer.write_all(b"first").unwrap();
+    assert_eq!(subject.receive(sock, 5), b"first");
+    subject.turn(Wait::Now);
+    subject.driver.stop_recv(sock);
+    subject.turn(Wait::Now);
+    let bytes = noise(12, 700_000);
+    peer.write_all(&bytes).unwrap();
+    // A reset would overtake what is on its way.
+    thread::sleep(Duration::from_millis(20));
+    drop(peer);
+    subject.assert_quiet(Duration::from_millis(20));
+    subject.driver.start_recv(sock);
+    let (received, error) = subject.receive_all(sock);
+    assert_same(&received, &bytes);
+    let reset = error.is_some_and(|error| error.kind() == ErrorKind::ConnectionReset);
+    assert_eq!(reset, family == Family::Tcp);
+    subject.driver.close(sock);
+}
+
+/// A connection on which a megabyte finds room. The peer's end ends it, over TCP by a reset.
+fn roomy(subject: &mut Subject, family: Family) -> (SockId, Box<dyn Write>) {
+    const ROOM: usize = 4 << 20;
+    match family {
+        Family::Tcp => {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            setsockopt(&listener, sockopt::RcvBuf, &ROOM).unwrap();
+            let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            setsockopt(&peer, sockopt::SndBuf, &ROOM).unwrap();
+            setsockopt(&peer, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+            let here = listener.accept().unwrap().0;
+            (subject.driver.adopt(here.into(), 1).unwrap(), Box::new(peer))
+        }
+        Family::Unix => {
+            let (here, peer) = UnixStream::pair().unwrap();
+            setsockopt(&peer, sockopt::SndBuf, &ROOM).unwrap();
+            (subject.driver.adopt(here.into(), 1).unwrap(), Box::new(peer))
+        }
+    }
 }
 
 pub fn loses_nothing_when_receiving_stops_and_starts(kind: Kind, family: Family) {
