@@ -1,6 +1,7 @@
 //! One sidecar takes over from another: nobody outside can tell, and whatever goes wrong before it has, the old one goes on.
 
 mod callers;
+mod coming;
 mod half;
 mod kinds;
 
