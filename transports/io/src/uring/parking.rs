@@ -25,11 +25,11 @@ pub(super) enum Watch {
     Readable,
     /// The peer sends no more.
     End,
-    /// The connection is reset.
+    /// The connection is reset, or both directions have ended.
     Reset,
     /// One of these was told.
     Ended,
-    /// The system has no room for that.
+    /// The system has no room for that (`fs.epoll.max_user_watches`).
     Refused,
 }
 
