@@ -401,7 +401,7 @@ fn a_bench_counts_answers_that_are_not_the_echo_as_errors() {
 #[test]
 fn a_checking_echo_refuses_what_no_bench_has_sent() {
     let echo = Echo::start("http", "tcp:127.0.0.1:0", &["--check"]);
-    let bench = ["bench", "--via", &echo.address, "--protocol", "http", "--duration", "100ms", "--payload"];
+    let bench = ["bench", "--via", &echo.address, "--protocol", "http", "--duration", "1s", "--payload"];
     for payload in ["0", "5", "64", "300001"] {
         ok(&[&bench[..], &[payload]].concat());
     }
