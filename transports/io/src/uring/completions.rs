@@ -71,7 +71,6 @@ impl UringDriver {
         parking.told(|id| {
             if let Some(socket) = sockets.get_mut(id)
                 && let Kind::Stream(stream) = &mut socket.kind
-                && matches!(stream.watch, Watch::Readable | Watch::End | Watch::Reset)
             {
                 let next = if stream.is_parked() { Watch::Nothing } else { Watch::Ended };
                 parking.turn(&mut stream.watch, next, id, socket.fd.as_fd());

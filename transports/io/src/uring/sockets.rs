@@ -135,6 +135,7 @@ impl Stream {
             shutdown_after_send: false,
         }
     }
+
     /// Whether the ring is asked nothing before the parking tells.
     pub(super) fn is_parked(&self) -> bool {
         self.watch == Watch::Readable

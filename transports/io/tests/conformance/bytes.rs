@@ -164,13 +164,7 @@ fn receive_until_the_end(subject: &mut Subject, family: Family, len: usize) {
         }
         subject.driver.stop_recv(sock);
         stops += 1;
-        for event in std::mem::take(&mut subject.events) {
-            match event {
-                Event::Received { data, .. } => received += data.len(),
-                Event::Ended { error: None, .. } => ended = true,
-                other => panic!("unexpected {other:?}"),
-            }
-        }
+        ended = take_in(subject, |data| received += data.len());
         if stops % 2 == 0 {
             subject.turn(Wait::Now);
         }
@@ -179,6 +173,19 @@ fn receive_until_the_end(subject: &mut Subject, family: Family, len: usize) {
     assert_eq!(received, len);
     subject.join(writer).unwrap();
     subject.driver.close(sock);
+}
+
+/// Takes the bytes that came; whether the end did, too, and in order.
+fn take_in(subject: &mut Subject, mut take: impl FnMut(&[u8])) -> bool {
+    let mut ended = false;
+    for event in std::mem::take(&mut subject.events) {
+        match event {
+            Event::Received { data, .. } => take(&data),
+            Event::Ended { error: None, .. } => ended = true,
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    ended
 }
 
 /// What waited while nobody received is more than a driver takes at a time, and an end (over TCP: a reset) is behind it. That is noticed while nobody
@@ -292,16 +299,7 @@ pub fn loses_nothing_when_receiving_stops_and_starts(kind: Kind, family: Family)
         // Stop in the middle of a batch; the batch itself still counts.
         subject.driver.stop_recv(sock);
         stops += 1;
-        for event in std::mem::take(&mut subject.events) {
-            match event {
-                Event::Received { data, .. } => got.extend_from_slice(&data),
-                Event::Ended { error, .. } => {
-                    assert!(error.is_none(), "{error:?}");
-                    ended = true;
-                }
-                other => panic!("unexpected {other:?}"),
-            }
-        }
+        ended = take_in(&mut subject, |data| got.extend_from_slice(data));
         if stops % 7 == 0 {
             subject.assert_quiet(Duration::from_millis(2));
         } else {
