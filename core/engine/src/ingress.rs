@@ -211,7 +211,7 @@ impl<D: Driver> Worker<D> {
             return Err(Breach::WrongLane);
         }
         let window = u64::from(lane.end.geometry().window);
-        let slot = &mut lane.slots[header.slot as usize];
+        let slot = lane.slots.get_or_make(header.slot);
         if header.generation <= slot.generation {
             return Err(Breach::OldGeneration);
         }
@@ -510,7 +510,7 @@ impl<D: Driver> Worker<D> {
     fn credit(&mut self, key: Key<Lane>, header: &Header) -> Result<(), Breach> {
         let Some(lane) = self.lanes.get_mut(key) else { return Ok(()) };
         lane.end.advance();
-        let slot = &mut lane.slots[header.slot as usize];
+        let Some(slot) = lane.slots.get_mut(header.slot as usize) else { return Err(Breach::UnknownCall) };
         if header.generation > slot.generation {
             return Err(Breach::UnknownCall);
         }
@@ -535,7 +535,7 @@ impl<D: Driver> Worker<D> {
         self.skip(key);
         let Some(lane) = self.lanes.get_mut(key) else { return Ok(()) };
         let serving = lane.serves.is_some();
-        let slot = &mut lane.slots[header.slot as usize];
+        let Some(slot) = lane.slots.get_mut(header.slot as usize) else { return Err(Breach::UnknownCall) };
         if header.generation > slot.generation {
             return Err(Breach::UnknownCall);
         }
@@ -650,7 +650,7 @@ impl Lane {
     /// older call and was skipped.
     #[inline(always)]
     pub(crate) fn take_part(&mut self, header: &Header) -> Result<Option<User>, Breach> {
-        let slot = &mut self.slots[header.slot as usize];
+        let Some(slot) = self.slots.get_mut(header.slot as usize) else { return Err(Breach::UnknownCall) };
         if header.generation > slot.generation {
             return Err(Breach::UnknownCall);
         }

@@ -67,6 +67,7 @@ impl<D: Driver> Worker<D> {
         let Ok(block) = lane.end.open_block(len as u32) else { return };
         slot.credit -= len;
         lane.landings += 1;
+        self.landings += 1;
         up.landing = Some((at, len));
         self.driver.land(*sock, block);
     }
@@ -125,6 +126,7 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn end_landing(&mut self, key: Key<Conn>) -> Option<SlotRef> {
         let Some(Conn { role: Role::HttpUp(up), .. }) = self.conns.get_mut(key) else { return None };
         let (at, len) = up.landing.take()?;
+        self.landings -= 1;
         let lane = self.lanes.get_mut(at.lane)?;
         lane.landings -= 1;
         lane.slot_mut(at)?.credit += len;

@@ -1,6 +1,7 @@
 //! The sidecar's side of a lane: its slots and routes. Plain data; `ingress` reads it, `egress` writes it.
 
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use shmesh_io::{Bell, Chunks, Nanos, Slice};
@@ -28,7 +29,7 @@ pub struct Lane {
     /// The sidecar opens calls here, under this name.
     pub serves: Option<Arc<str>>,
     pub bell: Bell,
-    pub slots: Box<[Slot]>,
+    pub slots: Slots,
     /// Of each slot, what is kept of a call that it takes for another one (serving lanes).
     pub relays: Box<[Relay]>,
     /// Slots that the sidecar may open (serving lanes).
@@ -60,6 +61,43 @@ pub struct Lane {
     pub active: Nanos,
     /// When it was last looked at, while stages are measured.
     pub looked: Nanos,
+}
+
+/// The slots of a lane, up to the last one that was used so far: most lanes use few of theirs.
+#[derive(Default)]
+pub struct Slots(Vec<Slot>);
+
+impl Slots {
+    /// One in which a call begins. Whether the lane has one of that number was checked.
+    #[inline(always)]
+    pub fn get_or_make(&mut self, index: u32) -> &mut Slot {
+        let index = index as usize;
+        if index >= self.0.len() {
+            self.make(index);
+        }
+        &mut self.0[index]
+    }
+
+    #[cold]
+    fn make(&mut self, index: usize) {
+        self.0.resize_with(index + 1, Slot::new);
+    }
+}
+
+impl Deref for Slots {
+    type Target = [Slot];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Slot] {
+        &self.0
+    }
+}
+
+impl DerefMut for Slots {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [Slot] {
+        &mut self.0
+    }
 }
 
 /// One place for a call or stream.
@@ -249,7 +287,7 @@ impl Lane {
             listener: of.listener,
             serves: serving.then(|| of.app.clone()),
             bell,
-            slots: (0..slots).map(|_| Slot::new()).collect(),
+            slots: Slots::default(),
             relays: if serving { vec![Relay::default(); slots as usize].into() } else { Default::default() },
             free: if serving { (0..slots).rev().collect() } else { Vec::new() },
             waiting: VecDeque::new(),

@@ -65,7 +65,7 @@ impl<T> fmt::Debug for Key<T> {
 
 /// Entries with stable indices; the most recently freed index is used first, so that a small working set stays small.
 ///
-/// One that is `TRACKED` knows which entries nobody could change for a while.
+/// One that is `TRACKED` knows which entries nobody could change since they were drafted.
 pub struct Slab<T, const TRACKED: bool = false> {
     entries: Vec<Entry<T>>,
     free: Vec<u32>,
@@ -75,8 +75,8 @@ pub struct Slab<T, const TRACKED: bool = false> {
 
 struct Entry<T> {
     generation: u32,
-    /// Somebody could change it in this epoch.
-    touched: bool,
+    /// Nobody could change it since [`Slab::set_drafted`]. Nothing is in it: that it was so does not matter.
+    drafted: bool,
     value: Option<T>,
 }
 
@@ -93,13 +93,13 @@ impl<T, const TRACKED: bool> Slab<T, TRACKED> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                self.entries.push(Entry { generation: 0, touched: true, value: None });
+                self.entries.push(Entry { generation: 0, drafted: false, value: None });
                 (self.entries.len() - 1) as u32
             }
         };
         let entry = &mut self.entries[index as usize];
         entry.value = Some(value);
-        entry.touched = true;
+        entry.drafted = false;
         Key { index, generation: entry.generation, of: PhantomData }
     }
 
@@ -141,7 +141,7 @@ impl<T, const TRACKED: bool> Slab<T, TRACKED> {
             return None;
         }
         if TRACKED {
-            (first.touched, second.touched) = (true, true);
+            (first.drafted, second.drafted) = (false, false);
         }
         first.value.as_mut().zip(second.value.as_mut())
     }
@@ -154,20 +154,28 @@ impl<T, const TRACKED: bool> Slab<T, TRACKED> {
             return None;
         }
         if TRACKED {
-            entry.touched = true;
+            entry.drafted = false;
         }
         entry.value.as_mut()
     }
 
-    /// From now on [`Slab::is_untouched`] tells what has not changed since.
-    pub fn begin_epoch(&mut self) {
-        self.entries.iter_mut().for_each(|entry| entry.touched = false);
+    /// Nothing is drafted.
+    pub fn forget_drafts(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.drafted = false);
     }
 
-    /// Whether the entry is there, and nobody could change it in this epoch.
-    pub fn is_untouched(&self, key: Key<T>) -> bool {
-        let entry = self.entries.get(key.index()).filter(|_| TRACKED);
-        entry.is_some_and(|entry| entry.generation == key.generation && entry.value.is_some() && !entry.touched)
+    /// Somebody else knows the entry as it is now.
+    pub fn set_drafted(&mut self, key: Key<T>) {
+        let entry = self.entries.get_mut(key.index()).filter(|_| TRACKED);
+        if let Some(entry) = entry.filter(|entry| entry.generation == key.generation) {
+            entry.drafted = true;
+        }
+    }
+
+    /// Whether the entry is there, and as it was drafted.
+    pub fn is_as_drafted(&self, key: Key<T>) -> bool {
+        let entry = self.entries.get(key.index());
+        entry.is_some_and(|entry| entry.generation == key.generation && entry.drafted && entry.value.is_some())
     }
 
     /// The key of whatever is at `index` now.
@@ -189,12 +197,14 @@ impl<T, const TRACKED: bool> Slab<T, TRACKED> {
         self.entries.len() - self.free.len() - self.retired
     }
 
-    /// The generations of all places, for another process to go on with. Keys of entries that do not go along are stale there.
+    /// The generations of all places, for another process to go on with. Keys of entries that do not go along are stale there; what was drafted
+    /// does.
     pub fn generations(&self, goes_along: impl Fn(&T) -> bool) -> Vec<u32> {
         let generation = |entry: &Entry<T>| match &entry.value {
             Some(value) if !goes_along(value) => entry.generation.saturating_add(1),
             _ => entry.generation,
         };
+        let generation = |entry: &Entry<T>| if entry.drafted { entry.generation } else { generation(entry) };
         self.entries.iter().map(generation).collect()
     }
 
@@ -212,7 +222,7 @@ impl<T, const TRACKED: bool> Slab<T, TRACKED> {
         let beyond = self.entries.drain(generations.len().min(self.entries.len())..);
         stale.extend(beyond.filter_map(|entry| entry.value));
         let more = generations.iter().skip(self.entries.len());
-        self.entries.extend(more.map(|&generation| Entry { generation, touched: true, value: None }));
+        self.entries.extend(more.map(|&generation| Entry { generation, drafted: false, value: None }));
         stale
     }
 
@@ -332,21 +342,24 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_could_change_in_an_epoch_is_untouched() {
+    fn what_nobody_could_change_is_as_drafted() {
         let mut slab = Slab::<_, true>::default();
-        let keys: Vec<_> = (0..5).map(|number| slab.insert(number)).collect();
-        assert!(keys.iter().all(|key| !slab.is_untouched(*key)));
-        slab.begin_epoch();
+        let keys: Vec<_> = (0..6).map(|number| slab.insert(number)).collect();
+        assert!(keys.iter().all(|key| !slab.is_as_drafted(*key)));
+        keys[..5].iter().for_each(|&key| slab.set_drafted(key));
         *slab.get_mut(keys[0]).unwrap() += 1;
         assert!(slab.get(keys[1]).is_some());
         slab.pair_mut(keys[2], keys[3]).unwrap();
         slab.remove(keys[4]);
         let again = slab.insert(50);
-        let untouched: Vec<_> = keys.iter().map(|key| slab.is_untouched(*key)).collect();
-        assert_eq!(untouched, [false, true, false, false, false]);
-        assert!(!slab.is_untouched(again));
-        slab.begin_epoch();
-        assert!(slab.keys().iter().all(|key| slab.is_untouched(*key)));
+        slab.set_drafted(keys[4]);
+        let as_drafted: Vec<_> = keys.iter().map(|key| slab.is_as_drafted(*key)).collect();
+        assert_eq!(as_drafted, [false, true, false, false, false, false]);
+        assert!(!slab.is_as_drafted(again));
+        // What was drafted goes along, whatever one thinks of others.
+        assert_eq!(slab.generations(|_| false), [1, 0, 1, 1, 2, 1]);
+        slab.forget_drafts();
+        assert!(slab.keys().iter().all(|key| !slab.is_as_drafted(*key)));
     }
 
     #[test]

@@ -103,7 +103,9 @@ pub struct Worker<D: Driver> {
     pub(crate) lending: Vec<Key<Lane>>,
     /// It comes to rest, or rests: no block is given to the driver.
     pub(crate) resting: bool,
-    /// Conns that received into blocks when the worker came to rest.
+    /// Conns that receive into blocks.
+    pub(crate) landings: usize,
+    /// Those that did when the worker came to rest.
     pub(crate) landings_stopped: Vec<Key<Conn>>,
     /// Bytes of records that were read as keys and heads, or taken to be relayed, ever.
     pub(crate) parsed: u64,
@@ -202,6 +204,7 @@ impl<D: Driver> Worker<D> {
             relayed: 0,
             lending: Vec::new(),
             resting: false,
+            landings: 0,
             landings_stopped: Vec::new(),
             parsed: 0,
             timers: Timers::new(now),

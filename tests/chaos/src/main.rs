@@ -13,6 +13,7 @@ mod calls;
 mod http;
 mod kept;
 mod own;
+mod precedence;
 mod random;
 mod service;
 mod sidecar;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
+use crate::precedence::Precedence;
 use crate::trouble::Trouble;
 
 /// What to do.
@@ -78,6 +80,12 @@ impl Driver {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    let precedence = Precedence::take();
+    if precedence.is_none() {
+        println!(
+            "other processes of this machine are not kept from taking CPUs meanwhile (it takes root): times hold what they take"
+        );
+    }
     let mut all_hold = true;
     for &driver in &options.drivers {
         if driver == Driver::Uring && !sidecar::can_use_uring(&options.shmesh) {

@@ -54,8 +54,8 @@ pub(crate) struct Giving {
 pub(crate) struct Known {
     pub(super) lanes: HashSet<AheadLane>,
     pub(super) conns: HashSet<u64>,
-    conn_drafts: HashSet<u64>,
-    call_drafts: HashSet<u64>,
+    /// It was told what was drafted.
+    pub(super) drafts: bool,
 }
 
 /// What a worker has made of what it got ahead.
@@ -71,26 +71,8 @@ impl Ahead {
     /// What is not given again.
     pub(crate) fn known(&self) -> Known {
         let AheadState { lanes, conns, draft } = &self.state;
-        let (conn_drafts, call_drafts) = draft.as_ref().map_or_else(Default::default, |draft| {
-            let conns = draft.conns.iter().map(|conn| conn.key).collect();
-            (conns, draft.calls.iter().map(|call| call.key).collect())
-        });
-        Known {
-            lanes: lanes.iter().copied().collect(),
-            conns: conns.iter().copied().collect(),
-            conn_drafts,
-            call_drafts,
-        }
-    }
-}
-
-impl Known {
-    pub(super) fn has_draft_of_conn(&self, key: Key<Conn>) -> bool {
-        self.conn_drafts.contains(&key.to_bits())
-    }
-
-    pub(super) fn has_draft_of_call(&self, key: Key<Call>) -> bool {
-        self.call_drafts.contains(&key.to_bits())
+        let (lanes, conns) = (lanes.iter().copied().collect(), conns.iter().copied().collect());
+        Known { lanes, conns, drafts: draft.is_some() }
     }
 }
 
@@ -98,9 +80,9 @@ impl<D: Driver> Worker<D> {
     /// Begins to give what can be given while it works.
     pub(crate) fn give_ahead(&mut self, asked: Sender<io::Result<Ahead>>) {
         let mut ahead = Ahead::default();
-        // What is touched from here on is given once more.
-        self.conns.begin_epoch();
-        self.calls.begin_epoch();
+        // Of another attempt.
+        self.conns.forget_drafts();
+        self.calls.forget_drafts();
         self.copied_until = self.driver.now() + COPIED_FOR;
         ahead.state.draft = Some(WorkerState {
             format: FORMAT,
@@ -157,11 +139,13 @@ impl<D: Driver> Worker<D> {
                     bytes += given.encoded_len();
                     draft.conns.push(given);
                     self.set_aside(key);
+                    self.conns.set_drafted(key);
                 }
             } else if let Some(key) = calls.pop() {
                 if let Some(given) = self.give_call(key).filter(|_| self.call_can_be_drafted(key)) {
                     bytes += given.encoded_len();
                     draft.calls.push(given);
+                    self.calls.set_drafted(key);
                 }
             } else {
                 return Ok(false);
@@ -193,8 +177,8 @@ impl<D: Driver> Worker<D> {
 
     /// The worker rests: whether the conn is as it was when it was drafted.
     pub(super) fn conn_is_as_drafted(&self, key: Key<Conn>) -> bool {
-        let untouched = || self.conns.get(key).filter(|_| self.conns.is_untouched(key));
-        untouched().is_some_and(|conn| !self.waits_in_driver(conn)) && !self.landings_stopped.contains(&key)
+        let quiet = |conn: &Conn| !self.waits_in_driver(conn);
+        self.conns.is_as_drafted(key) && self.conns.get(key).is_some_and(quiet) && !self.landings_stopped.contains(&key)
     }
 
     fn call_can_be_drafted(&self, key: Key<Call>) -> bool {
@@ -207,7 +191,7 @@ impl<D: Driver> Worker<D> {
     /// The worker rests: whether the call is as it was when it was drafted.
     pub(super) fn call_is_as_drafted(&self, key: Key<Call>) -> bool {
         let goes_along = |call: &Call| call.dest.is_none_or(|dest| self.goes_along(dest));
-        self.calls.is_untouched(key) && self.calls.get(key).is_some_and(goes_along)
+        self.calls.is_as_drafted(key) && self.calls.get(key).is_some_and(goes_along)
     }
 
     /// Makes everything that can be made before the other worker rests. `sessions` are those that have lanes there.

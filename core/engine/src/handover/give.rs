@@ -54,7 +54,7 @@ impl<D: Driver> Worker<D> {
             state.lanes.push(given);
         }
         for key in self.conns.keys() {
-            if known.has_draft_of_conn(key) && self.conn_is_as_drafted(key) {
+            if known.drafts && self.conn_is_as_drafted(key) {
                 continue;
             }
             let ahead = known.conns.contains(&key.to_bits());
@@ -65,7 +65,7 @@ impl<D: Driver> Worker<D> {
             state.conns.push(given);
         }
         for key in self.calls.keys() {
-            if known.has_draft_of_call(key) && self.call_is_as_drafted(key) {
+            if known.drafts && self.call_is_as_drafted(key) {
                 continue;
             }
             state.calls.extend(self.give_call(key));
@@ -130,7 +130,7 @@ impl<D: Driver> Worker<D> {
             reclaimed: rest.reclaimed,
             lent: lent.flat_map(|(offset, bytes)| [offset, bytes]).collect(),
             slots: (0..)
-                .zip(&lane.slots)
+                .zip(lane.slots.iter())
                 .filter(|(_, slot)| is_used(slot))
                 .map(|(index, slot)| give_slot(index, slot, lanes))
                 .collect(),

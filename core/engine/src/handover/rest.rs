@@ -118,6 +118,9 @@ impl<D: Driver> Worker<D> {
 
     /// Blocks into which nothing was received yet go back to their lanes.
     fn take_landings_back(&mut self) {
+        if self.landings == 0 {
+            return;
+        }
         let lands = |key: &Key<Conn>| {
             matches!(self.conns.get(*key), Some(Conn { role: Role::HttpUp(HttpUp { landing: Some(_), .. }), .. }))
         };

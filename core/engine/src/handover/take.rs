@@ -211,7 +211,7 @@ impl<D: Driver> Worker<D> {
         };
         let gone_on = lane.end.go_on(&rest);
         gone_on.map_err(|_| Refusal::Inconsistent("a lane whose ring or arena cannot be so"))?;
-        let slots = lane.slots.len() as u32;
+        let slots = lane.end.geometry().slots;
         if state.free.iter().any(|&slot| slot >= slots) {
             return Err(Refusal::Inconsistent("a slot that its lane does not have"));
         }
@@ -453,8 +453,10 @@ impl<D: Driver> Worker<D> {
                 let _ = lane.usage.begin_call(quotas);
             }
             let sends = made.has_output();
-            let place = lane.slots.get_mut(index as usize);
-            *place.ok_or(Refusal::Inconsistent("a slot that its lane does not have"))? = made;
+            if index >= lane.end.geometry().slots {
+                return Err(Refusal::Inconsistent("a slot that its lane does not have"));
+            }
+            *lane.slots.get_or_make(index) = made;
             if sends {
                 lane.enqueue(index);
             }

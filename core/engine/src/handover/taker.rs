@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -34,6 +35,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a process takes to be gone whose connection has ended because it is killed.
 const ENDED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What else there is to start waits for so long: the calls that waited need the CPUs.
+const CALLS_FIRST: Duration = Duration::from_millis(5);
 
 /// Why this process does not go on with another's work. That one does, unless it is gone.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +181,7 @@ impl Predecessor {
                 return Err(error);
             }
         };
-        self.go_on(prepared, direct())
+        self.go_on(prepared, direct)
     }
 
     /// Everything that takes time.
@@ -282,12 +286,13 @@ impl Predecessor {
     }
 
     /// From here on an error is the end of this sidecar.
-    fn go_on(self, prepared: Prepared, direct: Direct) -> Result<TakenOver, TakeError> {
+    fn go_on(self, prepared: Prepared, direct: impl FnOnce() -> Direct) -> Result<TakenOver, TakeError> {
         for go in prepared.go {
             let _ = go.send(());
         }
+        thread::sleep(CALLS_FIRST);
         let engine = prepared.engine;
-        *lock(&engine.shared.sessions.direct) = direct;
+        *lock(&engine.shared.sessions.direct) = direct();
         let io = |error: io::Error| TakeError::Start(StartError::Thread(error));
         let sessions = prepared.desk.sessions();
         for (path, claim) in prepared.names {
