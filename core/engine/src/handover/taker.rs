@@ -219,7 +219,7 @@ impl Predecessor {
         })
     }
 
-    /// Takes everything, up to where only the word is missing.
+    /// Takes everything, and with the word to do so has workers go on.
     fn restore(&self, mut prepared: Prepared) -> Result<Prepared, TakeError> {
         let count = prepared.workers.len();
         self.say(Kind::Prepared);
@@ -273,24 +273,23 @@ impl Predecessor {
 
         self.say(Kind::Restored);
         match self.wire.await_verdict() {
-            Ok(Some(frame)) if frame.kind == Kind::Commit => Ok(prepared),
-            Ok(Some(frame)) => Err(TakeError::Aborted(frame.sentence())),
+            Ok(Some(frame)) if frame.kind == Kind::Commit => {}
+            Ok(Some(frame)) => return Err(TakeError::Aborted(frame.sentence())),
             // It ended without a word, with everything in the hands of this process.
-            Ok(None) if !self.has_ended() => Err(TakeError::Aborted("it lives, and did not say why".into())),
-            Ok(None) => {
-                tracing::warn!("the sidecar that handed over ended before its last word; this one goes on");
-                Ok(prepared)
-            }
-            Err(error) => Err(TakeError::Unusable(error.to_string())),
+            Ok(None) if !self.has_ended() => return Err(TakeError::Aborted("it lives, and did not say why".into())),
+            Ok(None) => tracing::warn!("the sidecar that handed over ended before its last word; this one goes on"),
+            Err(error) => return Err(TakeError::Unusable(error.to_string())),
         }
+        // Before anything else: even giving back the memory of what was read here takes longer than a call.
+        for go in prepared.go.drain(..) {
+            let _ = go.send(());
+        }
+        thread::sleep(CALLS_FIRST);
+        Ok(prepared)
     }
 
     /// From here on an error is the end of this sidecar.
     fn go_on(self, prepared: Prepared, direct: impl FnOnce() -> Direct) -> Result<TakenOver, TakeError> {
-        for go in prepared.go {
-            let _ = go.send(());
-        }
-        thread::sleep(CALLS_FIRST);
         let engine = prepared.engine;
         *lock(&engine.shared.sessions.direct) = direct();
         let io = |error: io::Error| TakeError::Start(StartError::Thread(error));
