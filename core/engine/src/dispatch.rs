@@ -482,7 +482,7 @@ impl<D: Driver> Worker<D> {
         let Some(lane) = self.lanes.get_mut(lane_key) else { return };
         let Some(slot) = lane.free.pop() else { return };
         let window = u64::from(lane.end.geometry().window);
-        let state = lane.slots.get_or_make(slot);
+        let state = &mut lane.slots[slot as usize];
         let generation = state.generation + 1;
         state.begin(generation, window, crate::lane::User::Call(key));
         if let Some(call) = self.calls.get_mut(key) {

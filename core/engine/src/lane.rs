@@ -63,24 +63,26 @@ pub struct Lane {
     pub looked: Nanos,
 }
 
-/// The slots of a lane, up to the last one that was used so far: most lanes use few of theirs.
-#[derive(Default)]
+/// The slots of a lane: all that the sidecar may open (serving lanes), or those up to the last one that the app has used, most of whose lanes use few.
 pub struct Slots(Vec<Slot>);
 
 impl Slots {
+    fn of(count: u32) -> Slots {
+        Slots((0..count).map(|_| Slot::new()).collect())
+    }
+
     /// One in which a call begins. Whether the lane has one of that number was checked.
     #[inline(always)]
     pub fn get_or_make(&mut self, index: u32) -> &mut Slot {
         let index = index as usize;
-        if index >= self.0.len() {
-            self.make(index);
-        }
-        &mut self.0[index]
+        if index < self.0.len() { &mut self.0[index] } else { self.make(index) }
     }
 
     #[cold]
-    fn make(&mut self, index: usize) {
+    #[inline(never)]
+    fn make(&mut self, index: usize) -> &mut Slot {
         self.0.resize_with(index + 1, Slot::new);
+        &mut self.0[index]
     }
 }
 
@@ -287,7 +289,7 @@ impl Lane {
             listener: of.listener,
             serves: serving.then(|| of.app.clone()),
             bell,
-            slots: Slots::default(),
+            slots: Slots::of(if serving { slots } else { 0 }),
             relays: if serving { vec![Relay::default(); slots as usize].into() } else { Default::default() },
             free: if serving { (0..slots).rev().collect() } else { Vec::new() },
             waiting: VecDeque::new(),

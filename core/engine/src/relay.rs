@@ -90,7 +90,7 @@ impl<D: Driver> Worker<D> {
         let hard_deadline = deadline(now, header.deadline_us).min(now.saturating_add(state.request));
         let deadline = hard_deadline.min(now + state.first_byte);
         let window = u64::from(to.end.geometry().window);
-        let opened = to.slots.get_or_make(slot);
+        let opened = &mut to.slots[slot as usize];
         opened.begin(opened.generation + 1, window, User::Relay(Link { lane: at.lane, slot: at.slot }));
         to.relays[slot as usize] = Relay { listener: from.listener, cluster, started: now, deadline, hard_deadline };
         let link = Link { lane: serving, slot };
