@@ -10,10 +10,10 @@ mod app;
 mod arenas;
 mod busy_lanes;
 mod calls;
+mod cgroup;
 mod http;
 mod kept;
 mod own;
-mod precedence;
 mod random;
 mod service;
 mod sidecar;
@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use crate::precedence::Precedence;
+use crate::cgroup::Precedence;
 use crate::trouble::Trouble;
 
 /// What to do.
@@ -81,10 +81,8 @@ impl Driver {
 fn main() -> ExitCode {
     let options = Options::parse();
     let precedence = Precedence::take();
-    if precedence.is_none() {
-        println!(
-            "other processes of this machine are not kept from taking CPUs meanwhile (it takes root): times hold what they take"
-        );
+    if let Err(why) = &precedence {
+        println!("times hold what other processes of this machine take, too: {why}");
     }
     let mut all_hold = true;
     for &driver in &options.drivers {

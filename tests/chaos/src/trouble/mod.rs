@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::app::{self, Callers};
 use crate::arenas::Touched;
 use crate::calls::{Called, Outcome};
+use crate::cgroup::Cgroup;
 use crate::random::Random;
 use crate::service::{self, At, Record, Service};
 use crate::sidecar::{Setup, Sidecar, free_port};
@@ -27,7 +28,6 @@ use crate::stalls::{Stalls, Stood};
 use crate::verdict::{Span, Verdict};
 use crate::{Driver, Options};
 use network::Network;
-use quota::Quota;
 use traces::Traces;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -74,7 +74,7 @@ struct World {
     record: Record,
     random: Random,
     network: Option<Network>,
-    quota: Option<Quota>,
+    quota: Option<Cgroup>,
     stalls: Option<Stalls>,
     folder: TempDir,
 }
@@ -91,7 +91,7 @@ pub fn run(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdic
 fn run_here(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdict, String> {
     let folder = tempfile::tempdir().expect("a folder");
     let network = (trouble == Trouble::Blackhole).then(Network::of_its_own).transpose()?;
-    let quota = (trouble == Trouble::Quota).then(Quota::new).transpose()?;
+    let quota = (trouble == Trouble::Quota).then(|| Cgroup::new("quota")).transpose()?;
     let places: Vec<At> = match trouble {
         Trouble::Blackhole => network::PORTS.map(|port| At::Tcp((network::ADDRESS, port).into())).into(),
         Trouble::Upstream => ["service", "other"].map(|name| At::Unix(folder.path().join(name))).into(),
