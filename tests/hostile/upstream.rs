@@ -192,8 +192,9 @@ impl Record {
             let Ok(PeekOutcome::Done(peek)) = peek_request(parsed.serialization, &body, true) else {
                 return self.fault(format!("a frame that cannot be read: {parsed:?}"));
             };
-            if peek.path.of(&body) != SERVICE.as_bytes() {
-                self.fault(format!("a frame of no route arrived: {:?}", String::from_utf8_lossy(peek.path.of(&body))));
+            let path = peek.path.of(peek.texts(&body));
+            if path != SERVICE.as_bytes() {
+                self.fault(format!("a frame of no route arrived: {:?}", String::from_utf8_lossy(path)));
             }
             if !parsed.two_way {
                 continue;

@@ -437,6 +437,33 @@ fn a_session_that_ends_takes_its_calls_along() {
 }
 
 #[test]
+fn a_record_for_a_slot_that_was_never_used_ends_the_session() {
+    let last = Geometry::default().slots - 1;
+    for kind in [Kind::Data, Kind::Credit, Kind::Reset, Kind::Answer] {
+        let mut wrong = Header::new(kind, last, 1);
+        match kind {
+            Kind::Credit => wrong.credit = 1,
+            Kind::Reset => wrong.code = Reset::Cancelled as u16,
+            Kind::Answer => (wrong.code, wrong.total) = (200, TOTAL_UNKNOWN),
+            _ => {}
+        }
+        let mut pair = Pair::new(Geometry::default());
+        pair.under_way(2);
+        pair.server.put(&wrong, &[]);
+        pair.server.publish();
+        assert_eq!(pair.answered().header.code, 502, "{kind:?}");
+        pair.is_quiet();
+
+        let mut pair = Pair::new(Geometry::default());
+        pair.under_way(2);
+        pair.caller.put(&wrong, &[]);
+        pair.caller.publish();
+        assert_eq!(pair.served().header.kind, Kind::Reset, "{kind:?}");
+        pair.is_quiet();
+    }
+}
+
+#[test]
 fn a_new_snapshot_changes_nothing_for_calls_under_way() {
     let mut pair = Pair::new(Geometry::default());
     let asked = pair.under_way(2);

@@ -1,7 +1,7 @@
 //! The service behind the sidecar: runs what it is asked, and writes down what it ran and for whom: the sidecar, or the app itself, which is this
 //! process. It can die, so that what is connected to it is reset and what connects is refused, and live again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -32,9 +32,9 @@ pub const IN_HALVES: &str = "x-halves: 1\r\n";
 /// Nobody waits at it for longer.
 const GATE_OPENS_WITHIN: Duration = Duration::from_secs(300);
 
-/// What services have run, all of them together.
+/// What services have run, all of them together. A table that is made anew as it grows would hold up all calls meanwhile: a million of them for 45 ms.
 #[derive(Clone, Default)]
-pub struct Record(Arc<Mutex<HashMap<u64, Runs>>>);
+pub struct Record(Arc<Mutex<BTreeMap<u64, Runs>>>);
 
 /// How often a call ran.
 #[derive(Clone, Copy, Debug, Default)]
