@@ -246,7 +246,16 @@ fn submit(lane: &mut shmesh_client::Lane, body: &[u8]) -> shmesh_client::CallId 
         Some(route) => Target::Route(route),
         None => Target::Key(Protocol::Http, head),
     };
-    lane.submit(&Call::new(target, &[body])).expect("room")
+    let late = Instant::now() + PATIENCE;
+    loop {
+        match lane.submit(&Call::new(target, &[body])) {
+            Err(SubmitError::Full) if Instant::now() < late => {
+                lane.flush();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            outcome => return outcome.expect("room"),
+        }
+    }
 }
 
 fn sixty_four_calls_in_flight(driver: Driver) {
