@@ -194,10 +194,7 @@ impl<D: Driver> LoneWorker<D> {
             counts.slots_used += lane.slots.iter().filter(|slot| slot.user != User::Free).count();
             counts.calls_waiting += lane.waiting.len();
             counts.slots_lost += match lane.serves {
-                Some(_) => {
-                    let used = lane.slots.iter().filter(|slot| slot.user != User::Free).count();
-                    (lane.end.geometry().slots as usize - used).abs_diff(lane.free.len())
-                }
+                Some(_) => lane.slots.iter().filter(|slot| slot.user == User::Free).count().abs_diff(lane.free.len()),
                 None => 0,
             };
             counts.blocks_lent += lane.end.lent_blocks() as usize;
