@@ -22,6 +22,7 @@ impl Touched {
     pub fn new(client: &Client, mib: usize) -> Touched {
         let body = vec![b'x'; BLOCK];
         let mut lanes: Vec<Lane> = (0..mib / LANE_MIB).map(|_| client.lane().expect("a lane")).collect();
+        // One after the other: each call at once is a connection to the service, and a thread of it that ends when the sidecar dies.
         for lane in &mut lanes {
             for _ in 0..CALLS {
                 let payload = [&body[..]];
@@ -29,8 +30,6 @@ impl Touched {
                 lane.submit(&call).expect("room for it");
             }
             lane.flush();
-        }
-        for lane in &mut lanes {
             while let Some(answer) = lane.receive(Wait::For(PATIENCE)).expect("the sidecar is there") {
                 let response = answer.outcome.expect("an answer");
                 assert_eq!(response.body.len(), BLOCK);
