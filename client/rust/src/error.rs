@@ -160,9 +160,10 @@ impl CallError {
         }
     }
 
-    /// Whether the call may be made without the sidecar: that is the reason of the failure, or had no room for the call.
+    /// Whether the call may be made without the sidecar, if it may be made again at all: that is the reason of the failure, or had no room for the
+    /// call or for another attempt at it.
     pub(crate) fn leads_round(&self) -> bool {
-        self.is_sidecar_lost() || matches!(self, CallError::Overloaded { ran: Ran::No, .. })
+        self.is_sidecar_lost() || matches!(self, CallError::Overloaded { .. })
     }
 
     /// Whether the sidecar is the reason, and not to be used for a while.

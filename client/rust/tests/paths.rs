@@ -137,9 +137,9 @@ fn a_call_that_the_sidecar_has_no_room_for_goes_round_it() {
     let (_sidecar, client) = beside(&dir.path().join("s"), policy);
     const OVERLOADED: &str = "/turn-down/7";
     // Where it goes is asked with the first one, which may be through before that is answered.
-    let _ = client.call(post(OVERLOADED));
+    let _ = (client.call(post(OVERLOADED)), client.call(get("/reset/7")));
     let until = Instant::now() + PATIENCE;
-    while !client.knows_way_round(&post(OVERLOADED)) {
+    while !client.knows_way_round(&post(OVERLOADED)) || !client.knows_way_round(&get("/reset/7")) {
         assert_eq!(client.call(get("/learn")).unwrap().status, 200);
         assert!(Instant::now() < until, "the look-up is not answered");
     }
@@ -152,16 +152,18 @@ fn a_call_that_the_sidecar_has_no_room_for_goes_round_it() {
         assert_eq!((exchange.head().unwrap().0, exchange.is_direct(), sent()), (202, true, 2 * count));
         assert_eq!(client.call(post("/")).unwrap().status, 200, "through it");
     }
-    // What was forwarded may have run, and other refusals are those of the service, or of the routes.
-    let error = client.call(get("/reset/7")).unwrap_err();
+    // What was forwarded may have run: then there was no room for another attempt.
+    assert_eq!((client.call(get("/reset/7")).unwrap().status, sent()), (202, 7));
+    let error = client.call(post("/reset/7")).unwrap_err();
     assert!(matches!(error, CallError::Overloaded { ran: Ran::Maybe, .. }), "{error:?}");
+    // Other refusals are those of the service, or of the routes.
     let error = client.call(get("/turn-down/3")).unwrap_err();
     assert!(matches!(error, CallError::Refused(_)), "{error:?}");
     // Nobody knows another way.
     let alone = Client::builder().socket(dir.path().join("s")).lanes(1).fallback(false).connect().unwrap();
     let error = alone.call(post(OVERLOADED)).unwrap_err();
     assert!(matches!(error, CallError::Overloaded { ran: Ran::No, .. }), "{error:?}");
-    assert_eq!((listener.requests(), sent()), (0, 6));
+    assert_eq!((listener.requests(), sent()), (0, 7));
 }
 
 /// Where others of its authority go, or what the authority looks like, is a guess for when nobody can be asked.

@@ -70,7 +70,8 @@ mod worker;
 
 pub use direct::{DIRECT_ALL, DIRECT_APPS_MAX, Direct};
 pub use engine::{DriverReport, Engine, EngineOptions, PublishError, StartError, WORKERS_MAX};
-pub use handover::{Giver, HandedOver, Predecessor, TakeError, TakenOver, UPGRADE_THREAD, UpgradeSocket};
+pub use handover::{Giver, HandedOver, Predecessor, TakeError, TakenOver, UpgradeSocket};
 pub use resolve::{NAMES_MAX, Outcome, Question, RETRY_AFTER, Resolver};
+pub use session_thread::SESSION_THREAD;
 pub use shmesh_io::Choice;
 pub use view::{ClusterView, Count, DurationCount, EndpointView, RequestCount, SessionInfo, View};

@@ -32,6 +32,9 @@ use crate::quota::{Quota, SessionUse};
 use crate::session::{NewLane, NewLanes, SessionView};
 use crate::shared::Shared;
 
+/// Its name. A process has it when it serves, and not before: that is how a supervisor, which may be of another version, knows that one has taken over.
+pub const SESSION_THREAD: &str = "sessions";
+
 /// Connections that have not said HELLO yet; beyond, the one that has been silent longest is closed.
 pub const HANDSHAKES_MAX: usize = 64;
 
@@ -114,7 +117,7 @@ enum Close {
 impl SessionThread {
     /// Runs until the process ends or the bell's other end is gone.
     pub fn start(self) -> io::Result<()> {
-        thread::Builder::new().name("sessions".into()).spawn(move || Desk::new(self).run())?;
+        thread::Builder::new().name(SESSION_THREAD.into()).spawn(move || Desk::new(self).run())?;
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use shmesh_io::net;
 
 use super::messages::{Last, Plan, Take};
 use super::wire::{Frame, Kind, Wire, make_room, open_descriptors};
-use super::{Ahead, DeskHandover, FORMAT, FORMAT_MIN, Handover, Known, Over, RestOrder, UPGRADE_THREAD, UpgradeSocket};
+use super::{Ahead, DeskHandover, FORMAT, FORMAT_MIN, Handover, Known, Over, RestOrder, UpgradeSocket};
 use crate::counters::lock;
 use crate::engine::{Engine, StartError};
 use crate::mailbox::{Mail, Postbox};
@@ -119,7 +119,7 @@ impl Giver {
         }
         let giver = Arc::new((self, handed));
         let busy = Arc::new(AtomicBool::new(false));
-        thread::Builder::new().name(UPGRADE_THREAD.into()).spawn(move || {
+        thread::Builder::new().name("upgrade".into()).spawn(move || {
             let _alive = alive;
             loop {
                 let Ok((successor, _)) = socket.accept() else {

@@ -33,10 +33,6 @@ pub use take::Refusal;
 pub(crate) use taker::Restoring;
 pub use taker::{Predecessor, TakeError, TakenOver, UpgradeSocket};
 
-/// The name of the thread that waits for a successor. A process has it when it serves, and not before: that is how a supervisor, which may be of another
-/// version, knows that one has taken over.
-pub const UPGRADE_THREAD: &str = "upgrade";
-
 /// A worker at rest, as the next process gets it.
 #[derive(Debug)]
 pub struct Handover {

@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{self, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use shmesh_engine::UPGRADE_THREAD;
+use shmesh_engine::SESSION_THREAD;
 use shmesh_supervisor::{Binary, Child, End, Event, Signal, Task};
 use tracing::{debug, info, warn};
 
@@ -228,11 +228,11 @@ fn is_ending(pid: Pid) -> bool {
     flags.and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & EXITING != 0)
 }
 
-/// Whether a sidecar has begun to serve: it has the thread that hands over to the next one then.
+/// Whether a sidecar has begun to serve: it has the thread that apps talk to then.
 fn serves(pid: Pid) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
-    names.any(|name| name.trim_end() == UPGRADE_THREAD)
+    names.any(|name| name.trim_end() == SESSION_THREAD)
 }
 
 /// Whether a signal that ends most processes has a meaning to this one yet.
@@ -252,7 +252,7 @@ mod tests {
         assert!(!serves(Pid::this()));
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let (begin, begun) = std::sync::mpsc::channel();
-        let thread = std::thread::Builder::new().name(UPGRADE_THREAD.into()).spawn(move || {
+        let thread = std::thread::Builder::new().name(SESSION_THREAD.into()).spawn(move || {
             begin.send(()).expect("the test waits");
             let _ = ended.recv();
         });
