@@ -117,7 +117,9 @@ enum Close {
 impl SessionThread {
     /// Runs until the process ends or the bell's other end is gone.
     pub fn start(self) -> io::Result<()> {
-        thread::Builder::new().name(SESSION_THREAD.into()).spawn(move || Desk::new(self).run())?;
+        // What it opens is open when the process says that it is ready.
+        let desk = Desk::new(self);
+        thread::Builder::new().name(SESSION_THREAD.into()).spawn(move || desk.run())?;
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ mod sidecar;
 mod socket_app;
 mod stalls;
 mod stream;
+mod times;
 mod trouble;
 mod verdict;
 
@@ -52,9 +53,9 @@ pub struct Options {
     rounds: u32,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Say how long it took until calls were answered elsewhere, and hold it against nothing: for machines that do other work meanwhile.
+    /// Other work is done on this machine meanwhile: of times the medians are bounded, by twenty times the goals.
     #[arg(long)]
-    unbounded_times: bool,
+    busy: bool,
     /// MiB of shared memory that the sidecar and an app have used before, both directions together.
     #[arg(long, default_value_t = 256)]
     arenas: usize,

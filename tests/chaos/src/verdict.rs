@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-
 use crate::app::TIMEOUT;
 use crate::calls::{Called, Outcome, WAYS, Way};
 use crate::service::Record;
 use crate::socket_app::{PERSISTS, SILENCE};
 use crate::stalls::Stood;
+use crate::times::{Goal, Times};
 
 /// What a busy machine adds to the time that a call may take.
 const BUSY: Duration = Duration::from_secs(5);
@@ -66,13 +65,15 @@ struct Tally {
 /// How long it took until calls were answered elsewhere.
 struct Elsewhere {
     /// As callers saw it.
-    whole: Histogram<u64>,
+    whole: Times,
     /// Less the time in which the machine stood still.
-    net: Histogram<u64>,
+    net: Times,
     /// And so the time to a caller's next answer, from some time before on.
-    before: Histogram<u64>,
-    /// Bounds of `net` at p50 and p99; what is not bounded is shown.
-    bounds: Option<(Duration, Duration)>,
+    before: Times,
+    /// Of `net`.
+    goals: &'static [Goal],
+    /// The machine does other work meanwhile.
+    busy: bool,
 }
 
 /// One more thing that was looked at.
@@ -95,10 +96,10 @@ impl Verdict {
         }
     }
 
-    /// Also says how long it took until a caller was answered elsewhere, and holds that against the bounds at p50 and p99.
-    pub fn timed(self, bounds: Option<(Duration, Duration)>) -> Verdict {
-        let times = || Histogram::new_with_bounds(1, 60_000_000, 3).expect("microseconds up to a minute");
-        Verdict { elsewhere: Some(Elsewhere { whole: times(), net: times(), before: times(), bounds }), ..self }
+    /// Also says how long it took until a caller was answered elsewhere, and holds that against the goals.
+    pub fn timed(self, goals: &'static [Goal], busy: bool) -> Verdict {
+        let (whole, net, before) = (Times::new(), Times::new(), Times::new());
+        Verdict { elsewhere: Some(Elsewhere { whole, net, before, goals, busy }), ..self }
     }
 
     /// What one caller called around one trouble.
@@ -121,14 +122,13 @@ impl Verdict {
             }
         }
         let Some(times) = &mut self.elsewhere else { return };
-        let note = |times: &mut Histogram<u64>, time: Duration| times.saturating_record(time.as_micros() as u64);
         if let Some(ended) = elsewhere {
             let whole = ended - trouble.began;
-            note(&mut times.whole, whole);
-            note(&mut times.net, whole - stood.within(trouble.began, ended));
+            times.whole.note(whole);
+            times.net.note(whole - stood.within(trouble.began, ended));
         }
         if let Some(ended) = next {
-            note(&mut times.before, ended - before - stood.within(before, ended));
+            times.before.note(ended - before - stood.within(before, ended));
         }
     }
 
@@ -193,23 +193,11 @@ impl Verdict {
             row(what, [found.into(), String::new(), String::new()], must, ok);
         };
         row("answered without the sidecar", &self.round_it.to_string(), "", true);
-        if let Some(Elsewhere { whole, net, before, bounds }) = &self.elsewhere {
-            let ms = |times: &Histogram<u64>| [0.5, 0.99].map(|at| times.value_at_quantile(at) as f64 / 1000.0);
-            let figures = |times: &Histogram<u64>| {
-                let [p50, p99] = ms(times);
-                format!("{p50:.2} / {p99:.2} ms")
-            };
+        if let Some(Elsewhere { whole, net, before, goals, busy }) = &self.elsewhere {
+            let figures = |times: &Times| times.at(&[0.5, 0.99]);
             row("time to a caller's first answer from elsewhere, p50 / p99", &figures(whole), "", true);
-            let what = "the same, less what the machine stood still";
-            match bounds {
-                Some((a, b)) => {
-                    let (a, b) = (a.as_secs_f64() * 1000.0, b.as_secs_f64() * 1000.0);
-                    let [p50, p99] = ms(net);
-                    let sound = !net.is_empty() && p50 <= a && p99 <= b;
-                    row(what, &figures(net), &format!("≤ {a} / {b} ms"), sound);
-                }
-                None => row(what, &figures(net), "", true),
-            }
+            let (must, sound) = net.hold(goals, *busy);
+            row("the same, less what the machine stood still", &figures(net), &must, sound);
             row("time to a caller's next answer before it happened, less that", &figures(before), "", true);
         }
         if let Some((longest, bound)) = self.returned {

@@ -105,12 +105,12 @@ fn run_here(options: &Options, driver: Driver, trouble: Trouble) -> Result<Verdi
     let services = places.into_iter().map(|at| Service::start(at, &record, slow_us)).collect();
     let keys = if trouble == Trouble::Between { between::KEYS } else { upstream::KEYS };
     let setup = Setup::new(&options.shmesh, driver, folder.path(), &endpoints, keys);
-    let bounded = trouble == Trouble::Kill && !options.unbounded_times;
-    let bounds = bounded.then_some((Duration::from_millis(1), Duration::from_millis(5)));
-    let mut verdict = Verdict::new();
-    if matches!(trouble, Trouble::Kill | Trouble::Stop) {
-        verdict = verdict.timed(bounds);
-    }
+    let verdict = Verdict::new();
+    let mut verdict = match trouble {
+        Trouble::Kill => verdict.timed(&sidecar::ELSEWHERE, options.busy),
+        Trouble::Stop => verdict.timed(&[], options.busy),
+        _ => verdict,
+    };
     let (sidecar, random) = (setup.start(), Random::new(options.seed));
     let mut world = World { setup, sidecar, services, record, random, network, quota, stalls: Stalls::watch(), folder };
     world.learn();
@@ -164,7 +164,7 @@ impl World {
         let began = Instant::now();
         let (mut calls, evaded) = match trouble {
             Trouble::Kill => self.kill(shim),
-            Trouble::Stop => self.stop(shim, !options.unbounded_times),
+            Trouble::Stop => self.stop(shim, !options.busy),
             Trouble::Upstream => self.upstream_dies(shim),
             Trouble::Blackhole => self.upstream_vanishes(shim),
             Trouble::Quota => self.starve(shim, &client, verdict),
@@ -173,7 +173,7 @@ impl World {
             }
         };
         // Where others are busy it may look as if it hung at any time.
-        let is_moody = trouble.waits_for_signs_of_life() && options.unbounded_times;
+        let is_moody = trouble.waits_for_signs_of_life() && options.busy;
         let from = if is_moody { from } else { began };
         let span = Span { from, began, evaded, over: Instant::now() };
         calls.extend(sockets.finish());

@@ -7,9 +7,13 @@ use nix::sys::signal::Signal;
 
 use super::{Results, World};
 use crate::app::Callers;
+use crate::times::Goal;
 
 /// A caller goes on calling for so long after trouble came.
 const AFTERMATH: Duration = Duration::from_millis(30);
+
+/// Until a caller's first answer from elsewhere, after a death.
+pub const ELSEWHERE: [Goal; 2] = [(0.5, Duration::from_millis(1)), (0.99, Duration::from_millis(5))];
 
 /// The cores that run it hear of a signal.
 const TOLD_WITHIN: Duration = Duration::from_micros(200);

@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use nix::sys::signal::Signal;
 
 use super::{Trouble, World};
@@ -16,6 +15,7 @@ use crate::calls::{Called, Way};
 use crate::http;
 use crate::kept::Kept;
 use crate::stalls::Stood;
+use crate::times::{Goal, Times};
 use crate::verdict::{Span, Verdict};
 
 /// Sessions, and lanes of each, that have a call in flight in each upgrade.
@@ -25,8 +25,8 @@ const LANES: u16 = 50;
 /// The old process is gone after this, with the time that the new one takes to start.
 const REPLACED_WITHIN: Duration = Duration::from_secs(120);
 
-/// The bound of the pause of a call, at p99.9.
-const PAUSE: Duration = Duration::from_millis(5);
+/// The longest pause of a caller in an upgrade.
+const PAUSE: [Goal; 1] = [(0.999, Duration::from_millis(5))];
 
 /// Callers go on for so long around each upgrade: what connections begin and end in the same round is done by then.
 const AROUND_MS: u64 = 60;
@@ -90,7 +90,7 @@ impl World {
         calls.iter().for_each(|caller| verdict.judge(caller, &self.record, never, &stood));
         verdict.row("upgrades", windows.len(), "≥ 1", !windows.is_empty());
         // Where others are busy something may take longer than its bound; then the old process goes on.
-        let (must, holds) = if options.unbounded_times { ("", true) } else { ("0", given_up == 0) };
+        let (must, holds) = if options.busy { ("", true) } else { ("0", given_up == 0) };
         verdict.row("upgrades that were given up", given_up, must, holds);
         let failed: usize = calls.iter().flatten().filter(|called| !called.is_answered()).count();
         verdict.row("failed calls", failed, "0", failed == 0);
@@ -164,17 +164,16 @@ impl World {
 /// The longest call of each caller in each window: what else there is in it than an upgrade's pause is small beside that.
 struct Pauses {
     /// As callers saw them.
-    whole: Histogram<u64>,
+    whole: Times,
     /// Less the time in which the machine stood still.
-    net: Histogram<u64>,
+    net: Times,
     /// How much of all windows that was.
     stood: f64,
 }
 
 impl Pauses {
     fn of(calls: &[Vec<Called>], windows: &[Window], stood: &Stood) -> Pauses {
-        let times = || Histogram::new_with_bounds(1, 60_000_000, 3).expect("microseconds up to a minute");
-        let (mut whole, mut net) = (times(), times());
+        let (mut whole, mut net) = (Times::new(), Times::new());
         for caller in calls {
             let mut calls = &caller[..];
             for window in windows {
@@ -183,11 +182,11 @@ impl Pauses {
                 let met = || calls.iter().take_while(|called| called.started <= window.over);
                 let took = |called: &Called| called.ended - called.started;
                 if let Some(longest) = met().map(took).max() {
-                    whole.saturating_record(longest.as_micros() as u64);
+                    whole.note(longest);
                 }
                 let took = |called: &Called| took(called) - stood.within(called.started, called.ended);
                 if let Some(longest) = met().map(took).max() {
-                    net.saturating_record(longest.as_micros() as u64);
+                    net.note(longest);
                 }
             }
         }
@@ -197,17 +196,12 @@ impl Pauses {
     }
 
     fn judge(&self, without: &Pauses, options: &Options, verdict: &mut Verdict) {
-        let ms = |times: &Histogram<u64>, quantile: f64| times.value_at_quantile(quantile) as f64 / 1000.0;
-        let figures = |times: &Histogram<u64>| {
-            format!("{:.2} / {:.2} / {:.2} ms", ms(times, 0.5), ms(times, 0.99), ms(times, 0.999))
-        };
-        let bound = PAUSE.as_secs_f64() * 1000.0;
+        let figures = |times: &Times| times.at(&[0.5, 0.99, 0.999]);
         let what = "longest pause of a caller in an upgrade, p50 / p99 / p99.9";
         verdict.row(what, figures(&self.whole), "", true);
         verdict.row("the same in as much time without one", figures(&without.whole), "", true);
         let what = "in an upgrade, less what the machine stood still";
-        let holds = options.unbounded_times || !self.net.is_empty() && ms(&self.net, 0.999) <= bound;
-        let must = if options.unbounded_times { String::new() } else { format!("p99.9 ≤ {bound} ms") };
+        let (must, holds) = self.net.hold(&PAUSE, options.busy);
         verdict.row(what, figures(&self.net), &must, holds);
         verdict.row("without one, less that", figures(&without.net), "", true);
         let shares = format!("{:.2} % / {:.2} %", 100.0 * self.stood, 100.0 * without.stood);
