@@ -15,6 +15,7 @@ use crate::wire::Wire;
 on_each_driver!(
     what_refuses_is_not_asked_for_ever,
     what_dies_again_and_again_is_left_out_and_comes_back,
+    what_ends_in_the_middle_of_each_answer_is_left_out,
     what_never_answers_is_left_out,
     what_was_left_out_is_asked_when_nobody_else_is_left,
     answers_count_where_the_operator_says_so,
@@ -117,6 +118,24 @@ fn what_dies_again_and_again_is_left_out_and_comes_back(driver: Driver) {
     assert!(sidecar.log().contains("is in turn again"));
 }
 
+/// However well their heads look.
+fn what_ends_in_the_middle_of_each_answer_is_left_out(driver: Driver) {
+    let cut = http(|head, wire| {
+        wire.body(head, false, |_| ());
+        let _ = wire.try_send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart");
+        wire.end();
+    });
+    let well = saying("well");
+    let sidecar = start(driver, &[&cut.endpoint, &well.endpoint], LONG);
+    let is_whole = |_: &usize| {
+        let mut wire = sidecar.connect("web");
+        wire.send("GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        wire.rest().0.ends_with(b"well")
+    };
+    assert_eq!((0..20).filter(is_whole).count(), 17);
+    assert_eq!((cut.accepted(), shown(&sidecar, &cut.endpoint)), (3, (3, 1, 1)));
+}
+
 fn what_never_answers_is_left_out(driver: Driver) {
     let silent = Service::tcp(|mut wire| {
         let _ = wire.each_piece(u64::MAX, |_| ());
@@ -128,6 +147,7 @@ fn what_never_answers_is_left_out(driver: Driver) {
         wire.ask(GET);
         shown(&sidecar, &silent.endpoint).2 > 0
     });
+    assert_eq!(shown(&sidecar, &silent.endpoint).0, 3, "what it did not answer is counted");
     let before = silent.accepted();
     for _ in 0..20 {
         wire.ask(GET);

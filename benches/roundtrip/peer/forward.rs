@@ -80,7 +80,7 @@ fn forward(mut driver: impl Driver, listen: SocketAddr, service: &Target) -> Res
                         }
                     }
                 }
-                Event::Landed { .. } | Event::Rung { .. } | Event::Woken => {}
+                Event::AcceptPaused { .. } | Event::Landed { .. } | Event::Rung { .. } | Event::Woken => {}
             }
         }
     }

@@ -156,6 +156,10 @@ async fn set_direct(State(source): Source, headers: HeaderMap, body: String) -> 
 /// The app and the share that are asked for.
 fn wanted_direct(body: &str) -> Option<(Option<String>, u16)> {
     let value: Value = serde_json::from_str(body).ok()?;
+    // A slip of the pen would be for all apps.
+    if !value.as_object()?.keys().all(|key| ["share", "app"].contains(&key.as_str())) {
+        return None;
+    }
     let share = value.get("share")?.as_u64().filter(|share| *share <= 1000)? as u16;
     match value.get("app") {
         None | Some(Value::Null) => Some((None, share)),

@@ -129,7 +129,9 @@ fn a_post_changes_the_direct_mode() {
     }
     assert!(post("127.0.0.1", JSON, r#"{"share":0,"app":null}"#).starts_with("HTTP/1.1 200 "));
     assert!(post("127.0.0.1", JSON, r#"{"share":0,"app":"full"}"#).starts_with("HTTP/1.1 409 "));
-    for wrong in ["", "{}", "on", r#"{"share":1001}"#, r#"{"share":-1}"#, r#"{"share":1,"app":7}"#] {
+    for wrong in
+        ["", "{}", "on", r#"{"share":1001}"#, r#"{"share":-1}"#, r#"{"share":1,"app":7}"#, r#"{"share":1,"apps":"a"}"#]
+    {
         assert!(post("127.0.0.1", JSON, wrong).starts_with("HTTP/1.1 400 "), "{wrong}");
     }
 }

@@ -82,7 +82,7 @@ worker_counters! {
     connects => "shmesh_upstream_connections_total";
     /// Connections to upstreams that failed.
     connect_failures => "shmesh_upstream_connect_failures_total";
-    /// Calls that were sent once more because a reused connection turned out closed.
+    /// Calls that were sent once more because their connection ended before an answer came.
     retries => "shmesh_upstream_retries_total";
     /// HTTP messages from downstream that were refused as malformed.
     http_malformed => "shmesh_http_malformed_total";

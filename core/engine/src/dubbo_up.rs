@@ -265,16 +265,13 @@ impl<D: Driver> Worker<D> {
         let Some(Conn { role: Role::DubboUp(up), .. }) = self.conns.get(key) else { return };
         // The calls that are asked about below were forwarded: how many bytes of a frame are still here is not known.
         let ended = Ended { reused_connection: up.answered, unsent: false, response_started: false };
-        if up.waiting > 0 || failure != Failure::Died {
-            let address = up.address;
-            self.addresses.get(address).counters.failures.add(1);
-        }
+        let failed = up.waiting > 0 || failure != Failure::Died;
         let (forwarded, unsent): (Vec<_>, Vec<_>) = self
             .calls_where(|call| call.dest == Some(Peer::Conn(key)))
             .into_iter()
             .partition(|&call| self.calls.get(call).is_some_and(|call| call.forwarded));
-        if let Some(&call) = forwarded.first() {
-            self.observe_call(call, key, Outcome::LocalOriginFailure);
+        if failed || !forwarded.is_empty() {
+            self.endpoint_failed(forwarded.first().copied(), key);
         }
         self.drop_conn(key);
         for call in forwarded {

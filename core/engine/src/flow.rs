@@ -2,7 +2,7 @@
 
 use std::io;
 
-use shmesh_io::{Chunk, Chunks, Driver, Nanos, PeerAddr, Slice, SockId};
+use shmesh_io::{Chunk, Chunks, Driver, Nanos, PeerAddr, Slice, SockId, Tag};
 use shmesh_policy::Protocol;
 
 use crate::call::{Failure, Kind, Peer};
@@ -10,6 +10,7 @@ use crate::conn::{Conn, DubboDown, Finish, HttpDown, Pipe, RawDown, Role};
 use crate::dubbo_own::Own;
 use crate::frame::FrameReader;
 use crate::slab::Key;
+use crate::token::Token;
 use crate::worker::{FIRST_REQUEST_GRACE, LINGER, RAW_IDLE, Worker};
 
 /// Bytes that are handed to the driver at once; it tells when all of them left.
@@ -37,6 +38,16 @@ impl<D: Driver> Worker<D> {
             && let Some(Conn { role: Role::HttpDown(down), .. }) = self.conns.get_mut(conn)
         {
             down.address = Some(address.ip().to_canonical());
+        }
+    }
+
+    /// Who connects to a listener waits.
+    #[cold]
+    pub(crate) fn accept_paused(&mut self, tag: Tag, error: &io::Error) {
+        if self.shared.registry.exhausted("accept") {
+            let Token::Listener(index) = Token::of(tag) else { return };
+            let listener = self.snapshot.listeners.get(index).map_or("", |listener| &listener.name);
+            tracing::warn!(listener, %error, "connections cannot be accepted, and wait");
         }
     }
 

@@ -7,7 +7,7 @@ use shmesh_policy::Outcome;
 use shmesh_proto::http1::{BodyReader, Framing, ResponseHead, Status, chunk_line, end_head};
 
 use crate::attempt::Ended;
-use crate::call::{Call, Failure};
+use crate::call::{Call, Failure, Kind};
 use crate::conn::{Conn, HttpUp, Role};
 use crate::landing::LANDING_MIN;
 use crate::route_key::without_last_line;
@@ -66,7 +66,7 @@ impl<D: Driver> Worker<D> {
             }
             Err(error) => {
                 tracing::warn!(%error, "an upstream's answer is malformed");
-                self.observe_call(call, key, Outcome::LocalOriginFailure);
+                self.endpoint_failed(Some(call), key);
                 self.fail(call, Failure::MalformedAnswer);
                 false
             }
@@ -89,7 +89,6 @@ impl<D: Driver> Worker<D> {
         let reader = BodyReader::new(head.body);
         let done = reader.is_done();
         up.body = Some(reader);
-        self.observe_call(call, key, Outcome::of_status(head.status));
         self.response_head(call, head, bytes, head.body);
         if done {
             self.http_up_done(key, call);
@@ -106,7 +105,7 @@ impl<D: Driver> Worker<D> {
             Ok(step) => step,
             Err(error) => {
                 tracing::warn!(%error, "the body of an upstream's answer is malformed");
-                self.observe_call(call, key, Outcome::LocalOriginFailure);
+                self.endpoint_failed(Some(call), key);
                 self.fail(call, Failure::MalformedAnswer);
                 return false;
             }
@@ -132,8 +131,18 @@ impl<D: Driver> Worker<D> {
 
     /// The answer is complete: the connection goes to the pool, if it may.
     pub(crate) fn http_up_done(&mut self, key: Key<Conn>, call: Key<Call>) {
+        self.answered_well(call, key);
         self.release_http_up(key);
         self.response_end(call);
+    }
+
+    /// Not before the answer is complete: one that ends in the middle of each is none to send calls to.
+    #[inline]
+    fn answered_well(&mut self, call: Key<Call>, dest: Key<Conn>) {
+        if let Some(Kind::Exchange(exchange)) = self.calls.get(call).map(|call| &call.kind) {
+            let outcome = Outcome::of_status(exchange.status);
+            self.observe_call(call, dest, outcome);
+        }
     }
 
     /// Takes the connection from its call: into the pool, or closed.
@@ -174,18 +183,16 @@ impl<D: Driver> Worker<D> {
             return;
         };
         let complete = !broken && up.body.as_ref().is_some_and(BodyReader::may_end_here);
+        let (reused, unsent) = (up.reused, !up.sent);
+        let started = up.body.is_some();
         if complete {
+            self.answered_well(call, key);
             self.drop_conn(key);
             self.response_end(call);
             return;
         }
-        let (reused, address, unsent) = (up.reused, up.address, !up.sent);
-        let started = up.body.is_some();
-        self.addresses.get(address).counters.failures.add(1);
-        if !reused || started {
-            // Servers close connections that nobody uses when they like.
-            self.observe_call(call, key, Outcome::LocalOriginFailure);
-        }
+        // Servers close connections that nobody uses when they like.
+        self.endpoint_failed((!reused || started).then_some(call), key);
         self.drop_conn(key);
         self.attempt_failed(call, Ended { reused_connection: reused, unsent, response_started: started });
     }
@@ -201,10 +208,8 @@ impl<D: Driver> Worker<D> {
             _ => return,
         };
         if let Err(error) = result {
-            let state = self.addresses.get(address);
-            state.counters.failures.add(1);
             self.counters.connect_failures.add(1);
-            tracing::debug!(target = %state.target, %error, "an upstream refused the connection");
+            tracing::debug!(target = %self.addresses.get(address).target, %error, "an upstream refused the connection");
             self.connect_failed(key, Failure::Refused);
             return;
         }
@@ -243,13 +248,6 @@ impl<D: Driver> Worker<D> {
 
     /// The connection was not made in time.
     pub(crate) fn connect_timed_out(&mut self, key: Key<Conn>) {
-        let address = match self.conns.get(key).map(|conn| &conn.role) {
-            Some(Role::HttpUp(up)) => up.address,
-            Some(Role::DubboUp(up)) => up.address,
-            Some(Role::RawUp(up)) => up.address,
-            _ => return,
-        };
-        self.addresses.get(address).counters.failures.add(1);
         self.counters.connect_failures.add(1);
         self.connect_failed(key, Failure::ConnectTimeout);
     }
@@ -262,9 +260,7 @@ impl<D: Driver> Worker<D> {
             Some(Role::DubboUp(up)) => std::mem::take(&mut up.queue),
             _ => Vec::new(),
         };
-        if let Some(&call) = waiting.first() {
-            self.observe_call(call, key, Outcome::LocalOriginFailure);
-        }
+        self.endpoint_failed(waiting.first().copied(), key);
         self.drop_conn(key);
         for call in waiting {
             if let Some(state) = self.calls.get_mut(call) {

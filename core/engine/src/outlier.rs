@@ -65,6 +65,16 @@ impl<D: Driver> Worker<D> {
         }
     }
 
+    /// A connection to an endpoint failed, or what came over it. `call` suffered from it, unless that says nothing of the endpoint.
+    #[cold]
+    pub(crate) fn endpoint_failed(&mut self, call: Option<Key<Call>>, dest: Key<Conn>) {
+        let Some(address) = self.address_of(dest) else { return };
+        self.addresses.get(address).counters.failures.add(1);
+        if let Some(call) = call {
+            self.observe_call(call, dest, Outcome::LocalOriginFailure);
+        }
+    }
+
     #[cold]
     fn observe_suspect(&mut self, cluster: u32, address: AddressId, outcome: Outcome) {
         let endpoints = self.endpoints_of(cluster);
@@ -97,9 +107,7 @@ impl<D: Driver> Worker<D> {
         if too_long && took < granted {
             return;
         }
-        if let Some(address) = self.address_of(dest) {
-            self.observe(cluster, address, Outcome::LocalOriginFailure);
-        }
+        self.endpoint_failed(Some(key), dest);
     }
 
     /// Where a connection to an upstream leads.

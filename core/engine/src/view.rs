@@ -225,7 +225,7 @@ impl Engine {
             value,
         }));
         let mut exhausted = lock(&self.shared.registry.exhausted).clone();
-        exhausted.insert("accept", shmesh_io::accept_pauses());
+        exhausted.entry("accept").or_default();
         sums.extend(exhausted.into_iter().map(|(what, value)| Count {
             name: "shmesh_exhausted_total",
             help: "What was refused, or put off for 100 ms (accept), because no descriptor or no memory was left.",

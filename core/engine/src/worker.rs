@@ -401,6 +401,7 @@ impl<D: Driver> Worker<D> {
                     self.driver.close(sock);
                 }
             }
+            Event::AcceptPaused { tag, error } => self.accept_paused(tag, &error),
             Event::Connected { tag, sock, result } => {
                 if let Some(key) = self.conn_of(tag, sock) {
                     self.connected(key, result);

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use shmesh_client::{Call, CallError, Client, Exchange, Lane, Protocol, Request, Stream, SubmitError, Target, Wait};
@@ -234,6 +235,9 @@ fn a_lane_obeys_it(driver: Driver) {
     assert_eq!(answer.outcome.expect("an answer").body, b"ok");
 }
 
+/// Longer than 200 ms, on a busy machine, and shorter than a single look may take.
+const STOPPED_LATE: Duration = Duration::from_secs(4);
+
 fn ready_is_waited_for(driver: Driver) {
     let service = saying("ok");
     let mut sidecar = before(driver, &service.endpoint);
@@ -243,6 +247,15 @@ fn ready_is_waited_for(driver: Driver) {
     for place in places {
         let output = wait("30s", place);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    // One that is stopped takes connections, and says nothing.
+    sidecar.process.signal(Signal::SIGSTOP);
+    for place in places {
+        let began = Instant::now();
+        let output = wait("200ms", place);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(said, "shmesh: the sidecar is not ready after 200ms: it does not answer\n");
+        assert!(began.elapsed() < STOPPED_LATE, "{:?}", began.elapsed());
     }
     sidecar.process.signal(Signal::SIGKILL);
     sidecar.process.wait();

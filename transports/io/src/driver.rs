@@ -201,6 +201,8 @@ pub const ACCEPT_PAUSE: Nanos = 100_000_000;
 pub enum Event {
     /// A connection arrived at the listener tagged `tag`. `sock` has tag 0 and is not receiving yet.
     Accepted { tag: Tag, sock: SockId, peer: PeerAddr },
+    /// No descriptor or no memory is left to accept with: the listener tagged `tag` accepts nothing for [`ACCEPT_PAUSE`].
+    AcceptPaused { tag: Tag, error: io::Error },
     /// A [`Driver::connect`] ended.
     Connected { tag: Tag, sock: SockId, result: io::Result<()> },
     /// Bytes arrived; `data` is never empty.

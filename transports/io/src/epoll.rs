@@ -587,8 +587,8 @@ impl EpollDriver {
                 Err(error) => {
                     self.stop_accept(listener);
                     if socket::is_exhaustion(&error) {
-                        socket::count_accept_pause();
                         self.paused.push((listener, self.clock.now() + ACCEPT_PAUSE));
+                        events.push(Event::AcceptPaused { tag, error });
                     } else {
                         events.push(Event::Ended { tag, sock: listener, error: Some(error) });
                     }

@@ -42,7 +42,7 @@ pub use pool::{Pool, SLOT_BYTES};
 pub use probe::Choice;
 pub use sim::{SimDriver, World};
 pub use slice::Slice;
-pub use socket::{accept_pauses, is_exhaustion};
+pub use socket::is_exhaustion;
 pub use sys::give_back_free_memory;
 pub use uring::UringDriver;
 pub use waker::Waker;

@@ -4,7 +4,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -154,19 +153,6 @@ pub(crate) fn ring(bell: impl AsFd) {
 
 /// What a ring consists of.
 pub(crate) static RING: [u8; 1] = [1];
-
-/// How often a listener of this process was paused because nothing was left to accept with.
-static ACCEPT_PAUSES: AtomicU64 = AtomicU64::new(0);
-
-/// How often a listener of this process was paused because no descriptor or no memory was left to accept with.
-pub fn accept_pauses() -> u64 {
-    ACCEPT_PAUSES.load(Ordering::Relaxed)
-}
-
-/// A listener is paused.
-pub(crate) fn count_accept_pause() {
-    ACCEPT_PAUSES.fetch_add(1, Ordering::Relaxed);
-}
 
 /// Whether something failed because the process, or the system, is out of descriptors or memory: worth a pause.
 pub fn is_exhaustion(error: &io::Error) -> bool {

@@ -28,7 +28,11 @@ fn ask(address: SocketAddr, head: &str, body: &str) -> io::Result<(u16, String)>
     stream.set_write_timeout(Some(PATIENCE))?;
     write!(stream, "{head}host: {address}\r\nconnection: close\r\n\r\n{body}")?;
     let mut text = String::new();
-    stream.take(ANSWER_MAX).read_to_string(&mut text)?;
+    let late = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {PATIENCE:?}")),
+        _ => error,
+    };
+    stream.take(ANSWER_MAX).read_to_string(&mut text).map_err(late)?;
     let no_answer = || io::Error::new(io::ErrorKind::InvalidData, "what answers there does not speak HTTP");
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(no_answer)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(no_answer)?;

@@ -188,7 +188,7 @@ pub struct DirectArgs {
     pub admin: SocketAddr,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct WaitReadyArgs {
     /// How long to wait, such as 30s, 500ms or 2m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]

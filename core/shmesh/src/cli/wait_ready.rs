@@ -1,6 +1,7 @@
 //! `shmesh wait-ready`: for postStart hooks, and whatever has to begin after the sidecar.
 
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,16 +12,27 @@ use super::{WaitReadyArgs, admin, fail};
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// It looks once, however short the time.
+const TIMEOUT_MIN: Duration = Duration::from_millis(100);
+
 /// Waits until the sidecar is ready; fails when it is not in time.
 pub fn wait_ready(args: &WaitReadyArgs) -> ExitCode {
-    let late = Instant::now() + args.timeout;
-    loop {
-        let Err(why) = is_ready(args) else { return ExitCode::SUCCESS };
-        let left = late.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return fail(&format!("the sidecar is not ready after {:?}: {why}", args.timeout));
+    let late = Instant::now() + args.timeout.max(TIMEOUT_MIN);
+    // A sidecar that is stopped takes a connection and does not answer: whoever looks then is not waited for.
+    let (tells, told) = channel();
+    let looks_for = args.clone();
+    thread::spawn(move || {
+        while tells.send(is_ready(&looks_for)).is_ok() {
+            thread::sleep(LOOK_EVERY);
         }
-        thread::sleep(LOOK_EVERY.min(left));
+    });
+    let mut why = "it does not answer".to_owned();
+    loop {
+        match told.recv_timeout(late.saturating_duration_since(Instant::now())) {
+            Ok(Ok(())) => return ExitCode::SUCCESS,
+            Ok(Err(new)) => why = new,
+            Err(_) => return fail(&format!("the sidecar is not ready after {:?}: {why}", args.timeout)),
+        }
     }
 }
 

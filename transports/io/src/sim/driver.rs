@@ -628,6 +628,7 @@ impl SimDriver {
                 None => return,
                 Some(None) => {
                     listener.paused_until = now + ACCEPT_PAUSE;
+                    events.push(Event::AcceptPaused { tag, error: Errno::EMFILE.into() });
                     return;
                 }
                 Some(Some((end, peer))) => {

@@ -132,8 +132,8 @@ impl UringDriver {
             Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
             Err(error) if socket::is_passing(&error) => {}
             Err(error) if socket::is_exhaustion(&error) => {
-                socket::count_accept_pause();
                 self.paused.push((id, self.clock.now() + ACCEPT_PAUSE));
+                events.push(Event::AcceptPaused { tag, error });
             }
             Err(error) => {
                 self.want_accept(id, false);

@@ -253,6 +253,7 @@ impl Side {
                     Err(_) => self.give_up(sock),
                 }
             }
+            Event::AcceptPaused { .. } => {}
             Event::Landed { .. } => panic!("no block was given"),
             Event::Rung { .. } | Event::Woken => panic!("nobody rang"),
         }

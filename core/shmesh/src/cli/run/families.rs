@@ -78,7 +78,7 @@ fn endpoint_connections(view: &View) -> Family {
 fn endpoint_failures(view: &View) -> Family {
     Family {
         name: "shmesh_endpoint_failures_total",
-        help: "Connections to an endpoint that failed, and calls that it did not answer.",
+        help: "Connections to an endpoint that failed, and calls that it did not answer. An address that several clusters name has one count, which each of them shows.",
         values: Values::Counter(endpoints(view, |endpoint| endpoint.failures)),
     }
 }
