@@ -9,13 +9,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::dns::{NameServer, Says};
 use crate::process::until;
 use crate::service::{Service, http, saying, saying_at};
-use crate::sidecar::{Driver, Sidecar, free_port};
+use crate::sidecar::{Driver, Sidecar, free_port, requests_name};
 use crate::wire::Wire;
 
 on_each_driver!(
     what_refuses_is_not_asked_for_ever,
     what_dies_again_and_again_is_left_out_and_comes_back,
     what_ends_in_the_middle_of_each_answer_is_left_out,
+    what_answers_in_streams_that_never_end_is_well,
+    what_ends_a_long_answer_is_no_failure,
+    what_switches_protocols_is_well,
     what_never_answers_is_left_out,
     what_was_left_out_is_asked_when_nobody_else_is_left,
     answers_count_where_the_operator_says_so,
@@ -134,6 +137,68 @@ fn what_ends_in_the_middle_of_each_answer_is_left_out(driver: Driver) {
     };
     assert_eq!((0..20).filter(is_whole).count(), 17);
     assert_eq!((cut.accepted(), shown(&sidecar, &cut.endpoint)), (3, (3, 1, 1)));
+}
+
+/// Each second call is never answered, and the others are left by their callers in the middle.
+fn what_answers_in_streams_that_never_end_is_well(driver: Driver) {
+    let streaming = Service::tcp(|mut wire| {
+        if wire.head().expect("a request").path() == "/stream" {
+            wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n");
+            let _ = wire.each_piece(u64::MAX, |_| ());
+        }
+    });
+    let sidecar = start(driver, &[&streaming.endpoint, &streaming.endpoint], LONG);
+    for left in 1..=4 {
+        let mut wire = sidecar.connect("web");
+        wire.send("GET /stream HTTP/1.1\r\nhost: h\r\n\r\n");
+        assert_eq!(wire.head().expect("an answer").status(), 200);
+        assert_eq!(wire.exactly(8).as_deref(), Some(&b"3\r\none\r\n"[..]));
+        wire.reset();
+        sidecar.expect_metric(&requests_name("web", "service", 499), left as f64);
+        assert_eq!(sidecar.connect("web").ask(POST).status(), 502);
+    }
+    assert_eq!(shown(&sidecar, &streaming.endpoint), (4, 0, 0));
+}
+
+fn what_ends_a_long_answer_is_no_failure(driver: Driver) {
+    let cut = http(|head, wire| {
+        wire.body(head, false, |_| ());
+        let _ = wire.try_send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart");
+        std::thread::sleep(std::time::Duration::from_millis(2_200));
+        wire.end();
+    });
+    let sidecar = start_patient(driver, &[&cut.endpoint, &cut.endpoint], LONG, "2s");
+    let mut wires: Vec<_> = (0..4).map(|_| sidecar.connect("web")).collect();
+    wires.iter_mut().for_each(|wire| wire.send(GET));
+    assert!(wires.iter_mut().all(|wire| wire.rest().0.ends_with(b"part")));
+    assert_eq!(shown(&sidecar, &cut.endpoint), (4, 0, 0));
+}
+
+/// Each second call is never answered, and the others become tunnels.
+fn what_switches_protocols_is_well(driver: Driver) {
+    let switching = Service::tcp(|mut wire| {
+        if wire.head().expect("a request").path() == "/ws" {
+            wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+            let _ = wire.each_piece(u64::MAX, |_| ());
+        }
+    });
+    let sidecar = start(driver, &[&switching.endpoint, &switching.endpoint], LONG);
+    for _ in 0..4 {
+        let mut wire = sidecar.connect("web");
+        wire.send("GET /ws HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+        assert_eq!(wire.head().expect("an answer").status(), 101);
+        assert_eq!(sidecar.connect("web").ask(POST).status(), 502);
+    }
+    assert_eq!(shown(&sidecar, &switching.endpoint), (4, 0, 0));
+    // Nobody asked for that.
+    let eager = http(|head, wire| {
+        wire.body(head, false, |_| ());
+        wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+    });
+    let well = saying("well");
+    let sidecar = start(driver, &[&eager.endpoint, &well.endpoint], LONG);
+    assert_eq!(count(&mut sidecar.connect("web"), POST, 20, 502), 3);
+    assert_eq!(shown(&sidecar, &eager.endpoint), (3, 1, 1));
 }
 
 fn what_never_answers_is_left_out(driver: Driver) {

@@ -1,17 +1,22 @@
 //! Endpoints that say nothing any more, not even that they are gone: what of this needs no packet filter (tests/interop/blackhole has the rest).
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket};
 
 use crate::bytes::{MIB, Noise};
+use crate::dubbo::call;
+use crate::process::until;
 use crate::service::{Service, saying};
 use crate::sidecar::{Driver, Sidecar};
+use crate::wire::{Stream, Wire};
 
 on_each_driver!(
     one_that_does_not_answer_a_syn_is_504,
+    one_that_does_not_answer_a_syn_is_left_out_by_callers_that_do_not_wait,
+    a_connection_that_nobody_waits_for_goes_to_the_pool,
     bytes_that_nobody_takes_end_a_call,
     bytes_that_nobody_takes_do_not_end_a_tunnel,
 );
@@ -19,12 +24,15 @@ on_each_driver!(
 const CONFIG: &str = "
 listeners:
   - { name: web, tcp: 127.0.0.1:$web, protocol: http }
+  - { name: rpc, tcp: 127.0.0.1:$rpc, protocol: dubbo }
   - { name: raw, tcp: 127.0.0.1:$raw, protocol: raw, cluster: service }
 routes: [ { match: {}, cluster: service } ]
 clusters: [ { name: service, endpoints: [ $up ], connect_timeout: $connect, unacknowledged_timeout: 1s } ]
 timeouts: { first_byte: 1h, idle: 1h }
 workers: 1
 ";
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: h\r\n\r\n";
 
 fn start(driver: Driver, endpoints: &[&str], connect: &str) -> Sidecar {
     let up: Vec<String> = endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
@@ -34,8 +42,8 @@ fn start(driver: Driver, endpoints: &[&str], connect: &str) -> Sidecar {
 /// A listener that nobody accepts from and whose queue is full: the kernel drops each further SYN.
 struct Deaf {
     endpoint: String,
-    _listener: OwnedFd,
-    _queued: Vec<TcpStream>,
+    listener: OwnedFd,
+    queued: Vec<TcpStream>,
 }
 
 impl Deaf {
@@ -57,15 +65,23 @@ impl Deaf {
                 Err(_) => dropped += 1,
             }
         }
-        Deaf { endpoint: format!("tcp:{address}"), _listener: listener, _queued: queued }
+        Deaf { endpoint: format!("tcp:{address}"), listener, queued }
+    }
+
+    /// Makes room in the queue.
+    fn hear(self) -> TcpListener {
+        let listener = TcpListener::from(self.listener);
+        for _ in self.queued {
+            listener.accept().expect("it is in the queue");
+        }
+        listener
     }
 }
 
 fn one_that_does_not_answer_a_syn_is_504(driver: Driver) {
     let (deaf, well) = (Deaf::new(), saying("well"));
-    let get = "GET / HTTP/1.1\r\nhost: h\r\n\r\n";
     let sidecar = start(driver, &[&deaf.endpoint], "300ms");
-    let answer = sidecar.connect("web").ask(get);
+    let answer = sidecar.connect("web").ask(GET);
     assert_eq!((answer.status(), answer.reason()), (504, "connect-timeout"));
     assert_eq!(sidecar.metric("shmesh_upstream_connect_failures_total"), 1.0);
     // No byte was sent, so the next endpoint gets it, whatever it is; and after five of these nobody goes there first.
@@ -73,9 +89,55 @@ fn one_that_does_not_answer_a_syn_is_504(driver: Driver) {
     let mut wire = sidecar.connect("web");
     for _ in 0..10 {
         assert_eq!(wire.ask("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nhi").text(), "well");
-        assert_eq!(wire.ask(get).text(), "well");
+        assert_eq!(wire.ask(GET).text(), "well");
     }
     assert_eq!(sidecar.metric("shmesh_upstream_connect_failures_total"), 5.0);
+}
+
+fn one_that_does_not_answer_a_syn_is_left_out_by_callers_that_do_not_wait(driver: Driver) {
+    let deaf = Deaf::new();
+    let well = Service::tcp(|mut wire| {
+        let _ = wire.each_piece(u64::MAX, |_| ());
+    });
+    let frame = call(1, "x");
+    for (listener, request) in [("web", GET.as_bytes()), ("rpc", &frame), ("raw", b"x")] {
+        let sidecar = start(driver, &[&deaf.endpoint, &well.endpoint], "300ms");
+        let ejected = format!("shmesh_endpoint_ejected{{cluster=\"service\",endpoint=\"{}\"}}", deaf.endpoint);
+        until("it is left out", || {
+            let mut wire = sidecar.connect(listener);
+            wire.send(request);
+            std::thread::sleep(Duration::from_millis(50));
+            wire.reset();
+            sidecar.metrics().get(&ejected) == Some(&1.0)
+        });
+        assert_eq!(sidecar.metric("shmesh_upstream_connect_failures_total"), 5.0, "{listener}: one at a time");
+    }
+}
+
+fn a_connection_that_nobody_waits_for_goes_to_the_pool(driver: Driver) {
+    for (listener, kept) in [("web", true), ("raw", false)] {
+        let deaf = Deaf::new();
+        let sidecar = start(driver, &[&deaf.endpoint], "1h");
+        let mut wire = sidecar.connect(listener);
+        wire.send(GET);
+        std::thread::sleep(Duration::from_millis(100));
+        wire.reset();
+        until("the caller is gone", || sidecar.get("/metrics").1.contains("code=\"499\""));
+        // The kernel asks once more, after a second.
+        let hears = deaf.hear();
+        let mut service = Wire::new(Stream::Tcp(hears.accept().expect("the sidecar").0));
+        sidecar.expect_metric("shmesh_upstream_connections_total", 1.0);
+        if !kept {
+            service.expect_closed();
+            continue;
+        }
+        let mut wire = sidecar.connect(listener);
+        wire.send(GET);
+        assert_eq!(service.head().expect("a request").path(), "/");
+        service.send("HTTP/1.1 204 No Content\r\n\r\n");
+        assert_eq!(wire.answer().status(), 204);
+        assert_eq!(sidecar.metric("shmesh_upstream_connections_total"), 1.0);
+    }
 }
 
 /// More than the kernel keeps of what nobody takes.

@@ -7,6 +7,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+
 use crate::process::PATIENCE;
 
 /// A connection: TCP, Unix, or a stream in shared memory.
@@ -79,6 +82,12 @@ impl Wire {
     /// Ends both directions, whatever was not read.
     pub fn cut(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Ends a TCP connection by a RST.
+    pub fn reset(self) {
+        let Stream::Tcp(stream) = &self.stream else { panic!("only TCP has that") };
+        setsockopt(stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).expect("it is a socket");
     }
 
     /// Reads what is there, at least one byte; 0 at the end.

@@ -152,7 +152,11 @@ impl Fallback {
             Retry::IfIdempotent | Retry::No => return None,
         };
         let authority = if known.is_none() { authority_place(subject) } else { None };
-        let paths = self.paths(known.as_deref(), proxies.as_deref(), authority, listener_lives);
+        let mut paths = self.paths(known.as_deref(), proxies.as_deref(), authority, listener_lives);
+        if let Some(CallError::Overloaded { ran: Ran::Maybe, .. }) = met {
+            // It may be an app that had no room, and its own socket leads to the same one.
+            paths.retain(|path| !path.place.of_app);
+        }
         let rules = self.rules(policy, idempotent, deadline);
         let attempts = policy.and_then(|policy| policy.attempts).unwrap_or(ATTEMPTS);
         Some(Detour::new(paths, rules, attempts, ran))

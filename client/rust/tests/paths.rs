@@ -166,6 +166,27 @@ fn a_call_that_the_sidecar_has_no_room_for_goes_round_it() {
     assert_eq!((listener.requests(), sent()), (0, 7));
 }
 
+/// It may be the app that serves that had no room: its own socket leads to the same one.
+#[test]
+fn what_may_have_run_does_not_go_past_the_sidecar_to_the_same_app() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = Service::unix(&dir.path().join("app"));
+    let policy = Policy { app_sockets: vec![app.address.clone()], ..to(&[]) };
+    let (_sidecar, client) = beside(&dir.path().join("s"), policy);
+    let _ = (client.call(post("/turn-down/7")), client.call(get("/reset/7")));
+    let until = Instant::now() + PATIENCE;
+    while !client.knows_way_round(&post("/turn-down/7")) || !client.knows_way_round(&get("/reset/7")) {
+        assert_eq!(client.call(get("/learn")).unwrap().status, 200);
+        assert!(Instant::now() < until, "the look-up is not answered");
+    }
+    let before = app.requests();
+    let error = client.call(get("/reset/7")).unwrap_err();
+    assert!(matches!(error, CallError::Overloaded { ran: Ran::Maybe, .. }), "{error:?}");
+    assert_eq!(app.requests(), before);
+    assert_eq!(client.call(post("/turn-down/7")).unwrap().status, 202, "it did not run");
+    assert_eq!(app.requests(), before + 1);
+}
+
 /// Where others of its authority go, or what the authority looks like, is a guess for when nobody can be asked.
 #[test]
 fn a_call_that_the_sidecar_has_no_room_for_and_said_nothing_of_goes_nowhere() {

@@ -211,6 +211,16 @@ pub struct RawUp {
 }
 
 impl Conn {
+    /// Whether the connection is there, and not still being made.
+    pub fn is_made(&self) -> bool {
+        match &self.role {
+            Role::HttpUp(up) => up.connected,
+            Role::DubboUp(up) => up.connected,
+            Role::RawUp(up) => up.connected,
+            _ => true,
+        }
+    }
+
     /// A conn on which nothing has happened.
     pub fn new(pipe: Pipe, role: Role, now: Nanos) -> Conn {
         Conn {

@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use shmesh_policy::Snapshot;
 
 use crate::outlier::EjectionCounts;
+
+/// What is refused or put off again and again has a line in the log as often.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Upper bounds of the histogram's buckets, in microseconds; one more bucket holds the rest.
 pub const BOUNDS_US: [u64; 18] = [
@@ -164,6 +168,13 @@ pub type CallNames = (Arc<str>, Arc<str>, u16);
 /// Name of a cluster, and an endpoint as it is configured there.
 pub type EndpointName = (Arc<str>, String);
 
+/// What was refused because the process was out of descriptors or memory.
+#[derive(Clone, Default)]
+pub struct Exhausted {
+    pub count: u64,
+    logged: Option<Instant>,
+}
+
 /// Everything that all workers count, by name.
 #[derive(Default)]
 pub struct Registry {
@@ -176,7 +187,7 @@ pub struct Registry {
     /// Sessions ended because their app broke shm-v1, by reason. Rare, so under a lock.
     pub breaches: Mutex<BTreeMap<&'static str, u64>>,
     /// What was refused because the process was out of descriptors or memory, by what it was. Rare, so under a lock.
-    pub exhausted: Mutex<BTreeMap<&'static str, u64>>,
+    pub exhausted: Mutex<BTreeMap<&'static str, Exhausted>>,
 }
 
 impl Registry {
@@ -203,13 +214,18 @@ impl Registry {
         *lock(&self.breaches).entry(reason).or_default() += 1;
     }
 
-    /// Something was refused because the process is out of descriptors or memory. Whether this is worth a line in the log: the
-    /// more there were the rarer it is.
+    /// Something was refused because the process is out of descriptors or memory. Whether this is worth a line in the log: one of each in
+    /// [`LOG_EVERY`] is.
     pub fn exhausted(&self, what: &'static str) -> bool {
+        let now = Instant::now();
         let mut exhausted = lock(&self.exhausted);
-        let count = exhausted.entry(what).or_default();
+        let Exhausted { count, logged } = exhausted.entry(what).or_default();
         *count += 1;
-        count.is_power_of_two()
+        let due = logged.is_none_or(|logged| now.duration_since(logged) >= LOG_EVERY);
+        if due {
+            *logged = Some(now);
+        }
+        due
     }
 
     /// Counters of one worker.

@@ -576,12 +576,7 @@ impl<D: Driver> Worker<D> {
 /// Whether the way to a call's destination is still there: it may have gone, or become another one, since the call was ready.
 fn can_forward(conns: &Slab<Conn, true>, lanes: &Slab<Lane>, dest: Option<Peer>) -> bool {
     match dest {
-        Some(Peer::Conn(key)) => match conns.get(key).map(|conn| &conn.role) {
-            Some(Role::HttpUp(up)) => up.connected,
-            Some(Role::DubboUp(up)) => up.connected,
-            Some(Role::RawUp(up)) => up.connected,
-            _ => false,
-        },
+        Some(Peer::Conn(key)) => conns.get(key).is_some_and(Conn::is_made),
         Some(Peer::Slot(at)) => lanes.get(at.lane).is_some(),
         None => false,
     }

@@ -380,6 +380,7 @@ impl<D: Driver> Worker<D> {
     /// The caller is gone: nobody is to be told.
     pub(crate) fn cancel(&mut self, key: Key<Call>) {
         let Some(mut call) = self.take_call(key) else { return };
+        self.left_well(&call);
         self.abandon(&call);
         let request_id = call.exchange().and_then(|exchange| exchange.request_id.take());
         // The code that nginx gave to "client closed request".
@@ -390,12 +391,13 @@ impl<D: Driver> Worker<D> {
     fn abandon(&mut self, call: &Call) {
         let forwarded = call.forwarded;
         match call.dest {
+            Some(Peer::Conn(key)) if self.conns.get(key).is_some_and(|conn| !conn.is_made()) => {
+                self.leave_connecting(call.cluster, key)
+            }
             Some(Peer::Conn(key)) => match self.conns.get_mut(key) {
-                Some(Conn { role: Role::HttpUp(up), .. }) if !forwarded && up.connected => {
+                Some(Conn { role: Role::HttpUp(up), .. }) if !forwarded => {
                     up.call = None;
-                    up.keep_alive = true;
-                    up.request_done = true;
-                    self.release_http_up(key);
+                    self.pool_unused(key);
                 }
                 Some(Conn { role: Role::DubboUp(up), .. }) => {
                     let Kind::Dubbo(dubbo) = &call.kind else { return };

@@ -440,19 +440,13 @@ impl<D: Driver> Worker<D> {
         match role {
             Role::HttpUp(up) => {
                 let address = self.addresses.get(up.address);
-                address.conns -= 1;
                 address.idle.retain(|&idle| idle != key);
-                if up.connected {
-                    address.counters.connections.sub(1);
-                }
+                address.lost(key, up.connected);
             }
             Role::DubboUp(up) => {
                 let address = self.addresses.get(up.address);
-                address.conns -= 1;
                 address.dubbo.retain(|&shared| shared != key);
-                if up.connected {
-                    address.counters.connections.sub(1);
-                }
+                address.lost(key, up.connected);
                 if let Some(Conn { role: Role::DubboDown(down), .. }) =
                     up.consumer.and_then(|consumer| self.conns.get_mut(consumer))
                 {
@@ -460,13 +454,7 @@ impl<D: Driver> Worker<D> {
                 }
             }
             Role::DubboDown(down) => self.dubbo_leave_own(down.own),
-            Role::RawUp(up) => {
-                let address = self.addresses.get(up.address);
-                address.conns -= 1;
-                if up.connected {
-                    address.counters.connections.sub(1);
-                }
-            }
+            Role::RawUp(up) => self.addresses.get(up.address).lost(key, up.connected),
             Role::HttpDown(_) | Role::RawDown(_) | Role::Lingering => {}
         }
     }

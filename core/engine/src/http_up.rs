@@ -7,7 +7,7 @@ use shmesh_policy::Outcome;
 use shmesh_proto::http1::{BodyReader, Framing, ResponseHead, Status, chunk_line, end_head};
 
 use crate::attempt::Ended;
-use crate::call::{Call, Failure, Kind};
+use crate::call::{Call, Failure, Kind, Peer};
 use crate::conn::{Conn, HttpUp, Role};
 use crate::landing::LANDING_MIN;
 use crate::route_key::without_last_line;
@@ -145,6 +145,31 @@ impl<D: Driver> Worker<D> {
         }
     }
 
+    /// As [`Worker::answered_well`], of a call whose caller leaves in the middle of its answer.
+    pub(crate) fn left_well(&mut self, call: &Call) {
+        if let (Kind::Exchange(exchange), Some(Peer::Conn(dest))) = (&call.kind, call.dest)
+            && call.answered
+            && exchange.http
+            && let Some(address) = self.address_of(dest)
+        {
+            self.observe(call.cluster, address, Outcome::of_status(exchange.status));
+        }
+    }
+
+    /// Whether a call has taken longer than an answer may take to begin.
+    fn is_long(&self, call: Key<Call>) -> bool {
+        let Some(call) = self.calls.get(call) else { return false };
+        self.driver.now().saturating_sub(call.started) >= self.first_byte_timeout(call.cluster)
+    }
+
+    /// Puts a connection into the pool that was made for a call and has carried none.
+    pub(crate) fn pool_unused(&mut self, key: Key<Conn>) {
+        if let Some(Conn { role: Role::HttpUp(up), .. }) = self.conns.get_mut(key) {
+            (up.keep_alive, up.request_done) = (true, true);
+        }
+        self.release_http_up(key);
+    }
+
     /// Takes the connection from its call: into the pool, or closed.
     pub(crate) fn release_http_up(&mut self, key: Key<Conn>) {
         if matches!(self.conns.get(key), Some(Conn { role: Role::HttpUp(HttpUp { landing: Some(_), .. }), .. })) {
@@ -185,14 +210,17 @@ impl<D: Driver> Worker<D> {
         let complete = !broken && up.body.as_ref().is_some_and(BodyReader::may_end_here);
         let (reused, unsent) = (up.reused, !up.sent);
         let started = up.body.is_some();
-        if complete {
+        let long = started && self.is_long(call);
+        if complete || long {
             self.answered_well(call, key);
+        }
+        if complete {
             self.drop_conn(key);
             self.response_end(call);
             return;
         }
-        // Servers close connections that nobody uses when they like.
-        self.endpoint_failed((!reused || started).then_some(call), key);
+        // Servers close connections that nobody uses when they like, and streams that went on for long: perhaps because the caller takes too little.
+        self.endpoint_failed(((!reused || started) && !long).then_some(call), key);
         self.drop_conn(key);
         self.attempt_failed(call, Ended { reused_connection: reused, unsent, response_started: started });
     }
@@ -213,11 +241,10 @@ impl<D: Driver> Worker<D> {
             self.connect_failed(key, Failure::Refused);
             return;
         }
-        self.addresses.get(address).counters.connections.add(1);
-        self.counters.connects.add(1);
         conn.active = now;
         let mut waiting = Vec::new();
         let mut is_raw = false;
+        let mut shared = false;
         match &mut conn.role {
             Role::HttpUp(up) => {
                 up.connected = true;
@@ -231,15 +258,23 @@ impl<D: Driver> Worker<D> {
             Role::DubboUp(up) => {
                 up.connected = true;
                 waiting.append(&mut up.queue);
+                shared = true;
             }
             _ => {}
         }
-        for call in waiting {
-            if is_raw {
-                // Nobody knows what answers are.
-                self.observe_call(call, key, Outcome::Good);
-            }
-            self.make_ready(call);
+        let state = self.addresses.get(address);
+        state.counters.connections.add(1);
+        self.counters.connects.add(1);
+        let left = state.take_left(key);
+        if is_raw {
+            // Nobody knows what answers are.
+            let cluster = waiting.first().and_then(|&call| self.calls.get(call)).map(|call| call.cluster).or(left);
+            self.observe(cluster.unwrap_or(u32::MAX), address, Outcome::Good);
+        }
+        match (waiting.is_empty() && !shared, is_raw) {
+            (true, true) => return self.drop_conn(key),
+            (true, false) => return self.pool_unused(key),
+            _ => waiting.into_iter().for_each(|call| self.make_ready(call)),
         }
         self.start_recv(key);
         let idle = self.idle_for(key);
@@ -260,7 +295,7 @@ impl<D: Driver> Worker<D> {
             Some(Role::DubboUp(up)) => std::mem::take(&mut up.queue),
             _ => Vec::new(),
         };
-        self.endpoint_failed(waiting.first().copied(), key);
+        self.not_connected(&waiting, key);
         self.drop_conn(key);
         for call in waiting {
             if let Some(state) = self.calls.get_mut(call) {

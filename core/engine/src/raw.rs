@@ -170,7 +170,9 @@ impl<D: Driver> Worker<D> {
 
     /// A client broke off: its upstream is told in the same way.
     fn cut_dest(&mut self, key: Key<Call>) {
-        if let Some(Peer::Conn(dest)) = self.calls.get(key).and_then(|call| call.dest) {
+        if let Some(Peer::Conn(dest)) = self.calls.get(key).and_then(|call| call.dest)
+            && self.conns.get(dest).is_some_and(Conn::is_made)
+        {
             self.cut_conn(dest);
         }
     }

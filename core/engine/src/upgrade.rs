@@ -4,6 +4,7 @@
 //! call becomes a raw one, and both connections pass bytes through from then on.
 
 use shmesh_io::{Driver, Slice};
+use shmesh_policy::Outcome;
 use shmesh_proto::http1::{ConnectionOption, Framing, RequestHead, ResponseHead, ResponseOut, write_response};
 
 use crate::call::{Call, Failure, Kind, Peer};
@@ -21,13 +22,17 @@ impl<D: Driver> Worker<D> {
             {
                 *origin
             }
-            _ => return self.fail(call, Failure::MalformedAnswer),
+            _ => {
+                self.endpoint_failed(Some(call), key);
+                return self.fail(call, Failure::MalformedAnswer);
+            }
         };
         let how =
             ResponseOut { framing: Framing::None, connection: ConnectionOption::Upgrade, ..ResponseOut::default() };
         self.scratch.clear();
         write_response(&mut self.scratch, head, bytes, &how);
         let agreed = self.driver.pool().append(&self.scratch);
+        self.observe_call(call, key, Outcome::Good);
         self.begin_tunnel(call, origin, key, agreed, head.status);
     }
 

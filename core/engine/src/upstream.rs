@@ -32,8 +32,17 @@ pub struct AddressState {
     pub counters: Arc<EndpointCounters>,
     /// Connections to it, those that are being made included.
     pub conns: u32,
+    /// A connection that is being made, and that a call did not wait for.
+    pub left: Option<Left>,
     /// The snapshot names it.
     configured: bool,
+}
+
+/// See [`AddressState::left`].
+pub struct Left {
+    pub conn: Key<Conn>,
+    /// Whose call it was.
+    pub cluster: u32,
 }
 
 /// A cluster of the current snapshot.
@@ -128,7 +137,13 @@ impl Addresses {
 
     /// Before the addresses of a new snapshot are interned.
     pub fn begin_snapshot(&mut self) {
-        self.states.iter_mut().for_each(|state| state.configured = false);
+        for state in &mut self.states {
+            state.configured = false;
+            if let Some(left) = &mut state.left {
+                // Its index means something in the old snapshot only.
+                left.cluster = u32::MAX;
+            }
+        }
     }
 
     fn add(&mut self, target: Target, registry: &Registry) -> AddressId {
@@ -144,9 +159,23 @@ impl Addresses {
 }
 
 impl AddressState {
+    /// A connection to it is gone.
+    pub fn lost(&mut self, conn: Key<Conn>, connected: bool) {
+        self.conns -= 1;
+        self.take_left(conn);
+        if connected {
+            self.counters.connections.sub(1);
+        }
+    }
+
+    /// The cluster of the call that did not wait for this connection.
+    pub fn take_left(&mut self, conn: Key<Conn>) -> Option<u32> {
+        self.left.take_if(|left| left.conn == conn).map(|left| left.cluster)
+    }
+
     fn new(target: Target, registry: &Registry) -> AddressState {
         let counters = registry.endpoint(target.to_string());
-        AddressState { target, idle: Vec::new(), dubbo: Vec::new(), counters, conns: 0, configured: false }
+        AddressState { target, idle: Vec::new(), dubbo: Vec::new(), counters, conns: 0, left: None, configured: false }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::UNIX_EPOCH;
 
-use crate::counters::{BOUNDS_US, Labels, lock};
+use crate::counters::{BOUNDS_US, Exhausted, Labels, lock};
 use crate::engine::Engine;
 use crate::load_view;
 
@@ -226,7 +226,7 @@ impl Engine {
         }));
         let mut exhausted = lock(&self.shared.registry.exhausted).clone();
         exhausted.entry("accept").or_default();
-        sums.extend(exhausted.into_iter().map(|(what, value)| Count {
+        sums.extend(exhausted.into_iter().map(|(what, Exhausted { count: value, .. })| Count {
             name: "shmesh_exhausted_total",
             help: "What was refused, or put off for 100 ms (accept), because no descriptor or no memory was left.",
             labels: vec![("what", what.to_owned())],

@@ -12,8 +12,8 @@ pub const SUSPECTS_MAX: usize = 1_024;
 /// When an endpoint is left out, and for how long. The names are Envoy's.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct OutlierDetection {
-    /// Failures in a row that the sidecar saw itself: a connection that is not made, ends before the answer does, or is silent for
-    /// longer than a timeout, and answers that are no protocol. 0: never. 5, as in Envoy: an endpoint that is well interrupts any row,
+    /// Failures in a row that the sidecar saw itself: a connection that is not made, ends before the answer does, or on which no answer
+    /// begins in time, and answers that are no protocol. 0: never. 5, as in Envoy: an endpoint that is well interrupts any row,
     /// and one that is dead costs five calls a detour. On unless configured otherwise, as nobody wants the detours, and no call
     /// fails because of it: endpoints that are out are asked when all others have refused.
     pub consecutive_local_origin_failure: u32,
@@ -46,7 +46,7 @@ impl Default for OutlierDetection {
 /// What an endpoint did with a call, or with a connection.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It answered.
+    /// It answered: in full, for long, or for as long as the caller cared.
     Good,
     /// It answered 502, 503 or 504.
     GatewayFailure,

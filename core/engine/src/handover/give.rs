@@ -31,7 +31,7 @@ impl<D: Driver> Worker<D> {
         let mut handover = Handover { state: Vec::new(), descriptors: Vec::new() };
         let mut state = WorkerState {
             format: FORMAT,
-            conn_generations: self.conns.generations(is_made),
+            conn_generations: self.conns.generations(Conn::is_made),
             call_generations: self.calls.generations(|_| true),
             lane_generations: self.lanes.generations(|_| true),
             addresses: self.give_addresses(),
@@ -80,7 +80,7 @@ impl<D: Driver> Worker<D> {
 
     /// A conn, and its socket. Nothing for one that is being made.
     pub(super) fn give_conn(&self, key: Key<Conn>, ahead: bool) -> Option<(ConnState, Option<BorrowedFd<'_>>)> {
-        let conn = self.conns.get(key).filter(|conn| is_made(conn))?;
+        let conn = self.conns.get(key).filter(|conn| conn.is_made())?;
         let (pipe, unsent, socket) = match conn.pipe {
             conn::Pipe::Stream(at) => (Pipe::Stream(slot_at(at)), None, None),
             conn::Pipe::Socket(sock) => {
@@ -106,7 +106,7 @@ impl<D: Driver> Worker<D> {
     /// Whether a call's destination is handed over; one that is not is to be found again.
     pub(super) fn goes_along(&self, dest: Peer) -> bool {
         match dest {
-            Peer::Conn(conn) => self.conns.get(conn).is_some_and(is_made),
+            Peer::Conn(conn) => self.conns.get(conn).is_some_and(Conn::is_made),
             Peer::Slot(at) => self.lanes.get(at.lane).is_some(),
         }
     }
@@ -139,16 +139,6 @@ impl<D: Driver> Worker<D> {
             routes: (0..).zip(&lane.routes).filter_map(|(id, key)| Some(give_route(id, key.as_ref()?))).collect(),
             ahead: false,
         })
-    }
-}
-
-/// Whether the conn's connection is there: a socket that connects is left behind.
-pub(super) fn is_made(conn: &Conn) -> bool {
-    match &conn.role {
-        conn::Role::HttpUp(up) => up.connected,
-        conn::Role::DubboUp(up) => up.connected,
-        conn::Role::RawUp(up) => up.connected,
-        _ => true,
     }
 }
 
@@ -222,7 +212,7 @@ fn give_role(role: &conn::Role, conns: &Slab<Conn, true>) -> Role {
                     .own
                     .conns
                     .iter()
-                    .filter(|conn| conns.get(**conn).is_some_and(is_made))
+                    .filter(|conn| conns.get(**conn).is_some_and(Conn::is_made))
                     .map(|conn| conn.to_bits())
                     .collect(),
                 callbacks: waiting

@@ -12,6 +12,9 @@ use super::{WaitReadyArgs, admin, fail};
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// One that says nothing for as long, twenty looks, does not answer, whatever it said before.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
 /// It looks once, however short the time.
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
@@ -26,14 +29,18 @@ pub fn wait_ready(args: &WaitReadyArgs) -> ExitCode {
             thread::sleep(LOOK_EVERY);
         }
     });
-    let mut why = "it does not answer".to_owned();
+    let (mut why, mut looked) = (String::new(), Instant::now());
     loop {
         match told.recv_timeout(late.saturating_duration_since(Instant::now())) {
             Ok(Ok(())) => return ExitCode::SUCCESS,
-            Ok(Err(new)) => why = new,
-            Err(_) => return fail(&format!("the sidecar is not ready after {:?}: {why}", args.timeout)),
+            Ok(Err(new)) => (why, looked) = (new, Instant::now()),
+            Err(_) => break,
         }
     }
+    if why.is_empty() || looked.elapsed() > ANSWERS_WITHIN {
+        why = "it does not answer".to_owned();
+    }
+    fail(&format!("the sidecar is not ready after {:?}: {why}", args.timeout))
 }
 
 /// Whether it is, and if not, why.
