@@ -164,10 +164,10 @@ fn what_ends_a_long_answer_is_no_failure(driver: Driver) {
     let cut = http(|head, wire| {
         wire.body(head, false, |_| ());
         let _ = wire.try_send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart");
-        std::thread::sleep(std::time::Duration::from_millis(2_200));
+        std::thread::sleep(std::time::Duration::from_millis(10_200));
         wire.end();
     });
-    let sidecar = start_patient(driver, &[&cut.endpoint, &cut.endpoint], LONG, "2s");
+    let sidecar = start_patient(driver, &[&cut.endpoint, &cut.endpoint], LONG, "10s");
     let mut wires: Vec<_> = (0..4).map(|_| sidecar.connect("web")).collect();
     wires.iter_mut().for_each(|wire| wire.send(GET));
     assert!(wires.iter_mut().all(|wire| wire.rest().0.ends_with(b"part")));

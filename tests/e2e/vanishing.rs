@@ -27,7 +27,7 @@ listeners:
   - { name: rpc, tcp: 127.0.0.1:$rpc, protocol: dubbo }
   - { name: raw, tcp: 127.0.0.1:$raw, protocol: raw, cluster: service }
 routes: [ { match: {}, cluster: service } ]
-clusters: [ { name: service, endpoints: [ $up ], connect_timeout: $connect, unacknowledged_timeout: 1s } ]
+clusters: [ { name: service, endpoints: [ $up ], connect_timeout: $connect, unacknowledged_timeout: $unacknowledged } ]
 timeouts: { first_byte: 1h, idle: 1h }
 workers: 1
 ";
@@ -35,8 +35,13 @@ workers: 1
 const GET: &str = "GET / HTTP/1.1\r\nhost: h\r\n\r\n";
 
 fn start(driver: Driver, endpoints: &[&str], connect: &str) -> Sidecar {
+    start_patient(driver, endpoints, connect, "1s")
+}
+
+fn start_patient(driver: Driver, endpoints: &[&str], connect: &str, unacknowledged: &str) -> Sidecar {
     let up: Vec<String> = endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
-    Sidecar::start(driver, CONFIG, &[("up", &up.join(", ")), ("connect", connect)])
+    let words = [("up", &up.join(", ")[..]), ("connect", connect), ("unacknowledged", unacknowledged)];
+    Sidecar::start(driver, CONFIG, &words)
 }
 
 /// A listener that nobody accepts from and whose queue is full: the kernel drops each further SYN.
@@ -103,29 +108,43 @@ fn one_that_does_not_answer_a_syn_is_left_out_by_callers_that_do_not_wait(driver
     for (listener, request) in [("web", GET.as_bytes()), ("rpc", &frame), ("raw", b"x")] {
         let sidecar = start(driver, &[&deaf.endpoint, &well.endpoint], "300ms");
         let ejected = format!("shmesh_endpoint_ejected{{cluster=\"service\",endpoint=\"{}\"}}", deaf.endpoint);
+        let mut failures = 0.0;
         until("it is left out", || {
             let mut wire = sidecar.connect(listener);
             wire.send(request);
             std::thread::sleep(Duration::from_millis(50));
             wire.reset();
-            sidecar.metrics().get(&ejected) == Some(&1.0)
+            let metrics = sidecar.metrics();
+            failures = metrics["shmesh_upstream_connect_failures_total"];
+            metrics.get(&ejected) == Some(&1.0)
         });
-        assert_eq!(sidecar.metric("shmesh_upstream_connect_failures_total"), 5.0, "{listener}: one at a time");
+        // Another one may have begun between the last of these and the look.
+        assert!((5.0..=6.0).contains(&failures), "{listener}: {failures}, one at a time");
     }
 }
 
 fn a_connection_that_nobody_waits_for_goes_to_the_pool(driver: Driver) {
     for (listener, kept) in [("web", true), ("raw", false)] {
         let deaf = Deaf::new();
-        let sidecar = start(driver, &[&deaf.endpoint], "1h");
-        let mut wire = sidecar.connect(listener);
-        wire.send(GET);
-        std::thread::sleep(Duration::from_millis(100));
-        wire.reset();
-        until("the caller is gone", || sidecar.get("/metrics").1.contains("code=\"499\""));
-        // The kernel asks once more, after a second.
+        let sidecar = start_patient(driver, &[&deaf.endpoint, &deaf.endpoint], "1h", "1h");
+        until("a call leaves a connection that is being made", || {
+            let mut wire = sidecar.connect(listener);
+            wire.send(GET);
+            std::thread::sleep(Duration::from_millis(100));
+            wire.reset();
+            sidecar.get("/metrics").1.contains("code=\"499\"")
+        });
+        // The kernel asks again: after a second, after three, seven.
         let hears = deaf.hear();
-        let mut service = Wire::new(Stream::Tcp(hears.accept().expect("the sidecar").0));
+        hears.set_nonblocking(true).expect("it is a socket");
+        let mut accepted = None;
+        until("the connection is made", || {
+            accepted = hears.accept().ok();
+            accepted.is_some()
+        });
+        let (stream, _) = accepted.expect("it was accepted");
+        stream.set_nonblocking(false).expect("it is a socket");
+        let mut service = Wire::new(Stream::Tcp(stream));
         sidecar.expect_metric("shmesh_upstream_connections_total", 1.0);
         if !kept {
             service.expect_closed();

@@ -153,8 +153,10 @@ impl Fallback {
         };
         let authority = if known.is_none() { authority_place(subject) } else { None };
         let mut paths = self.paths(known.as_deref(), proxies.as_deref(), authority, listener_lives);
-        if let Some(CallError::Overloaded { ran: Ran::Maybe, .. }) = met {
-            // It may be an app that had no room, and its own socket leads to the same one.
+        if let Some(CallError::Overloaded { ran: Ran::Maybe, .. }) = met
+            && subject.protocol == Protocol::Raw
+        {
+            // It may be the app that serves that had no room, and its own socket leads to the same one. HTTP and Dubbo have answers for that.
             paths.retain(|path| !path.place.of_app);
         }
         let rules = self.rules(policy, idempotent, deadline);

@@ -125,6 +125,8 @@ pub struct HttpUp {
     pub call: Option<Key<Call>>,
     /// The body of the answer, once its head was read.
     pub body: Option<BodyReader>,
+    /// When that was.
+    pub head_at: Nanos,
     /// The server lets us send another request afterwards.
     pub keep_alive: bool,
     /// It has carried a call before.

@@ -214,9 +214,13 @@ impl Registry {
         *lock(&self.breaches).entry(reason).or_default() += 1;
     }
 
-    /// Something was refused because the process is out of descriptors or memory. Whether this is worth a line in the log: one of each in
-    /// [`LOG_EVERY`] is.
-    pub fn exhausted(&self, what: &'static str) -> bool {
+    /// Something was refused because the process is out of descriptors or memory.
+    pub fn exhausted(&self, what: &'static str) {
+        lock(&self.exhausted).entry(what).or_default().count += 1;
+    }
+
+    /// As [`Registry::exhausted`]. Whether this is worth a line in the log: one of each in [`LOG_EVERY`] is.
+    pub fn exhausted_anew(&self, what: &'static str) -> bool {
         let now = Instant::now();
         let mut exhausted = lock(&self.exhausted);
         let Exhausted { count, logged } = exhausted.entry(what).or_default();

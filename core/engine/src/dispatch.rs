@@ -314,6 +314,7 @@ impl<D: Driver> Worker<D> {
             address,
             call: Some(key),
             body: None,
+            head_at: 0,
             keep_alive: false,
             reused: false,
             connected: false,
@@ -408,7 +409,7 @@ impl<D: Driver> Worker<D> {
             Err(error) => {
                 // That no descriptor is left is no fault of the endpoint.
                 let exhausted = shmesh_io::is_exhaustion(&error);
-                if !exhausted || self.shared.registry.exhausted("connect") {
+                if !exhausted || self.shared.registry.exhausted_anew("connect") {
                     tracing::warn!(%target, %error, "cannot connect to an upstream");
                 }
                 self.fail(key, if exhausted { Failure::Exhausted } else { Failure::Overloaded });

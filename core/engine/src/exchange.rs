@@ -392,7 +392,7 @@ impl<D: Driver> Worker<D> {
         let forwarded = call.forwarded;
         match call.dest {
             Some(Peer::Conn(key)) if self.conns.get(key).is_some_and(|conn| !conn.is_made()) => {
-                self.leave_connecting(call.cluster, key)
+                self.leave_connecting(call.cluster, key, false)
             }
             Some(Peer::Conn(key)) => match self.conns.get_mut(key) {
                 Some(Conn { role: Role::HttpUp(up), .. }) if !forwarded => {

@@ -44,7 +44,7 @@ impl<D: Driver> Worker<D> {
     /// Who connects to a listener waits.
     #[cold]
     pub(crate) fn accept_paused(&mut self, tag: Tag, error: &io::Error) {
-        if self.shared.registry.exhausted("accept") {
+        if self.shared.registry.exhausted_anew("accept") {
             let Token::Listener(index) = Token::of(tag) else { return };
             let listener = self.snapshot.listeners.get(index).map_or("", |listener| &listener.name);
             tracing::warn!(listener, %error, "connections cannot be accepted, and wait");

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use shmesh_io::{Chunk, Driver, Slice};
+use shmesh_io::{Chunk, Driver, Nanos, Slice};
 use shmesh_policy::Outcome;
 use shmesh_proto::http1::{BodyReader, Framing, ResponseHead, Status, chunk_line, end_head};
 
@@ -84,11 +84,13 @@ impl<D: Driver> Worker<D> {
             self.interim_response(call, head, bytes);
             return true;
         }
+        let now = self.driver.now();
         let Some(Conn { role: Role::HttpUp(up), .. }) = self.conns.get_mut(key) else { return false };
         up.keep_alive = head.keep_alive;
         let reader = BodyReader::new(head.body);
         let done = reader.is_done();
         up.body = Some(reader);
+        up.head_at = now;
         self.response_head(call, head, bytes, head.body);
         if done {
             self.http_up_done(key, call);
@@ -156,10 +158,10 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Whether a call has taken longer than an answer may take to begin.
-    fn is_long(&self, call: Key<Call>) -> bool {
+    /// Whether an answer whose head came then has taken longer than it might have taken to begin.
+    fn is_long(&self, head_at: Nanos, call: Key<Call>) -> bool {
         let Some(call) = self.calls.get(call) else { return false };
-        self.driver.now().saturating_sub(call.started) >= self.first_byte_timeout(call.cluster)
+        self.driver.now().saturating_sub(head_at) >= self.first_byte_timeout(call.cluster)
     }
 
     /// Puts a connection into the pool that was made for a call and has carried none.
@@ -210,11 +212,9 @@ impl<D: Driver> Worker<D> {
         let complete = !broken && up.body.as_ref().is_some_and(BodyReader::may_end_here);
         let (reused, unsent) = (up.reused, !up.sent);
         let started = up.body.is_some();
-        let long = started && self.is_long(call);
-        if complete || long {
-            self.answered_well(call, key);
-        }
+        let long = up.body.is_some() && self.is_long(up.head_at, call);
         if complete {
+            self.answered_well(call, key);
             self.drop_conn(key);
             self.response_end(call);
             return;
@@ -242,23 +242,21 @@ impl<D: Driver> Worker<D> {
             return;
         }
         conn.active = now;
-        let mut waiting = Vec::new();
-        let mut is_raw = false;
-        let mut shared = false;
+        let (mut waiting, mut nobody_waits, mut is_raw) = (Vec::new(), false, false);
         match &mut conn.role {
             Role::HttpUp(up) => {
                 up.connected = true;
                 waiting.extend(up.call);
+                nobody_waits = waiting.is_empty();
             }
             Role::RawUp(up) => {
                 up.connected = true;
                 waiting.extend(up.call);
-                is_raw = true;
+                (nobody_waits, is_raw) = (waiting.is_empty(), true);
             }
             Role::DubboUp(up) => {
                 up.connected = true;
                 waiting.append(&mut up.queue);
-                shared = true;
             }
             _ => {}
         }
@@ -268,13 +266,16 @@ impl<D: Driver> Worker<D> {
         let left = state.take_left(key);
         if is_raw {
             // Nobody knows what answers are.
-            let cluster = waiting.first().and_then(|&call| self.calls.get(call)).map(|call| call.cluster).or(left);
-            self.observe(cluster.unwrap_or(u32::MAX), address, Outcome::Good);
+            let told = waiting.iter().filter_map(|&call| self.calls.get(call)).map(|call| call.cluster);
+            for cluster in told.chain(left).collect::<Vec<_>>() {
+                self.observe(cluster, address, Outcome::Good);
+            }
         }
-        match (waiting.is_empty() && !shared, is_raw) {
-            (true, true) => return self.drop_conn(key),
-            (true, false) => return self.pool_unused(key),
-            _ => waiting.into_iter().for_each(|call| self.make_ready(call)),
+        if nobody_waits {
+            return if is_raw { self.drop_conn(key) } else { self.pool_unused(key) };
+        }
+        for call in waiting {
+            self.make_ready(call);
         }
         self.start_recv(key);
         let idle = self.idle_for(key);

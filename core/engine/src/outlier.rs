@@ -13,7 +13,7 @@ use crate::counters::lock;
 use crate::resolve::HostName;
 use crate::slab::Key;
 use crate::timer::Owner;
-use crate::upstream::{AddressId, ClusterState, EndpointState, Left};
+use crate::upstream::{AddressId, ClusterState, EndpointState};
 use crate::worker::Worker;
 
 /// How often an endpoint was left out, by all workers. Rarely written, so shared by them.
@@ -68,35 +68,34 @@ impl<D: Driver> Worker<D> {
     /// A connection to an endpoint failed, or what came over it. `call` suffered from it, unless that says nothing of the endpoint.
     #[cold]
     pub(crate) fn endpoint_failed(&mut self, call: Option<Key<Call>>, dest: Key<Conn>) {
-        let cluster = call.and_then(|call| self.calls.get(call)).map(|call| call.cluster);
-        self.endpoint_failed_in(cluster, dest);
-    }
-
-    fn endpoint_failed_in(&mut self, cluster: Option<u32>, dest: Key<Conn>) {
         let Some(address) = self.address_of(dest) else { return };
         self.addresses.get(address).counters.failures.add(1);
-        if let Some(cluster) = cluster {
+        if let Some(call) = call {
+            self.observe_call(call, dest, Outcome::LocalOriginFailure);
+        }
+    }
+
+    /// A connection was not made, for which these calls waited; some may be over by now.
+    pub(crate) fn not_connected(&mut self, waiting: &[Key<Call>], dest: Key<Conn>) {
+        let alive = waiting.iter().copied().find(|&call| self.calls.get(call).is_some());
+        let Some(address) = self.address_of(dest) else { return };
+        let left = self.addresses.get(address).take_left(dest);
+        self.endpoint_failed(alive, dest);
+        let told = alive.and_then(|call| self.calls.get(call)).map(|call| call.cluster);
+        for cluster in left.into_iter().filter(|&left| Some(left) != told) {
             self.observe(cluster, address, Outcome::LocalOriginFailure);
         }
     }
 
-    /// A connection was not made, for which these calls waited.
-    pub(crate) fn not_connected(&mut self, waiting: &[Key<Call>], dest: Key<Conn>) {
-        let Some(address) = self.address_of(dest) else { return };
-        let left = self.addresses.get(address).take_left(dest);
-        let alive = waiting.iter().find_map(|&call| self.calls.get(call)).map(|call| call.cluster);
-        self.endpoint_failed_in(alive.or(left), dest);
-    }
-
     /// A call leaves a connection that is being made. One such connection to an address goes on: what becomes of it says whether the endpoint is there,
-    /// also where no caller is as patient as `connect`.
-    pub(crate) fn leave_connecting(&mut self, cluster: u32, dest: Key<Conn>) {
+    /// also where no caller is as patient as `connect`. `observed`: it says no more to the call's cluster.
+    pub(crate) fn leave_connecting(&mut self, cluster: u32, dest: Key<Conn>, observed: bool) {
         let Some(address) = self.address_of(dest) else { return };
-        let left = &mut self.addresses.get(address).left;
-        let goes_on = left.is_none();
-        left.get_or_insert(Left { conn: dest, cluster });
+        // Of a single endpoint nothing is to be found out.
+        let matters = !observed && self.endpoints_of(cluster) > 1;
+        let first = self.addresses.get(address).leave(dest, matters.then_some(cluster));
         match self.conns.get_mut(dest).map(|conn| &mut conn.role) {
-            Some(Role::HttpUp(HttpUp { call, .. }) | Role::RawUp(RawUp { call, .. })) if goes_on => *call = None,
+            Some(Role::HttpUp(HttpUp { call, .. }) | Role::RawUp(RawUp { call, .. })) if first => *call = None,
             // It is made for other calls, too.
             Some(Role::DubboUp(_)) => {}
             _ => self.drop_conn(dest),
@@ -136,6 +135,12 @@ impl<D: Driver> Worker<D> {
             return;
         }
         self.endpoint_failed(Some(key), dest);
+        if self.conns.get(dest).is_some_and(|conn| !conn.is_made()) {
+            if let Some(call) = self.calls.get_mut(key) {
+                call.dest = None;
+            }
+            self.leave_connecting(cluster, dest, true);
+        }
     }
 
     /// Where a connection to an upstream leads.

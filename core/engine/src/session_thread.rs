@@ -273,7 +273,7 @@ impl Desk {
             Ok((socket, _)) => socket,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
-                if !is_exhaustion(&error) || self.shared.registry.exhausted("session-accept") {
+                if !is_exhaustion(&error) || self.shared.registry.exhausted_anew("session-accept") {
                     tracing::warn!(%error, "cannot accept on a session socket");
                 }
                 // Not in a tight loop.
@@ -393,7 +393,7 @@ impl Desk {
         match self.attach(id, hello, lanes, usage) {
             Ok(()) => Ok(()),
             Err(error) => {
-                if !is_exhaustion(&error) || self.shared.registry.exhausted("session") {
+                if !is_exhaustion(&error) || self.shared.registry.exhausted_anew("session") {
                     tracing::error!(%error, "a session cannot be set up");
                 }
                 let sentence = format!("shmesh: the session cannot be set up: {error}");

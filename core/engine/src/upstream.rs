@@ -33,16 +33,16 @@ pub struct AddressState {
     /// Connections to it, those that are being made included.
     pub conns: u32,
     /// A connection that is being made, and that a call did not wait for.
-    pub left: Option<Left>,
+    left: Option<Left>,
     /// The snapshot names it.
     configured: bool,
 }
 
 /// See [`AddressState::left`].
-pub struct Left {
-    pub conn: Key<Conn>,
-    /// Whose call it was.
-    pub cluster: u32,
+struct Left {
+    conn: Key<Conn>,
+    /// Those whose calls have left this one, or another one meanwhile.
+    clusters: Vec<u32>,
 }
 
 /// A cluster of the current snapshot.
@@ -140,8 +140,8 @@ impl Addresses {
         for state in &mut self.states {
             state.configured = false;
             if let Some(left) = &mut state.left {
-                // Its index means something in the old snapshot only.
-                left.cluster = u32::MAX;
+                // Their indices mean something in the old snapshot only.
+                left.clusters.clear();
             }
         }
     }
@@ -168,9 +168,19 @@ impl AddressState {
         }
     }
 
-    /// The cluster of the call that did not wait for this connection.
-    pub fn take_left(&mut self, conn: Key<Conn>) -> Option<u32> {
-        self.left.take_if(|left| left.conn == conn).map(|left| left.cluster)
+    /// A call of this cluster did not wait until the connection was made; none: it is not to be told. Whether that is the connection that goes on.
+    pub fn leave(&mut self, conn: Key<Conn>, cluster: Option<u32>) -> bool {
+        let Some(cluster) = cluster else { return false };
+        let left = self.left.get_or_insert_with(|| Left { conn, clusters: Vec::new() });
+        if !left.clusters.contains(&cluster) {
+            left.clusters.push(cluster);
+        }
+        left.conn == conn
+    }
+
+    /// The clusters whose calls did not wait for this connection.
+    pub fn take_left(&mut self, conn: Key<Conn>) -> Vec<u32> {
+        self.left.take_if(|left| left.conn == conn).map(|left| left.clusters).unwrap_or_default()
     }
 
     fn new(target: Target, registry: &Registry) -> AddressState {

@@ -525,7 +525,8 @@ impl Lane {
             call.ends |= call.received_end;
             return;
         }
-        let line = String::from_utf8_lossy(&call.head).into_owned();
+        let line = if call.protocol == Protocol::Raw { &call.body } else { &call.head };
+        let line = String::from_utf8_lossy(line).into_owned();
         let path = line.split(' ').nth(1).unwrap_or("/").to_owned();
         let dies = path.starts_with("/die");
         if path.starts_with("/early") && call.first.is_none() && !call.ended {

@@ -330,6 +330,8 @@ impl<D: Driver> Worker<D> {
                 address: address(up.address)?,
                 call: call(up.call),
                 body: up.body.as_ref().map(make_body).transpose()?,
+                // Not told; long ago is what says least.
+                head_at: 0,
                 keep_alive: up.keep_alive,
                 reused: up.reused,
                 connected: true,

@@ -12,7 +12,7 @@ use super::{WaitReadyArgs, admin, fail};
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// One that says nothing for as long, twenty looks, does not answer, whatever it said before.
+/// One that says nothing for as long, twenty looks, does not answer any more.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// It looks once, however short the time.
@@ -37,8 +37,10 @@ pub fn wait_ready(args: &WaitReadyArgs) -> ExitCode {
             Err(_) => break,
         }
     }
-    if why.is_empty() || looked.elapsed() > ANSWERS_WITHIN {
+    if why.is_empty() {
         why = "it does not answer".to_owned();
+    } else if looked.elapsed() > ANSWERS_WITHIN {
+        why = format!("it does not answer any more; before that: {why}");
     }
     fail(&format!("the sidecar is not ready after {:?}: {why}", args.timeout))
 }
