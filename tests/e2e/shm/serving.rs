@@ -183,7 +183,9 @@ fn the_bench_runs_against_an_app(driver: Driver) {
             ];
             let report: serde_json::Value = serde_json::from_slice(&shmesh_ok(&args)).expect("JSON");
             assert_eq!(report["errors"], 0, "{via} {protocol} {inflight} {payload}: {report}");
-            assert!(report["ok"].as_u64() > Some(20), "{via} {protocol} {inflight} {payload}: {report}");
+            // How many is the machine's affair: one that is shared may stand still for most of the 300 ms.
+            let (ok, answered) = (report["ok"].as_u64(), report["answered"].as_u64());
+            assert!(ok > Some(0) && answered >= ok, "{via} {protocol} {inflight} {payload}: {report}");
         }
     }
     sidecar.expect_metric("shmesh_calls_in_flight", 0.0);
