@@ -212,7 +212,7 @@ impl<D: Driver> Worker<D> {
         let complete = !broken && up.body.as_ref().is_some_and(BodyReader::may_end_here);
         let (reused, unsent) = (up.reused, !up.sent);
         let started = up.body.is_some();
-        let long = up.body.is_some() && self.is_long(up.head_at, call);
+        let long = started && self.is_long(up.head_at, call);
         if complete {
             self.answered_well(call, key);
             self.drop_conn(key);
